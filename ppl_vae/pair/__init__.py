@@ -1,0 +1,19 @@
+"""The pair: a model p(x, z) and a guide q(z | x) with their sites, their parameters and their densities per datum."""
+
+from ppl_vae.pair.axis import DataAxis, DataAxisError, GlobalLatentError
+from ppl_vae.pair.draws import Draws, LogProb
+from ppl_vae.pair.execution import Execution, SiteScore
+from ppl_vae.pair.pair import Pair
+from ppl_vae.pair.particles import Site
+
+__all__ = [
+    "DataAxis",
+    "DataAxisError",
+    "Draws",
+    "Execution",
+    "GlobalLatentError",
+    "LogProb",
+    "Pair",
+    "Site",
+    "SiteScore",
+]

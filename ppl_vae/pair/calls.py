@@ -1,0 +1,67 @@
+"""How a model or a guide is called with a batch: what its signature names, it gets."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.data.rows import Batch
+
+# What the framework itself hands out by name; never taken for a place of the caller's second or third tensor.
+_RESERVED = ("index", "num_samples")
+
+
+def parameters_of(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters that a person wrote: those of ``forward`` for a module."""
+    target = fn.forward if isinstance(fn, torch.nn.Module) else fn
+    try:
+        return dict(inspect.signature(target).parameters)
+    except (TypeError, ValueError):  # builtins and C functions have no signature
+        return {}
+
+
+def names(fn: Callable[..., Any], argument: str) -> bool:
+    """Does the signature name this argument?"""
+    return argument in parameters_of(fn)
+
+
+def _takes_any_keyword(fn: Callable[..., Any]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in parameters_of(fn).values())
+
+
+def call_with_batch(fn: Callable[..., Any], *, partner: Callable[..., Any]) -> Callable[[Batch], Any]:
+    """Make ``fn`` a function of a :class:`Batch`.
+
+    Tensors beyond the positional parameters of ``fn`` go to its keyword-only ones in order, so that the rows ``(x, y)``
+    fit ``model(x=None, *, y=None)``. ``index`` goes to a signature that names it, and through ``**kwargs`` (an
+    autoguide's) to a partner that does.
+    """
+    params = parameters_of(fn).values()
+    positional = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in params)
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in params)
+    extra = [p.name for p in params if p.kind is p.KEYWORD_ONLY and p.name not in _RESERVED]
+    wants_index = names(fn, "index") or (_takes_any_keyword(fn) and names(partner, "index"))
+
+    @functools.wraps(fn if not isinstance(fn, torch.nn.Module) else type(fn).forward)
+    def call(batch: Batch) -> Any:
+        args, kwargs = batch.args, dict(batch.kwargs)
+        if not variadic and len(args) > positional:
+            kwargs |= dict(zip(extra, args[positional:], strict=False))
+            args = args[:positional] + args[positional + len(extra) :]
+        if wants_index and batch.index is not None:
+            kwargs["index"] = batch.index
+        return fn(*args, **kwargs)
+
+    return call
+
+
+def describe(batch: Batch) -> str:
+    """The shapes of a batch, for messages."""
+    shapes = [str(tuple(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in batch.args]
+    named = [f"{k}={tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__}" for k, v in batch.kwargs.items()]
+    return f"({', '.join(shapes + named)})"

@@ -1,0 +1,34 @@
+"""Two Pyro handlers: given values for latent sites, and the factor N/B on the data plate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+
+class Substitute(Messenger):
+    """Give the named latent sites these values; they stay latent, so their densities are still counted as prior."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"] = self.values[msg["name"]]
+            msg["done"] = True
+
+
+class ScaleData(Messenger):
+    """Multiply the log density of every site inside the data plate by N/B, for Pyro's own losses."""
+
+    def __init__(self, plate: str, factor: float) -> None:
+        super().__init__()
+        self.plate, self.factor = plate, factor
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if any(frame.name == self.plate for frame in msg["cond_indep_stack"]):
+            msg["scale"] = msg["scale"] * self.factor
