@@ -1,0 +1,81 @@
+"""KL(q(z|x) || p(z)) in closed form, site by site, and only where it is the same expectation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.distributions import Delta
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from ppl_vae.pair import Execution, SiteScore
+
+_UNSUPPORTED: set[tuple[type, type]] = set()
+
+
+def closed_form_kl(q: Any, p: Any) -> Tensor | None:
+    """KL(q || p) before event dimensions are summed where both are independent over them; None without a closed form.
+
+    Shape: batch, and event dimensions if they are independent (``Independent`` on both sides).
+    """
+    if isinstance(q, Independent) and isinstance(p, Independent):
+        if q.reinterpreted_batch_ndims != p.reinterpreted_batch_ndims:
+            return None
+        return closed_form_kl(q.base_dist, p.base_dist)
+    kinds = (type(q), type(p))
+    if kinds in _UNSUPPORTED:
+        return None
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        _UNSUPPORTED.add(kinds)
+        return None
+
+
+def sum_event(kl: Tensor, fn: Any) -> Tensor:
+    """Sum the independent event dimensions that :func:`closed_form_kl` left."""
+    extra = kl.dim() - len(fn.batch_shape)
+    return kl.sum(tuple(range(-extra, 0))) if extra > 0 else kl
+
+
+def is_delta(fn: Any) -> bool:
+    """Is this a point mass, perhaps inside wrappers?"""
+    while hasattr(fn, "base_dist") and not isinstance(fn, Delta):
+        fn = fn.base_dist
+    return isinstance(fn, Delta)
+
+
+def eligible(run: Execution, q: SiteScore, p: SiteScore) -> bool:
+    """May the sampled log q - log p of this site be replaced by its closed form?
+
+    Yes where the guide's draw is reparametrized, neither a point mass nor auxiliary, bears no mask and the same weight on
+    both sides, and every latent that the model drew before it (all that p's parameters can depend on) was drawn by the
+    guide before it too: then p's parameters are fixed when z is drawn, and the inner expectation is exact.
+    """
+    site_q, site_p = q.site, p.site
+    if not getattr(site_q["fn"], "has_rsample", False) or is_delta(site_q["fn"]) or is_delta(site_p["fn"]):
+        return False
+    if site_q["infer"].get("is_auxiliary") or site_q["infer"].get("_deterministic"):
+        return False
+    if site_q["mask"] is not None or site_p["mask"] is not None or not _same(q.weight, p.weight):
+        return False
+    return _latents_before(run.model_trace, q.name) <= _latents_before(run.guide_trace, q.name)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor) and a == b)
+
+
+def _latents_before(trace: Any, name: str) -> set[str]:
+    before = set()
+    for other, site in trace.nodes.items():
+        if other == name:
+            break
+        if site["type"] == "sample" and not site["is_observed"] and not _is_subsample(site):
+            before.add(other)
+    return before
+
+
+def _is_subsample(site: Any) -> bool:
+    return type(site["fn"]).__name__ == "_Subsample"

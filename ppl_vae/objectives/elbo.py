@@ -1,0 +1,247 @@
+"""The evidence lower bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.distributions.util import is_identically_zero
+from pyro.infer.util import MultiFrameTensor
+from torch import Tensor
+
+from ppl_vae.data.rows import Batch
+from ppl_vae.objectives.closed_form import closed_form_kl, eligible, sum_event
+from ppl_vae.objectives.objective import Objective, Terms, num_data_of
+from ppl_vae.objectives.schedules import Schedule, at
+from ppl_vae.pair import Execution, Pair, SiteScore
+
+
+@dataclass
+class Split:
+    """A sum of terms inside the data plate (S, B) and of terms outside it (S,)."""
+
+    local: Tensor | float = 0.0
+    shared: Tensor | float = 0.0
+
+    def add(self, term: Any, is_local: bool) -> None:
+        """Add one site's term."""
+        if is_local:
+            self.local = self.local + term
+        else:
+            self.shared = self.shared + term
+
+    def per_datum(self, num_data: int) -> Tensor:
+        """The mean over draws and data of the local part, and the shared part's share of one datum: ()."""
+        return _mean(self.local) + _mean(self.shared) / num_data
+
+
+def _mean(term: Tensor | float) -> Any:
+    return term.mean() if isinstance(term, Tensor) else term
+
+
+@dataclass
+class _Parts:
+    """One run of the pair, read as an ELBO."""
+
+    reconstruction: Split = field(default_factory=Split)
+    kl: Split = field(default_factory=Split)
+    bits: list[Tensor] = field(default_factory=list)  # KL by latent dimension, (S, B, dims), where free bits want it
+    surrogate_kl: Split = field(default_factory=Split)
+
+
+class ELBO(Objective):
+    r"""The evidence lower bound, with a weight on the KL and a floor under it.
+
+    .. math:: L_{\phi,\theta}(x) = E_q[\log p_\theta(x \mid z)] - \beta\, KL(q_\phi(z \mid x) \| p_\theta(z))
+
+    With the defaults its expectation is that of Pyro's ``Trace_ELBO``, and with ``analytic_kl=False`` value and gradient
+    are equal to Pyro's at the same noise. Draws without a reparametrization get the score function estimator, with
+    the costs that the data plate shows to be theirs.
+
+    Args:
+        beta: weight of the KL: a number or a schedule of the step (``LinearWarmup``, ``Cyclical``).
+        free_bits: nats a latent dimension: where the KL of a dimension, averaged over the batch, is smaller, it is not
+            pushed further down.
+        analytic_kl: ``"auto"`` takes the KL in closed form site by site where it exists and is the same expectation;
+            ``False`` never.
+        num_particles: draws of z a datum, averaged.
+
+    Sources: Kingma, Welling, "Auto-Encoding Variational Bayes", 2014; Higgins et al., "beta-VAE", 2017 (beta); Kingma et
+    al., "Improving Variational Inference with Inverse Autoregressive Flow", 2016 (free bits).
+    """
+
+    def __init__(
+        self,
+        beta: Schedule = 1.0,
+        free_bits: float = 0.0,
+        analytic_kl: str | bool = "auto",
+        *,
+        num_particles: int = 1,
+    ) -> None:
+        super().__init__(num_particles)
+        if analytic_kl not in ("auto", True, False):
+            raise ValueError(f"ELBO: analytic_kl must be 'auto' or False, got {analytic_kl!r}")
+        if not callable(beta) and beta < 0:
+            raise ValueError(f"ELBO: beta must not be negative, got {beta}")
+        if free_bits < 0:
+            raise ValueError(f"ELBO: free_bits must not be negative, got {free_bits}")
+        self.beta, self.free_bits, self.analytic_kl = beta, float(free_bits), bool(analytic_kl)
+        self._beta = at(beta, 0)
+
+    def begin_step(self, step: int) -> None:
+        """Take beta's value at this step."""
+        self._beta = at(self.beta, step)
+
+    def __repr__(self) -> str:
+        parts = [] if self.beta == 1.0 else [f"beta={self.beta}"]
+        parts += [f"free_bits={self.free_bits}"] if self.free_bits else []
+        parts += [] if self.analytic_kl else ["analytic_kl=False"]
+        parts += [f"num_particles={self.num_particles}"] if self.num_particles > 1 else []
+        return f"ELBO({', '.join(parts)})"
+
+    def terms(self, pair: Pair, batch: Batch) -> Terms:
+        """Evaluate the bound on a batch."""
+        runs = pair.runs(batch, self.num_particles)
+        each = [self._terms(run, batch) for run in runs]
+        return each[0] if len(each) == 1 else _average(each)
+
+    def _terms(self, run: Execution, batch: Batch) -> Terms:
+        model, guide = run.score_model(), run.score_guide()
+        num_data = num_data_of(run, batch)
+        parts = self._parts(run, model, guide)
+        reconstruction, kl = parts.reconstruction, parts.kl
+        beta = self._beta
+        counted, surrogate_kl = kl, parts.surrogate_kl
+        if self.free_bits:
+            counted = surrogate_kl = Split(_floored(parts.bits, self.free_bits) + kl.local, kl.shared)
+            kl = Split(sum(b.sum(-1) for b in parts.bits) + kl.local, kl.shared)
+        surrogate = reconstruction.per_datum(num_data) - beta * surrogate_kl.per_datum(num_data)
+        if any(not is_identically_zero(score.score) for score in guide.values()):
+            surrogate = surrogate + self._score_function(run, model, guide, num_data) / num_data
+        value = reconstruction.local - beta * counted.local
+        shared = reconstruction.shared - beta * counted.shared
+        like = next(iter(model.values())).log_prob
+        mean_reconstruction, mean_kl = reconstruction.per_datum(num_data), kl.per_datum(num_data)
+        return Terms(
+            value=_tensor(value, like).mean(0) if isinstance(value, Tensor) else like.new_zeros(1),
+            global_value=_tensor(_mean(shared), like),
+            num_data=num_data,
+            surrogates=dict.fromkeys(("theta", "phi"), _tensor(surrogate, like)),
+            elbo=_tensor(mean_reconstruction - mean_kl, like),
+            reconstruction=_tensor(mean_reconstruction, like),
+            kl=_tensor(mean_kl, like),
+        )
+
+    def _parts(self, run: Execution, model: dict[str, SiteScore], guide: dict[str, SiteScore]) -> _Parts:
+        parts = _Parts()
+        for name, p in model.items():
+            if p.observed:
+                parts.reconstruction.add(p.log_prob * p.weight if p.weighted else p.log_prob, p.local)
+            elif name not in guide:
+                raise ValueError(
+                    f"ELBO: the guide must sample every latent site of the model, but it has no site {name!r}; its sites "
+                    f"are {sorted(guide)}"
+                )
+            else:
+                self._add_kl(parts, run, guide[name], p)
+        for name, q in guide.items():
+            if name not in model:  # auxiliary draws, whose density the latent's point mass takes back
+                parts.kl.add(q.log_prob * q.weight if q.weighted else q.log_prob, q.local)
+                parts.surrogate_kl.add(q.entropy * q.weight if q.weighted else q.entropy, q.local)
+        return parts
+
+    def _add_kl(self, parts: _Parts, run: Execution, q: SiteScore, p: SiteScore) -> None:
+        closed = closed_form_kl(q.site["fn"], p.site["fn"]) if self.analytic_kl and eligible(run, q, p) else None
+        if self.free_bits and p.local:
+            parts.bits.append(_by_dimension(run, q, p, closed))
+            return
+        if closed is None:
+            kl = _weigh(q.log_prob, q) - _weigh(p.log_prob, p)
+            surrogate = kl if q.entropy is q.log_prob else _weigh(q.entropy, q) - _weigh(p.log_prob, p)
+        else:
+            summed = run.layout.reduce(sum_event(closed, q.site["fn"]), q.site, run.num_particles is not None)
+            kl = surrogate = _weigh(summed, p)
+        parts.kl.add(kl, p.local)
+        parts.surrogate_kl.add(surrogate, p.local)
+
+    def _score_function(
+        self, run: Execution, model: dict[str, SiteScore], guide: dict[str, SiteScore], num_data: int
+    ) -> Tensor:
+        """Sum over unreparametrized sites of (their cost, detached) * log q, scaled to all data."""
+        if self.free_bits:
+            raise ValueError("ELBO: free_bits needs a reparametrized guide; a site here has only a score function")
+        frame = run.data_plate
+        factor = num_data / frame.size if frame is not None else 1.0
+        cost = MultiFrameTensor()
+        for name, p in model.items():
+            beta = 1.0 if p.observed else self._beta
+            term = _scaled(p, factor * beta)
+            if not p.observed:
+                term = term - _scaled(guide[name], factor * beta)
+            cost.add((p.site["cond_indep_stack"], term.detach()))
+        total: Any = 0.0
+        for q in guide.values():
+            if not is_identically_zero(q.score):
+                frames = [f for f in q.site["cond_indep_stack"] if f.vectorized]
+                total = total + (cost.sum_to(frames) * q.score).sum()
+        return total / (run.num_particles or 1)
+
+
+def _weigh(term: Any, score: SiteScore) -> Any:
+    return term * score.weight if score.weighted else term
+
+
+def _scaled(score: SiteScore, factor: float) -> Tensor:
+    """A site's raw log density, weighted, and scaled to all data if it stands in the data plate."""
+    return score.raw * (score.weight * (factor if score.local else 1.0))
+
+
+def _tensor(value: Any, like: Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else like.new_tensor(value)
+
+
+def _by_dimension(run: Execution, q: SiteScore, p: SiteScore, closed: Tensor | None) -> Tensor:
+    """The KL of a local site by latent dimension, (S, B, dims): in closed form or sampled."""
+    if not is_identically_zero(q.score):
+        raise ValueError(f"ELBO: free_bits needs a reparametrized guide, but {q.name!r} has only a score function")
+    fn_q, fn_p, value = q.site["fn"], p.site["fn"], p.site["value"]
+    if closed is None and _independent(fn_q) and _independent(fn_p):
+        closed = fn_q.base_dist.log_prob(value) - fn_p.base_dist.log_prob(value)
+    if closed is None:  # dependent dimensions share one floor
+        return (q.log_prob - p.log_prob).unsqueeze(-1)
+    event_rank = closed.dim() - len(fn_q.batch_shape)
+    flat = closed.flatten(-event_rank) if event_rank else closed.unsqueeze(-1)
+    columns = [run.layout.reduce(c, q.site, run.num_particles is not None) for c in flat.unbind(-1)]
+    return torch.stack(columns, -1)
+
+
+def _independent(fn: Any) -> bool:
+    return hasattr(fn, "base_dist") and getattr(fn, "reinterpreted_batch_ndims", 0) == 1
+
+
+def _floored(bits: list[Tensor], floor: float) -> Any:
+    """Sum over dimensions of max(floor, KL averaged over draws and batch), as a (S, B) term with that mean."""
+    total: Any = 0.0
+    for kl in bits:
+        above = kl.mean((0, 1), keepdim=True) > floor
+        total = total + torch.where(above, kl, kl.new_tensor(floor)).sum(-1)
+    return total
+
+
+def _average(each: list[Terms]) -> Terms:
+    """The mean over runs made one by one."""
+
+    def mean(name: str) -> Tensor:
+        return torch.stack([getattr(t, name) for t in each]).mean(0)
+
+    surrogate = torch.stack([t.surrogates["theta"] for t in each]).mean(0)
+    return Terms(
+        value=mean("value"),
+        global_value=mean("global_value"),
+        num_data=each[0].num_data,
+        surrogates=dict.fromkeys(("theta", "phi"), surrogate),
+        elbo=mean("elbo"),
+        reconstruction=mean("reconstruction"),
+        kl=mean("kl"),
+    )

@@ -1,0 +1,103 @@
+"""Any of Pyro's own ELBOs as an objective, called verbatim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO as PyroELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from torch import Tensor
+
+from ppl_vae.data.rows import Batch
+from ppl_vae.objectives.elbo import ELBO
+from ppl_vae.objectives.objective import Objective, Terms
+from ppl_vae.pair import Pair
+from ppl_vae.pair.handlers import ScaleData
+
+_ELBOS = (Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO)
+
+
+class PyroLoss(Objective):
+    """A Pyro ELBO as it is: its own ``loss_and_grads``, on model and guide scaled by N/B in the data plate.
+
+    Its value is one number for the whole batch, so of the report's columns only ``objective`` is known, and ``elbo``
+    where the loss is an ELBO (not for ``RenyiELBO``); the others are NaN.
+    """
+
+    def __init__(self, loss: PyroELBO) -> None:
+        super().__init__()
+        self.wrapped = loss
+        self.is_elbo = isinstance(loss, _ELBOS)
+
+    def __repr__(self) -> str:
+        return f"PyroLoss({type(self.wrapped).__name__})"
+
+    def terms(self, pair: Pair, batch: Batch) -> Terms:
+        """Not per datum: Pyro's losses are single numbers."""
+        raise TypeError(f"{self!r}: Pyro's losses give no terms per datum; use an objective of ppl_vae.objectives")
+
+    def _callables(self, pair: Pair, batch: Batch) -> tuple[Callable[..., Any], Callable[..., Any], int]:
+        axis = pair.layout.axis
+        if axis is None:
+            return _announced(pair._model_call, pair), _announced(pair._guide_call, pair), 1
+        num_data = batch.num_data or batch.size or 1
+        factor = 1.0 if axis.subsampled else num_data / (batch.size or num_data)
+        model, guide = (ScaleData(axis.name, factor)(fn) for fn in (pair._model_call, pair._guide_call))
+        return _announced(model, pair), _announced(guide, pair), num_data
+
+    def gradients(self, pair: Pair, batch: Batch, leaves: Mapping[str, list[Tensor]]) -> Tensor:
+        """Pyro's gradients divided by N, on the leaves that are to move."""
+        model, guide, num_data = self._callables(pair, batch)
+        everyone = list(pair.parameters.leaves.values())
+        for leaf in everyone:
+            leaf.grad = None
+        loss = self.wrapped.loss_and_grads(model, guide, batch)
+        moving = {id(leaf) for members in leaves.values() for leaf in members}
+        for leaf in everyone:
+            if id(leaf) not in moving:
+                leaf.grad = None
+            elif leaf.grad is not None:
+                leaf.grad /= num_data
+        return self._report(loss, num_data, pair)
+
+    def measure(self, pair: Pair, batch: Batch) -> Tensor:
+        """The report (4,) without gradients."""
+        model, guide, num_data = self._callables(pair, batch)
+        with torch.no_grad():
+            return self._report(self.wrapped.loss(model, guide, batch), num_data, pair)
+
+    def _report(self, loss: Any, num_data: int, pair: Pair) -> Tensor:
+        value = -float(loss[0] if isinstance(loss, tuple) else loss) / num_data
+        known = value if self.is_elbo else float("nan")
+        return torch.tensor([value, known, float("nan"), float("nan")], dtype=pair.dtype, device=pair.device)
+
+
+def _announced(fn: Callable[..., Any], pair: Pair) -> Callable[..., Any]:
+    """``fn`` with one param statement: Pyro's losses differentiate only what announces a parameter to the trace."""
+    leaf = next(iter(pair.parameters.leaves.values()), None)
+    announce = poutine.runtime.effectful(type="param")(lambda *_, **__: leaf)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if leaf is not None:
+            announce("_ppl_vae_parameters", name="_ppl_vae_parameters")
+        return fn(*args, **kwargs)
+
+    return run
+
+
+def as_objective(objective: Any) -> Objective:
+    """An objective of ours as it is, a Pyro ELBO wrapped, None as ``ELBO()``.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if objective is None:
+        return ELBO()
+    if isinstance(objective, Objective):
+        return objective
+    if isinstance(objective, PyroELBO):
+        return PyroLoss(objective)
+    raise TypeError(f"objective: an Objective or a Pyro ELBO instance is required, such as ELBO(), got {objective!r}")
