@@ -1,0 +1,20 @@
+"""Real data sets, files, and rows in memory."""
+
+from __future__ import annotations
+
+# What every loader returns
+from ppl_vae.data.dataset import Dataset
+
+# Bundled with scikit-learn: no download
+from ppl_vae.data.digits import load_digits
+from ppl_vae.data.iris import load_iris
+from ppl_vae.data.wine import load_wine
+
+# From files
+from ppl_vae.data.files import load_file  # isort: skip
+from ppl_vae.data.mnist import load_mnist  # isort: skip
+
+# Rows in memory and what one call of a pair sees
+from ppl_vae.data.rows import Batch, Rows  # isort: skip
+
+__all__ = ["Batch", "Dataset", "Rows", "load_digits", "load_file", "load_iris", "load_mnist", "load_wine"]

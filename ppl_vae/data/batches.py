@@ -1,0 +1,116 @@
+"""Mini-batches in an order that is a function of (seed, epoch): nothing to save, nothing to restore."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ppl_vae._random import fold, generator, isolated_rng
+from ppl_vae.data.rows import Batch, Rows
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class Batches(ABC):
+    """A source of mini-batches: ``num_data`` rows in ``per_epoch`` batches."""
+
+    num_data: int
+    per_epoch: int
+
+    @abstractmethod
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch in its order, from position ``start``."""
+
+    def at(self, seed: int, epoch: int, position: int) -> Batch:
+        """One batch, found by its place."""
+        return next(self.epoch(seed, epoch, position))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a resumed run must find again."""
+        return {"num_data": self.num_data, "batches_per_epoch": self.per_epoch}
+
+
+class InMemoryBatches(Batches):
+    """Rows that lie on the device and are indexed there; the last batch of an epoch may be smaller.
+
+    Args:
+        rows: the data, already on the device.
+        batch_size: B; None (or B >= N) gives all rows at once, in their own order.
+        with_index: give each batch its row numbers.
+    """
+
+    def __init__(self, rows: Rows, batch_size: int | None, *, with_index: bool = False) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.rows, self.num_data, self.with_index = rows, len(rows), with_index
+        whole = batch_size is None or batch_size >= len(rows)
+        self.batch_size = None if whole else batch_size
+        self.per_epoch = 1 if self.batch_size is None else -(-len(rows) // self.batch_size)
+        self._device = next((t.device for t in (*rows.args, *rows.kwargs.values())), torch.device("cpu"))
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch: a permutation drawn from (seed, epoch), cut into pieces."""
+        if self.batch_size is None:
+            if start < 1:
+                yield self._whole()
+            return
+        order = torch.randperm(self.num_data, generator=generator(seed, "permutation", epoch)).to(self._device)
+        for index in order.split(self.batch_size)[start:]:
+            args = tuple(t.index_select(0, index) for t in self.rows.args)
+            kwargs = {name: t.index_select(0, index) for name, t in self.rows.kwargs.items()}
+            yield Batch(args, kwargs, index if self.with_index else None, self.num_data)
+
+    def _whole(self) -> Batch:
+        index = torch.arange(self.num_data, device=self._device) if self.with_index and self.num_data else None
+        return Batch(self.rows.args, self.rows.kwargs, index, self.num_data or None)
+
+
+class LoaderBatches(Batches):
+    """A torch ``DataLoader``: its own batches, shuffled from (seed, epoch)."""
+
+    def __init__(self, loader: DataLoader[Any], place: Callable[[Any], Rows]) -> None:
+        try:
+            self.num_data, self.per_epoch = len(loader.dataset), len(loader)  # type: ignore[arg-type]
+        except TypeError:
+            raise ValueError("fit: a DataLoader over a data set with a length is required, got an iterable one") from None
+        self.loader, self._place = loader, place
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The loader's batches of an epoch; those before ``start`` are read and dropped."""
+        key = fold(seed, "permutation", epoch)
+        if self.loader.generator is not None:
+            self.loader.generator.manual_seed(key)
+        with isolated_rng(key):
+            batches = iter(self.loader)
+        for position, batch in enumerate(batches):
+            if position >= start:
+                rows = self._place(tuple(batch) if isinstance(batch, list) else batch)
+                yield Batch(rows.args, rows.kwargs, None, self.num_data)
+
+
+class TransformedBatches(Batches):
+    """Batches whose first tensor passes through a random transform, on the step's own noise."""
+
+    def __init__(self, source: Batches, transform: Transform) -> None:
+        self.source, self.transform = source, transform
+        self.num_data, self.per_epoch = source.num_data, source.per_epoch
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The source's batches; the noise of the transform is a function of (seed, epoch, position)."""
+        for position, batch in enumerate(self.source.epoch(seed, epoch, start), start):
+            with isolated_rng(fold(seed, "transform", epoch, position), batch.args[0].device):
+                first = self.transform(batch.args[0])
+            yield Batch((first, *batch.args[1:]), batch.kwargs, batch.index, batch.num_data)
+
+
+def dynamic_binarization(x: Tensor) -> Tensor:
+    """Draw every pixel anew from Bernoulli(x), x in [0, 1], whenever a batch is made.
+
+    Source: Salakhutdinov, Murray, "On the quantitative analysis of deep belief networks", 2008.
+    """
+    return torch.bernoulli(x)

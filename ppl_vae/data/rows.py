@@ -1,0 +1,142 @@
+"""Data in memory: tensors that share axis 0, the axis of the datum.
+
+:class:`Rows` is what a person's data become (arrays, frames, tuples, dictionaries); a :class:`Batch` is what one call of
+the model and the guide sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "Rows"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one call of a pair sees.
+
+    ``args`` and ``kwargs`` go to the model and to the guide; ``index`` (B,) holds the row numbers and goes to those
+    whose signature names it; ``num_data`` is N, the number of rows that the batch stands for (None: the rows it has).
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    index: Tensor | None = None
+    num_data: int | None = None
+
+    @property
+    def size(self) -> int | None:
+        """B, the length of axis 0 of the first tensor, or None for a pair without data."""
+        for value in (*self.args, *self.kwargs.values()):
+            if isinstance(value, Tensor) and value.dim():
+                return len(value)
+        return None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tensors with a common axis 0: positional ones (``args``), and named ones (``kwargs``).
+
+    >>> rows = Rows.of((np.zeros((3, 2), np.float32), [0, 1, 1]))
+    >>> len(rows), [tuple(t.shape) for t in rows.args]
+    (3, [(3, 2), (3,)])
+    """
+
+    args: tuple[Tensor, ...] = ()
+    kwargs: Mapping[str, Tensor] = field(default_factory=dict)
+    index: Tensor | None = None
+
+    @classmethod
+    def of(cls, data: Any, *, name: str = "data") -> Rows:
+        """Make rows of a tensor, array, data frame, a tuple or dictionary of these, a ``TensorDataset``, or None.
+
+        Raises:
+            ValueError: for no rows, different lengths, numbers that are NaN (with row and column), or objects.
+        """
+        if isinstance(data, Rows):
+            return data
+        if data is None:
+            return cls()
+        if isinstance(data, Mapping):
+            rows = cls((), {key: _tensor(value, f"{name}[{key!r}]") for key, value in data.items()})
+        elif isinstance(data, torch.utils.data.TensorDataset):
+            rows = cls(tuple(_tensor(t, f"{name}[{i}]") for i, t in enumerate(data.tensors)))
+        elif isinstance(data, tuple):
+            rows = cls(tuple(_tensor(value, f"{name}[{i}]") for i, value in enumerate(data)))
+        else:
+            rows = cls((_tensor(data, name),))
+        rows._check(name)
+        return rows
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self.args, *self.kwargs.values()]
+
+    def _check(self, name: str) -> None:
+        lengths = [len(t) for t in self._tensors()]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"{name}: all parts must have the same number of rows (axis 0), got {lengths}")
+        if not lengths or not lengths[0]:
+            raise ValueError(f"{name}: at least one row is required, got none")
+
+    def __len__(self) -> int:
+        tensors = self._tensors()
+        return len(tensors[0]) if tensors else 0
+
+    def take(self, index: Tensor | slice) -> Rows:
+        """The rows at ``index`` (a slice or a long tensor); they remember their numbers in the whole."""
+        numbers = torch.arange(len(self)) if self.index is None else self.index
+        if isinstance(index, Tensor):
+            numbers = numbers.to(index.device)
+        return Rows(tuple(t[index] for t in self.args), {k: t[index] for k, t in self.kwargs.items()}, numbers[index])
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Rows:
+        """Move to a device; ``dtype`` converts floating tensors only."""
+
+        def move(t: Tensor) -> Tensor:
+            return t.to(device=device, dtype=dtype if t.is_floating_point() else None)
+
+        index = None if self.index is None else self.index.to(device=device)
+        return Rows(tuple(move(t) for t in self.args), {k: move(t) for k, t in self.kwargs.items()}, index)
+
+    def batch(self, *, num_data: int | None = None) -> Batch:
+        """These rows as one :class:`Batch` that stands for ``num_data`` rows (by default, for themselves)."""
+        return Batch(self.args, self.kwargs, self.index, num_data if num_data is not None else (len(self) or None))
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    """One part of the data as a tensor, checked for NaN; float64 arrays take torch's default dtype."""
+    columns: Sequence[Any] | None = getattr(value, "columns", None)
+    if not isinstance(value, Tensor):
+        value = _from_array(value, name)
+    if not value.dim():
+        raise ValueError(f"{name}: rows along axis 0 are required, got a single number")
+    _refuse_nan(value, name, columns)
+    return value
+
+
+def _from_array(value: Any, name: str) -> Tensor:
+    array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
+    if array.dtype == object:
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: numbers are required, got {type(value).__name__} with {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name}: numbers are required, got an array of {array.dtype}")
+    tensor = torch.from_numpy(np.array(array))  # a copy: the fit must not see later changes of the caller's array
+    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
+
+
+def _refuse_nan(value: Tensor, name: str, columns: Sequence[Any] | None) -> None:
+    if not value.is_floating_point() or not bool(value.isnan().any()):
+        return
+    place = [int(i) for i in value.isnan().nonzero()[0]]
+    column = "" if len(place) < 2 else f", column {columns[place[1]] if columns is not None else place[1:]}"
+    column = column.replace("[", "").replace("]", "")
+    raise ValueError(f"{name}: no NaN is allowed, found one at row {place[0]}{column}")
