@@ -1,0 +1,137 @@
+"""The variational autoencoder's generative half."""
+
+from __future__ import annotations
+
+import pyro
+from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from ppl_vae.models.likelihoods import Likelihood, make_likelihood
+from ppl_vae.models.priors import StandardNormal
+from ppl_vae.nn import apply_batched, fill_unobserved
+
+
+class VAE(PyroModule):
+    """A latent variable model with a network between z and x: z ~ p(z), x ~ p(x | decoder(z)).
+
+    ``log p_θ(x, z) = log p(z) + log p(x | decoder(z))``, for each datum on its own.
+
+    Sites, in the plate "data" (dim -1): "z" with event shape (latent_dim,), and "x" whose event shape is what
+    the likelihood reads off the decoder's output. Whatever stands left of the datum (particles, enumeration)
+    is flattened around the decoder call, so any module serves, convolutions included.
+
+    Args:
+        decoder: maps (B, latent_dim) to (B, *event), or to (B, *event, p) for a likelihood of p numbers
+            per entry.
+        latent_dim: L, the size of z.
+        likelihood: p(x | z), a name from ``ppl_vae.models.likelihoods.REGISTRY`` ("bernoulli", "normal", ...)
+            or an object.
+        prior: p(z), a module that returns a distribution with event shape (latent_dim,); N(0, I) by default.
+
+    Raises:
+        ValueError: an unknown likelihood, a prior of another shape; in a call, a decoder output that does not
+            fit x, a mask that does not, or neither x nor num_samples.
+
+    Source: D. P. Kingma, M. Welling, "Auto-encoding variational Bayes", 2014.
+
+    >>> import torch
+    >>> from ppl_vae.nn import MLP
+    >>> model = VAE(MLP(8, 64), latent_dim=8, likelihood="bernoulli")
+    >>> model(num_samples=16).shape
+    torch.Size([16, 64])
+    """
+
+    def __init__(
+        self,
+        decoder: nn.Module,
+        *,
+        latent_dim: int,
+        likelihood: str | Likelihood,
+        prior: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.decoder = decoder
+        self.likelihood = make_likelihood(likelihood)
+        self.prior = StandardNormal(latent_dim) if prior is None else prior
+        self._check_prior()
+
+    def forward(
+        self,
+        x: Tensor | None = None,
+        *,
+        y: Tensor | None = None,
+        mask: Tensor | None = None,
+        num_samples: int | None = None,
+    ) -> Tensor:
+        """Run the model.
+
+        Args:
+            x: (N, *event) data, or None to draw it.
+            y: not used: part of the common signature of models.
+            mask: (N, *event) boolean, True where an entry of x is observed; the others (NaN allowed) count
+                nothing.
+            num_samples: N, where there is no x.
+
+        Returns:
+            x, drawn or observed, (..., N, *event).
+        """
+        size = _num_data(x, num_samples)
+        if x is not None:
+            x = fill_unobserved(x, mask, filler=self.likelihood.filler, who="VAE")
+        with pyro.plate("data", size, dim=-1):
+            z = pyro.sample("z", self.prior())
+            p_x = self.decode(z, mask=None if x is None else mask, x_shape=None if x is None else x.shape)
+            return pyro.sample("x", p_x, obs=x)
+
+    def decode(
+        self, z: Tensor, *, mask: Tensor | None = None, x_shape: tuple[int, ...] | None = None
+    ) -> TorchDistribution:
+        """The distribution p(x | z).
+
+        Args:
+            z: (..., latent_dim).
+            mask: boolean, broadcastable to (..., *event): True where an entry counts.
+            x_shape: the shape (N, *event) of the data that the result must score.
+
+        Returns:
+            A distribution with batch shape (...) and event shape (*event); its ``mean`` is E[x | z].
+
+        Raises:
+            ValueError: the decoder's output does not fit the likelihood, or x.
+        """
+        output = apply_batched(self.decoder, z)
+        likelihood = self.likelihood
+        event_shape = likelihood.event_shape(output.shape[z.dim() - 1 :])
+        if x_shape is not None and event_shape != tuple(x_shape[1:]):
+            raise ValueError(self._decoder_complaint(x_shape, output))
+        return likelihood.distribution(output, event_shape, mask=mask)
+
+    def extra_repr(self) -> str:
+        """Say the size of z."""
+        return f"latent_dim={self.latent_dim}"
+
+    def _decoder_complaint(self, x_shape: tuple[int, ...], output: Tensor) -> str:
+        per_entry = () if self.likelihood.num_params == 1 else (self.likelihood.num_params,)
+        required = ", ".join(map(str, (*x_shape[1:], *per_entry)))
+        return (
+            f"VAE: the decoder must return (..., {required}) for x of shape {tuple(x_shape)}, "
+            f"got {tuple(output.shape)}"
+        )
+
+    def _check_prior(self) -> None:
+        p_z = self.prior()
+        if p_z.event_shape != (self.latent_dim,) or p_z.batch_shape != ():
+            raise ValueError(
+                f"VAE: the prior must have batch shape () and event shape ({self.latent_dim},), "
+                f"got {tuple(p_z.batch_shape)} and {tuple(p_z.event_shape)}"
+            )
+
+
+def _num_data(x: Tensor | None, num_samples: int | None) -> int:
+    if x is None and num_samples is None:
+        raise ValueError("VAE: x or num_samples is required, got neither")
+    if x is not None and num_samples is not None and num_samples != len(x):
+        raise ValueError(f"VAE: num_samples must be {len(x)}, the rows of x, or None, got {num_samples}")
+    return len(x) if x is not None else int(num_samples or 0)
