@@ -1,0 +1,260 @@
+"""Variational EM: raise the objective in φ (E-step) and in θ (M-step), at once or in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ppl_vae._random import fold, isolated_rng
+from ppl_vae.data.batches import Batches, InMemoryBatches, LoaderBatches, Transform, TransformedBatches
+from ppl_vae.data.rows import Batch
+from ppl_vae.inference.schedules import E_STEP, M_STEP, Joint, Schedule
+from ppl_vae.objectives import COLUMNS, as_objective
+from ppl_vae.pair import Pair
+from ppl_vae.result import Fit
+from ppl_vae.storage import RunFolder, load_tree
+from ppl_vae.training import Callback, GradientStep, NonFiniteError, Trainer, build_optimizer, leaves_by_group
+
+
+class VariationalEM:
+    r"""Fit a pair by variational EM on an ELBO.
+
+    .. math::
+        E: \phi \leftarrow \phi + \eta \nabla_\phi L_{\phi,\theta}(x), \qquad
+        M: \theta \leftarrow \theta + \eta \nabla_\theta L_{\phi,\theta}(x)
+
+    Args:
+        model, guide: any Pyro pair with the same call signature; they are trained in place.
+        objective: what is maximized: ``ELBO()`` (the default), ``IWAE(5)``, any Pyro ELBO.
+        optimizer: a torch optimizer class, or a partial of one.
+        lr: learning rate; the loss is -L/N, so it does not depend on the batch size.
+        e_lr, m_lr: learning rates of φ and of θ where they differ.
+        schedule: ``Joint()`` moves both sides in each step (SVI); ``Alternating(e_steps=, m_steps=)`` freezes one.
+        lr_scheduler: a factory of a torch scheduler, such as ``partial(CosineAnnealingLR, T_max=100)``, advanced after
+            each epoch; wrap it in ``EachStep`` to advance after each step.
+        clip_norm: bound on the gradient's norm.
+        device: "auto" takes a GPU where there is one.
+        dtype: precision of parameters and data; None leaves the modules' own.
+        data_plate: the plate of the datum, where the pair leaves it open.
+
+    Source: Neal, Hinton, "A view of the EM algorithm that justifies incremental, sparse, and other variants", 1998;
+    Hoffman, Blei, Wang, Paisley, "Stochastic Variational Inference", 2013.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        *,
+        objective: Any = None,
+        optimizer: Any = torch.optim.Adam,
+        lr: float = 1e-3,
+        e_lr: float | None = None,
+        m_lr: float | None = None,
+        schedule: Schedule | None = None,
+        lr_scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
+        clip_norm: float | None = None,
+        device: torch.device | str = "auto",
+        dtype: torch.dtype | None = None,
+        data_plate: str | None = None,
+    ) -> None:
+        for name, rate in (("lr", lr), ("e_lr", e_lr), ("m_lr", m_lr)):
+            if rate is not None and not rate > 0:
+                raise ValueError(f"VariationalEM: {name} must be positive, got {rate}")
+        self.objective, self.optimizer, self.schedule = as_objective(objective), optimizer, schedule or Joint()
+        self.lr, self.e_lr, self.m_lr = lr, e_lr if e_lr is not None else lr, m_lr if m_lr is not None else lr
+        self.lr_scheduler, self.clip_norm = lr_scheduler, clip_norm
+        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.pair = Pair(model, guide, data_plate=data_plate, device=place, dtype=dtype)
+        self._by_hand: tuple[GradientStep, int] | None = None
+
+    # -- a whole fit ---------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        data: Any,
+        *,
+        epochs: int | None = None,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        validation: Any = None,
+        callbacks: Iterable[Callback] = (),
+        seed: int = 0,
+        progress: bool = True,
+        checkpoint: str | Path | None = None,
+        every: int | None = None,
+        resume: bool = False,
+        transform: Transform | None = None,
+    ) -> Fit:
+        """Fit the pair to data; a second call goes on from the parameters of the first.
+
+        Args:
+            data: rows along axis 0: a tensor, array, data frame, a tuple (x, y) or dictionary of these, a
+                ``TensorDataset``, or a ``DataLoader`` (whose batch size counts); None for a pair without data.
+            epochs, steps: how long; one of the two.
+            batch_size: B; None takes all rows in each step.
+            validation: rows on which the objective is measured after each epoch (columns ``val_*``).
+            callbacks: see :class:`~ppl_vae.training.Callback`.
+            seed: initialization of lazy parameters, order of the data and noise are functions of it.
+            progress: show a bar in a terminal or notebook.
+            checkpoint: a folder for the state of the run, written after each epoch, or every ``every`` steps.
+            resume: go on from the folder's state if it holds one; the end is bit-identical to an uninterrupted run.
+            transform: a random function of the first tensor, applied to each batch (``dynamic_binarization``).
+
+        Returns:
+            The fit. Ctrl-C ends it cleanly with what it has (``fit.ended == "interrupted"``).
+
+        Raises:
+            NonFiniteError: the loss or a gradient was not finite; its ``fit`` is the fit before that step.
+            DataAxisError, ValueError: what is wrong with the data, before the first step.
+        """
+        batches = self._batches(data, batch_size, seed, transform)
+        held_out = None if validation is None else self._batches(validation, batch_size, seed, transform)
+        fit = Fit.of(self.pair)
+        state_file = None if checkpoint is None else Path(checkpoint) / RunFolder.STATE
+        if state_file is not None:
+            state_file.parent.mkdir(parents=True, exist_ok=True)
+        trainer = Trainer(
+            fit,
+            self.objective,
+            self._optimizer(fit),
+            batches,
+            seed=seed,
+            moves=self.schedule.moves,
+            clip_norm=self.clip_norm,
+            lr_scheduler=self.lr_scheduler,
+            validation=held_out,
+            callbacks=callbacks,
+            checkpoint=state_file,
+            every=every,
+            fingerprint={"objective": repr(self.objective), "schedule": repr(self.schedule)},
+        )
+        if resume and state_file is not None and state_file.exists():
+            trainer.load_state(load_tree(state_file))
+        fit.attach(trainer, self._config(fit, batches, batch_size, seed))
+        try:
+            trainer.run(epochs=epochs, steps=steps, progress=progress)
+        except NonFiniteError as error:
+            error.fit = fit
+            raise
+        return fit
+
+    def _batches(self, data: Any, batch_size: int | None, seed: int, transform: Transform | None) -> Batches:
+        pair = self.pair
+        batches: Batches
+        if isinstance(data, DataLoader):
+            if batch_size is not None:
+                raise ValueError("fit: batch_size is the DataLoader's own; leave it out")
+            batches = LoaderBatches(data, pair.rows)
+            if not pair.initialized:
+                first = next(batches.epoch(seed, 0))
+                pair.initialize(first.args if first.args else dict(first.kwargs), seed=seed)
+        else:
+            rows = pair.rows(data)
+            pair.initialize(rows, seed=seed, batch_size=batch_size)
+            batches = InMemoryBatches(rows, batch_size, with_index=pair.takes("index"))
+        if batches.per_epoch > 1:
+            pair.require_batchable()
+            if pair.layout.axis is not None and pair.layout.axis.subsampled:
+                raise ValueError(
+                    f"fit: the pair's plate {pair.data_plate!r} subsamples the data itself; leave out batch_size"
+                )
+        return TransformedBatches(batches, transform) if transform is not None else batches
+
+    def _optimizer(self, pair: Pair) -> torch.optim.Optimizer:
+        rates = {"theta": self.m_lr, "phi": self.e_lr, "shared": self.m_lr, "psi": self.lr}
+        return build_optimizer(self.optimizer, leaves_by_group(pair, self.objective), rates)
+
+    def _config(self, pair: Pair, batches: Batches, batch_size: int | None, seed: int) -> dict[str, Any]:
+        """What a run folder says of the fit: names and numbers."""
+        return {
+            "model": _name(pair.model),
+            "guide": _name(pair.guide),
+            "objective": repr(self.objective),
+            "schedule": repr(self.schedule),
+            "optimizer": _name(self.optimizer),
+            "lr": self.lr,
+            "e_lr": self.e_lr,
+            "m_lr": self.m_lr,
+            "clip_norm": self.clip_norm,
+            "batch_size": batch_size,
+            "num_data": batches.num_data,
+            "seed": seed,
+            "device": str(pair.device),
+            "dtype": str(pair.dtype).removeprefix("torch."),
+            "data_plate": pair.data_plate,
+        }
+
+    # -- by hand -------------------------------------------------------------------------------------------------------
+
+    def e_step(self, data: Any, *, num_data: int | None = None) -> float:
+        """One step of φ with θ frozen; returns the objective before it, nats per datum.
+
+        Args:
+            data: the rows of this step.
+            num_data: N, if the rows are a mini-batch of N rows.
+        """
+        return self._step(data, num_data, E_STEP)
+
+    def m_step(self, data: Any, *, num_data: int | None = None) -> float:
+        """One step of θ (and of what both sides share) with φ frozen; returns the objective before it."""
+        return self._step(data, num_data, M_STEP)
+
+    def step(self, data: Any, *, num_data: int | None = None) -> float:
+        """One step of whatever the schedule moves now; returns the objective before it, nats per datum."""
+        count = self._by_hand[1] if self._by_hand is not None else 0
+        return self._step(data, num_data, self.schedule.moves(count))
+
+    def _step(self, data: Any, num_data: int | None, moving: frozenset[str]) -> float:
+        batch = self._batch(data, num_data)
+        gradient_step, count = self._by_hand or (self._gradient_step(), 0)
+        self._by_hand = (gradient_step, count + 1)
+        with self.pair.scope(), isolated_rng(None, self.pair.device), self.pair.mode(training=True):
+            report = gradient_step(batch, count, moving)
+            if gradient_step.guard.failed_step() is not None:
+                from ppl_vae.training.nonfinite import diagnose
+
+                raise diagnose(gradient_step, batch, count)
+        return float(report[0])
+
+    def _gradient_step(self) -> GradientStep:
+        optimizer = self._optimizer(self.pair)
+        return GradientStep(self.pair, self.objective, optimizer, clip_norm=self.clip_norm)
+
+    def _batch(self, data: Any, num_data: int | None) -> Batch:
+        rows = self.pair.rows(data)
+        self.pair.initialize(rows)
+        return rows.batch(num_data=num_data)
+
+    def evaluate(self, data: Any, *, seed: int = 0, batch_size: int | None = None) -> dict[str, float]:
+        """Measure the objective without a step: ``objective``, ``elbo``, ``reconstruction``, ``kl``, nats per datum."""
+        rows = self.pair.rows(data)
+        self.pair.initialize(rows, batch_size=batch_size)
+        total: Tensor = torch.zeros(len(COLUMNS), dtype=torch.float64)
+        with self.pair.evaluating(fold(seed, "evaluate")):
+            for batch in _pieces(rows, batch_size, self.pair.takes("index")):
+                report = self.objective.measure(self.pair, batch).to("cpu", torch.float64)
+                total += report * (batch.size or 1) / (len(rows) or 1)
+        return dict(zip(COLUMNS, total.tolist(), strict=True))
+
+    def result(self) -> Fit:
+        """The pair as it stands after steps by hand, as a fit."""
+        return Fit.of(self.pair)
+
+
+def _pieces(rows: Any, batch_size: int | None, with_index: bool) -> Iterable[Batch]:
+    size = batch_size or len(rows) or 1
+    for start in range(0, max(len(rows), 1), size):
+        part = rows.take(slice(start, start + size)) if len(rows) else rows
+        yield Batch(part.args, part.kwargs, part.index if with_index else None, len(rows) or None)
+
+
+def _name(thing: Any) -> str:
+    """What a person calls it."""
+    thing = getattr(thing, "func", thing)
+    return str(getattr(thing, "__qualname__", type(thing).__qualname__))

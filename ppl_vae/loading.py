@@ -1,0 +1,73 @@
+"""Bring a fit back from its run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppl_vae.pair import Pair
+from ppl_vae.result import Fit
+from ppl_vae.saving import put_weights, read_config
+from ppl_vae.storage import RunFolder, StorageError
+
+
+def load(
+    folder: str | Path,
+    model: Callable[..., Any] | None = None,
+    guide: Callable[..., Any] | None = None,
+    *,
+    data: Any = None,
+    device: torch.device | str = "cpu",
+) -> Fit:
+    """Load a fit: the weights go into ``model`` and ``guide``, or into a pair that the folder's recipe builds.
+
+    Loading runs no code from the folder: it holds numbers and names, and a name is only looked up among the recipes.
+
+    Args:
+        folder: what ``fit.save`` or ``ppl-vae fit`` wrote.
+        model, guide: the pair, of the same structure as the saved one; leave both out for a recipe.
+        data: rows like those of the fit, for pairs whose sites or parameters cannot be found from a row of the saved
+            template.
+        device: where to put it.
+
+    Raises:
+        StorageError: a file is missing, damaged, a pickle, or of another pair; it is named.
+        ValueError: a pair is required and was not given.
+    """
+    run = RunFolder(folder)
+    run.verify()
+    config = read_config(run)
+    if (model is None) != (guide is None):
+        raise ValueError("load: give both model and guide, or neither")
+    if model is None or guide is None:
+        model, guide = _from_recipe(config, run)
+    dtype = getattr(torch, config["fit"].get("dtype", "float32"))
+    plate = config["fit"].get("data_plate")
+    pair = Pair(model, guide, data_plate=plate, device=device, dtype=dtype)
+    state = run.read_tree(RunFolder.STATE) if RunFolder.STATE in run else None
+    pair.initialize(_template(data, state, run), seed=int(config["fit"].get("seed", 0)))
+    put_weights(pair, run)
+    fit = Fit.of(pair)
+    fit.restore(config, state)
+    return fit
+
+
+def _template(data: Any, state: Any, run: RunFolder) -> Any:
+    if data is not None:
+        return data
+    if state is None or not state.get("template"):
+        raise StorageError(run.path / RunFolder.STATE, "no rows to run the pair on; give load data=")
+    template = state["template"]
+    rows = tuple(template["args"])
+    return dict(template["kwargs"]) if template["kwargs"] and not rows else rows
+
+
+def _from_recipe(config: dict[str, Any], run: RunFolder) -> tuple[Any, Any]:
+    from ppl_vae.recipes import rebuild
+
+    if not config.get("recipe"):
+        raise ValueError(f"load: {run.path} is not of a recipe; give the model and the guide")
+    return rebuild(config["recipe"])

@@ -1,0 +1,269 @@
+"""The result: a fitted pair and all that one asks of it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.evidence import Evidence, log_evidence
+from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
+from ppl_vae.pair import Pair
+from ppl_vae.pair.axis import sample_sites
+from ppl_vae.pair.particles import outward
+from ppl_vae.plots.of_fit import FitPlots
+from ppl_vae.training import Trainer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Fit(Pair):
+    """A fitted pair. It is a :class:`~ppl_vae.pair.Pair`, so all of ``evidence`` and ``diagnostics`` takes it.
+
+    Attributes:
+        ended: how the run ended: "completed", "interrupted", "early stopping", "non-finite".
+        config: names and numbers of the fit, as the run folder keeps them.
+    """
+
+    config: dict[str, Any]
+    _trainer: Trainer | None
+    _record: dict[str, Any]  # of a loaded fit: what its run was
+
+    @classmethod
+    def of(cls, pair: Pair) -> Fit:
+        """A fit that shares the parameters of ``pair``."""
+        fit = cls.__new__(cls)
+        fit.__dict__.update(pair.__dict__)
+        fit.__dict__.pop("plot", None)
+        fit._trainer, fit.config, fit._record = None, {}, {"ended": "by hand"}
+        return fit
+
+    def attach(self, trainer: Trainer, config: dict[str, Any]) -> None:
+        """Take the run that fits this pair, and what it is called."""
+        self._trainer, self.config = trainer, config
+
+    def restore(self, config: dict[str, Any], state: dict[str, Any] | None) -> None:
+        """Take what a run folder says of the run that made this fit."""
+        rows = (state or {}).get("history", {}).get("rows", [])
+        self.config, self._record = dict(config["fit"]), {**config["run"], "rows": rows}
+
+    # -- the run -------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_run(self) -> bool:
+        """Is the run that made this fit at hand, to be resumed?"""
+        return self._trainer is not None
+
+    @property
+    def trainer(self) -> Trainer:
+        """The run behind this fit.
+
+        Raises:
+            RuntimeError: for a fit that was loaded, or a pair stepped by hand.
+        """
+        if self._trainer is None:
+            raise RuntimeError(
+                "Fit: the run that made this fit is not at hand (it was loaded, or stepped by hand); to go on from a run "
+                "folder, call VariationalEM(model, guide, ...).fit(data, ..., checkpoint=folder, resume=True)"
+            )
+        return self._trainer
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return self._trainer.history.rows if self._trainer is not None else self._record.get("rows", [])
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch: ``objective``, ``elbo``, ``reconstruction``, ``kl`` and ``val_*``, nats per datum."""
+        import pandas as pd
+
+        return pd.DataFrame(self._rows())
+
+    @property
+    def ended(self) -> str:
+        """How the run ended."""
+        return self._trainer.ended if self._trainer is not None else str(self._record["ended"])
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps made in all."""
+        return self._trainer.step if self._trainer is not None else int(self._record.get("steps", 0))
+
+    @property
+    def epochs(self) -> int:
+        """Epochs completed in all."""
+        return self._trainer.epoch if self._trainer is not None else int(self._record.get("epochs", 0))
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run in seconds."""
+        return self._trainer.seconds if self._trainer is not None else float(self._record.get("seconds", 0.0))
+
+    def resume(self, *, epochs: int | None = None, steps: int | None = None, progress: bool = True) -> Fit:
+        """Go on for so many more epochs or steps: the end is bit-identical to one longer run."""
+        trainer = self.trainer
+        if (epochs is None) == (steps is None):
+            raise ValueError(f"resume: give either epochs= or steps=, got epochs={epochs}, steps={steps}")
+        more = epochs * trainer.batches.per_epoch if epochs is not None else steps
+        trainer.run(steps=trainer.step + int(more or 0), progress=progress)
+        return self
+
+    # -- how good ------------------------------------------------------------------------------------------------------
+
+    def elbo(self, data: Any = None, *, num_samples: int = 64, seed: int = 0) -> Tensor:
+        """The ELBO of each datum at beta = 1, averaged over draws: (N,) nats, float64; () with global latents."""
+        rows = self.rows(data)
+        self.initialize(rows)
+        plan = Plan.of(self, rows, num_samples, MAX_ELEMENTS)
+        found = []
+        for _, chunk in plan.row_chunks(rows):
+            total: Any = 0.0
+            for piece in slices(num_samples, plan.draws):
+                count = piece.stop - piece.start
+                total = total + self.draw(chunk, count, seed=seed + piece.start).log_weight.sum(0)
+            found.append(total / num_samples)
+        return torch.cat(found) if found[0].dim() else found[0]
+
+    def log_evidence(self, data: Any = None, estimator: Any = None, *, seed: int = 0) -> Evidence:
+        """Estimate log p(x) of each datum; by default ``ImportanceWeighted(1000)``. See ``evidence.log_evidence``."""
+        return log_evidence(self, data, estimator, seed=seed)
+
+    def to_inference_data(self, data: Any = None, **options: Any) -> Any:
+        """The posterior for ArviZ; see ``diagnostics.to_inference_data``."""
+        from ppl_vae.diagnostics import to_inference_data
+
+        return to_inference_data(self, data, **options)
+
+    def verdict(self, data: Any = None, **options: Any) -> Any:
+        """How good it is in plain words; see ``diagnostics.verdict``."""
+        from ppl_vae.diagnostics import verdict
+
+        return verdict(self, data, **options)
+
+    # -- latents and data ----------------------------------------------------------------------------------------------
+
+    def encode(self, data: Any, *, sample: bool = False, seed: int = 0) -> Any:
+        """The posterior mean of each datum's latent, or a draw: (N, ...), a dictionary if there are several latents.
+
+        Args:
+            data: N rows.
+            sample: draw from q(z | x) instead of taking its mean (draws are averaged where q has no mean in closed form).
+        """
+        if sample:
+            return _single({name: value[0] for name, value in self.draw(data, 1, seed=seed).values.items()})
+        batch = self._as_batch(data)
+        with self.evaluating(seed):
+            run = self.run(batch)
+            sites = dict(sample_sites(run.guide_trace))
+            found = {name: self._mean_of(sites[name], name) for name in self.latents}
+        if any(value is None for value in found.values()):
+            draws = self.draw(data, 256, seed=seed).values
+            found = {name: draws[name].double().mean(0) if value is None else value for name, value in found.items()}
+        return _single(found)
+
+    def _mean_of(self, site: Mapping[str, Any], name: str) -> Tensor | None:
+        try:
+            mean = site["fn"].mean
+        except NotImplementedError:
+            return None
+        if not bool(torch.isfinite(mean).all()):
+            return None
+        shape = site["value"].shape
+        return outward(mean.expand(shape), self.latents[name], self.layout, False)[0].detach().cpu()
+
+    def decode(self, latents: Any, *, mean: bool = True, seed: int = 0) -> Any:
+        """The data that latents stand for: the mean of p(x | z) or a draw; (n, ...) by observed site."""
+        given = latents if isinstance(latents, Mapping) else {next(iter(self.latents)): torch.as_tensor(latents)}
+        sizes = [len(v) for name, v in given.items() if self.latents[name].is_local]
+        found = self.simulate(sizes[0] if sizes else 1, seed=seed, mean=mean, latents=given)
+        return _single({name: found[name] for name in self.observed})
+
+    def sample(self, n: int, *, mean: bool = False, seed: int = 0) -> Any:
+        """n new data from the model: z from its prior, x given z (``mean=True``: the mean of x given z).
+
+        The guide is not touched.
+        """
+        found = self.simulate(n, seed=seed, mean=mean)
+        return _single({name: found[name] for name in self.observed})
+
+    def reconstruct(self, data: Any, *, mean: bool = True, seed: int = 0) -> Any:
+        """Encode and decode each datum through the posterior mean: (N, ...)."""
+        codes = self.encode(data)
+        values = codes if isinstance(codes, dict) else {next(iter(self.latents)): codes}
+        found = self.predict(data, {name: value.unsqueeze(0) for name, value in values.items()}, mean=mean, seed=seed)
+        return _single({name: value[0] for name, value in found.items()})
+
+    def interpolate(self, first: Any, second: Any, steps: int = 8) -> Any:
+        """Decode the straight line between the codes of two sets of N data: (N, steps, ...)."""
+        self.require_local("interpolate")
+        if steps < 2:
+            raise ValueError(f"interpolate: steps must be at least 2, got {steps}")
+        start, end = self.encode(first), self.encode(second)
+        if isinstance(start, dict):
+            raise ValueError(f"interpolate: one latent site is required, got {sorted(start)}")
+        if start.shape != end.shape:
+            raise ValueError(f"interpolate: equally many rows are required, got {len(start)} and {len(end)}")
+        line = torch.stack([torch.lerp(start, end, float(w)) for w in torch.linspace(0, 1, steps)], 1)
+        decoded = self.decode(line.flatten(0, 1))
+        return decoded.unflatten(0, (len(start), steps))
+
+    # -- to keep -------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path, *, overwrite: bool = False, **options: Any) -> Path:
+        """Write a run folder: weights, state, history, environment, a model card; see ``saving.save_fit``.
+
+        With ``data=`` the posterior of these rows goes into ``posterior.nc``. The state holds two rows of the data, on
+        which ``ppl_vae.load`` runs the pair once.
+
+        Raises:
+            FileExistsError: when the folder holds a run and ``overwrite`` is False.
+        """
+        from ppl_vae.saving import save_fit
+
+        return save_fit(self, Path(folder), overwrite=overwrite, **options)
+
+    @cached_property
+    def plot(self) -> FitPlots:
+        """Figures: ``history``, ``samples``, ``reconstructions``, ``latent``, ``kl``; each takes ``ax=`` and returns it."""
+        return FitPlots(self)
+
+    # -- shown ---------------------------------------------------------------------------------------------------------
+
+    def summary(self) -> dict[str, str]:
+        """What was fitted, for how long, how it ended, and the last numbers, as words."""
+        config, rows = self.config, self._rows()
+        words = {
+            "pair": f"{config.get('model', _short(self.model))} / {config.get('guide', _short(self.guide))}",
+            "parameters": f"{sum(leaf.numel() for leaf in self.parameters_by_name().values()):,}",
+            "objective": str(config.get("objective", "")),
+            "ended": f"{self.ended} after {self.epochs} epochs, {self.steps} steps, {self.seconds:.1f} s",
+        }
+        if config.get("num_data"):
+            words["data"] = f"{config['num_data']} rows" + (
+                f" in batches of {config['batch_size']}" if config.get("batch_size") else ""
+            )
+        if rows:
+            names = ("objective", "elbo", "reconstruction", "kl", "val_elbo")
+            words["last epoch"] = ", ".join(f"{n} {rows[-1][n]:.3f}" for n in names if n in rows[-1]) + " nats per datum"
+        return {key: value for key, value in words.items() if value}
+
+    def __repr__(self) -> str:
+        return "Fit\n" + "\n".join(f"  {key:<11}{value}" for key, value in self.summary().items())
+
+    def _repr_html_(self) -> str:
+        cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in self.summary().items())
+        return f"<table><caption>Fit</caption>{cells}</table>"
+
+
+def _single(values: dict[str, Any]) -> Any:
+    """The value itself where there is one site."""
+    return next(iter(values.values())) if len(values) == 1 else values
+
+
+def _short(fn: Any) -> str:
+    return str(getattr(fn, "__qualname__", type(fn).__qualname__))

@@ -1,0 +1,116 @@
+"""What a run folder holds of a fit, and how a fit is made of it again. Nothing read from it is imported or executed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.storage import RunFolder, StorageError, environment
+
+if TYPE_CHECKING:
+    from ppl_vae.pair import Pair
+    from ppl_vae.result import Fit
+
+CONFIG_FORMAT = 1
+
+
+def save_fit(
+    fit: Fit,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    data: Any = None,
+    recipe: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the run folder of a fit, all files together.
+
+    Args:
+        data: rows whose posterior goes into ``posterior.nc`` (the caller keeps them few).
+        recipe: plain fields from which ``ppl_vae.load`` builds the pair again.
+        extra: further files by name, as ``RunFolder.write`` takes them.
+
+    Raises:
+        FileExistsError: the folder holds a run and ``overwrite`` is False.
+    """
+    run = RunFolder(folder).claim(overwrite=overwrite)
+    files: dict[str, Any] = {
+        RunFolder.CONFIG: _config(fit, recipe),
+        RunFolder.MODEL: {name: tensor.detach() for name, tensor in tensors_of(fit).items()},
+        RunFolder.HISTORY: fit.history.to_csv(index=False),
+        RunFolder.ENVIRONMENT: environment(),
+        RunFolder.README: _card(fit),
+    }
+    files[RunFolder.STATE] = fit.trainer.state() if fit.has_run else {"template": fit.template_state()}
+    if data is not None:
+        files[RunFolder.POSTERIOR] = _posterior_writer(fit, data)
+    run.write({**files, **(extra or {})}, keep=False)
+    return folder
+
+
+def tensors_of(pair: Pair) -> dict[str, Tensor]:
+    """Every parameter and buffer of a pair by name, live."""
+    return {**pair.parameters_by_name(), **{f"buffer.{name}": b for name, b in pair.buffers_by_name().items()}}
+
+
+def _config(fit: Fit, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+    groups = {name: {"group": fit.parameters.group[name], "shape": list(leaf.shape)} for name, leaf in fit.parameters.leaves.items()}  # fmt: skip
+    return {
+        "format_version": CONFIG_FORMAT,
+        "recipe": None if recipe is None else dict(recipe),
+        "fit": fit.config,
+        "run": {"ended": fit.ended, "steps": fit.steps, "epochs": fit.epochs, "seconds": round(fit.seconds, 3)},
+        "parameters": groups,
+        "latents": {name: list(site.event_shape) for name, site in fit.latents.items()},
+    }
+
+
+def _card(fit: Fit) -> str:
+    lines = "\n".join(f"- {key}: {value}" for key, value in fit.summary().items())
+    return f"# {fit.config.get('model', 'A fit')}\n\n{lines}\n"
+
+
+def _posterior_writer(fit: Fit, data: Any) -> Callable[[Path], None]:
+    from ppl_vae._arviz import to_netcdf
+
+    return partial(to_netcdf, fit.to_inference_data(data))
+
+
+def read_config(folder: RunFolder) -> dict[str, Any]:
+    """``config.json``, checked.
+
+    Raises:
+        StorageError: it is missing, damaged, or of another format.
+    """
+    config = folder.read_json(RunFolder.CONFIG)
+    path = folder.path / RunFolder.CONFIG
+    if not isinstance(config, dict) or config.get("format_version") != CONFIG_FORMAT:
+        found = config.get("format_version") if isinstance(config, dict) else type(config).__name__
+        raise StorageError(path, f"format {CONFIG_FORMAT} of a run is required, got {found}")
+    return config
+
+
+def put_weights(pair: Pair, folder: RunFolder) -> None:
+    """Copy the folder's weights into the pair's own tensors.
+
+    Raises:
+        StorageError: a weight is missing, unknown, or of another shape than the pair's.
+    """
+    saved, live = folder.read_tree(RunFolder.MODEL), tensors_of(pair)
+    path = folder.path / RunFolder.MODEL
+    if set(saved) != set(live):
+        missing, unknown = sorted(set(live) - set(saved)), sorted(set(saved) - set(live))
+        raise StorageError(path, f"it is of another pair: no weights for {missing}, unknown {unknown}")
+    for name, tensor in live.items():
+        if saved[name].shape != tensor.shape:
+            raise StorageError(
+                path, f"{name}: shape {tuple(tensor.shape)} is required, got {tuple(saved[name].shape)}"
+            )
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(saved[name])

@@ -1,0 +1,44 @@
+"""The machine and the versions that a result came from."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+PACKAGES = (
+    "ppl-vae",
+    "torch",
+    "pyro-ppl",
+    "arviz",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+    "safetensors",
+)
+
+
+def environment() -> dict[str, Any]:
+    """Python, platform, number of CPUs and torch threads, and the installed versions: a plain dict for JSON.
+
+    Nothing is imported to find out; ``threads`` is None where torch has not been imported.
+    """
+    torch = sys.modules.get("torch")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads() if torch else None,
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,68 @@
+"""The guard against non-finite steps: the state before the first bad step is kept, without asking the device each time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+OK = -1
+
+
+class Guard:
+    """Applies an optimizer's update only where the loss and every gradient are finite.
+
+    On the CPU a look costs nothing, so a bad step is simply not made. On a device the state is copied, the step is made,
+    and the old state is put back by ``torch.where`` if it was bad; the flag is latched, so later steps change nothing
+    either, and :meth:`failed_step` asks the device only when the loop makes its next check.
+
+    A gradient whose norm overflows counts as non-finite.
+    """
+
+    def __init__(
+        self,
+        leaves: list[Tensor],
+        buffers: list[Tensor],
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        *,
+        latched: bool | None = None,
+    ) -> None:
+        self.leaves, self.buffers, self.optimizer = leaves, buffers, optimizer
+        self.latched = device.type != "cpu" if latched is None else latched
+        self._failed = torch.full((), OK, dtype=torch.long, device=device)
+        self._saved_buffers: list[Tensor] = []
+
+    def before(self) -> None:
+        """Remember the buffers, which the forward pass may change."""
+        self._saved_buffers = [buffer.clone() for buffer in self.buffers]
+
+    def update(self, step: int, objective: Tensor, grad_norm: Tensor) -> None:
+        """Make the optimizer's step, or keep everything as it was before it."""
+        fine = torch.isfinite(objective.detach()) & torch.isfinite(grad_norm)
+        if self.latched and self.optimizer.state:
+            self._update_latched(step, fine)
+        elif bool(fine) and self.failed_step() is None:
+            self.optimizer.step()
+        else:
+            if self.failed_step() is None:
+                self._failed.fill_(step)
+            self._restore_buffers()
+
+    def _update_latched(self, step: int, fine: Tensor) -> None:
+        fine = fine & (self._failed == OK)
+        self._failed.copy_(torch.where(fine | (self._failed != OK), self._failed, step))
+        state = [t for s in self.optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
+        tensors = [leaf.data for leaf in self.leaves] + state
+        before = [t.clone() for t in tensors]
+        self.optimizer.step()
+        for now, then in zip(tensors + self.buffers, before + self._saved_buffers, strict=True):
+            now.copy_(torch.where(fine.to(now.device), now, then))
+
+    def _restore_buffers(self) -> None:
+        for buffer, value in zip(self.buffers, self._saved_buffers, strict=True):
+            buffer.copy_(value)
+
+    def failed_step(self) -> int | None:
+        """The first bad step, or None. This is the one place that waits for the device."""
+        step = int(self._failed)
+        return None if step == OK else step

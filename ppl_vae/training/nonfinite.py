@@ -1,0 +1,74 @@
+"""What a run that met a NaN or an infinity says: which step, which site."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.data.rows import Batch
+from ppl_vae.training.step import GradientStep
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or a gradient was not finite.
+
+    Attributes:
+        step: the bad step (counted from 0). Parameters, buffers and optimizer state are as before it.
+        site: where it showed first: a site of the guide or the model, or a parameter.
+        fit: the fit as it was before that step.
+    """
+
+    def __init__(self, step: int, site: str, detail: str) -> None:
+        super().__init__(
+            f"step {step}: {detail}; the run has stopped, and parameters, buffers and optimizer state are as before that "
+            "step (a smaller learning rate, clip_norm=, or a check of the data often helps)"
+        )
+        self.step, self.site = step, site
+        self.fit: Any = None
+
+
+def _bad(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all())
+
+
+def diagnose(step: GradientStep, batch: Batch, number: int) -> NonFiniteError:
+    """Replay step ``number`` on its batch and its noise, and find the first value that is not finite."""
+    pair = step.pair
+    for name, leaf in pair.parameters_by_name().items():
+        if _bad(leaf):
+            return NonFiniteError(number, name, f"the parameter {name!r} was not finite before it")
+    for i, value in enumerate((*batch.args, *batch.kwargs.values())):
+        if _bad(value):
+            return NonFiniteError(number, f"data[{i}]", f"the data (part {i}) hold a value that is not finite")
+    saved = [(buffer, buffer.clone()) for buffer in pair.buffers_by_name().values()]
+    try:
+        return _replay(step, batch, number)
+    finally:
+        for buffer, value in saved:
+            buffer.copy_(value)
+
+
+def _replay(step: GradientStep, batch: Batch, number: int) -> NonFiniteError:
+    pair = step.pair
+    step.seed_noise(number)
+    step.objective.begin_step(number)
+    for run in pair.runs(batch, step.objective.num_particles):
+        for role, trace, scores in (
+            ("guide", run.guide_trace, run.score_guide()),
+            ("model", run.model_trace, run.score_model()),
+        ):
+            for name, score in scores.items():
+                if _bad(trace.nodes[name]["value"]):
+                    return NonFiniteError(number, name, f"the value of the {role}'s site {name!r} was not finite")
+                if _bad(score.log_prob):
+                    return NonFiniteError(number, name, f"the log density of the {role}'s site {name!r} was not finite")
+    step.seed_noise(number)
+    for leaf in step.everything():
+        leaf.grad = None
+    step.objective.gradients(pair, batch, step.moving_leaves())
+    for name, leaf in pair.parameters_by_name().items():
+        if _bad(leaf.grad):
+            return NonFiniteError(number, name, f"the gradient of {name!r} was not finite")
+    return NonFiniteError(number, "objective", "the objective or the norm of its gradient was not finite")

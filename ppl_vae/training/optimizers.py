@@ -1,0 +1,90 @@
+"""Optimizers over named leaves, and their state by name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+OptimizerFactory = Callable[..., torch.optim.Optimizer]
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
+
+
+def build_optimizer(
+    factory: OptimizerFactory | PyroOptim, leaves: Mapping[str, Mapping[str, Tensor]], rates: Mapping[str, float]
+) -> torch.optim.Optimizer:
+    """One optimizer over all leaves, a parameter group for each group of the pair.
+
+    Args:
+        factory: a torch optimizer class, a partial of one, or any function of (groups, lr); a ``pyro.optim`` optimizer
+            is taken by its torch class and its options.
+        leaves: by group and name.
+        rates: the learning rate of each group.
+    """
+    factory, options = _unwrap(factory)
+    groups = [
+        {"params": list(members.values()), "lr": options.get("lr", rates[group]), "name": group}
+        for group, members in leaves.items()
+        if members
+    ]
+    if not groups:
+        raise ValueError("fit: the pair has no parameters to train; register them with pyro.param or pyro.module")
+    return factory(groups, **options)
+
+
+def _unwrap(factory: Any) -> tuple[OptimizerFactory, dict[str, Any]]:
+    options: dict[str, Any] = {}
+    if isinstance(factory, PyroOptim):
+        if not isinstance(factory.pt_optim_args, dict):
+            raise TypeError("optimizer: a pyro.optim optimizer with a dictionary of options is required, got a callable")
+        factory, options = factory.pt_optim_constructor, dict(factory.pt_optim_args)
+    if not callable(factory):
+        raise TypeError(f"optimizer: a torch optimizer class (or a partial of one) is required, got {factory!r}")
+    # The fused update is several times faster on small networks; a choice that the caller has made stands.
+    chosen = factory.keywords if isinstance(factory, functools.partial) else options
+    target = factory.func if isinstance(factory, functools.partial) else factory
+    if target in _FUSED and not {"fused", "foreach", "differentiable", "capturable"} & set(chosen):
+        options = {**options, "fused": True}
+    return factory, options
+
+
+@dataclass(frozen=True)
+class EachStep:
+    """A learning-rate schedule that advances after every step instead of after every epoch.
+
+    ``VariationalEM(..., lr_scheduler=EachStep(partial(CosineAnnealingLR, T_max=2000)))``
+    """
+
+    factory: Callable[[torch.optim.Optimizer], Any]
+
+    def __call__(self, optimizer: torch.optim.Optimizer) -> Any:
+        return self.factory(optimizer)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Any]:
+    """The optimizer's state as a plain tree: by parameter name, and the options of each group."""
+    state = {names[id(leaf)]: dict(values) for leaf, values in optimizer.state.items()}
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    return {"state": state, "groups": groups}
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], leaves: Mapping[str, Tensor]
+) -> None:
+    """Put back what :func:`optimizer_state` gave, into tensors of the leaves' device."""
+    for group, saved in zip(optimizer.param_groups, state["groups"], strict=True):
+        group.update({k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in saved.items()})
+    optimizer.state.clear()
+    for name, values in state["state"].items():
+        leaf = leaves[name]
+        optimizer.state[leaf] = {
+            key: (value.clone() if key == "step" else value.to(leaf.device, copy=True))
+            if isinstance(value, Tensor)
+            else value
+            for key, value in values.items()
+        }

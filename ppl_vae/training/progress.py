@@ -1,0 +1,31 @@
+"""The progress bar: ELBO and rate, in a terminal or a notebook; silent elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+class Progress:
+    """A bar over steps. ``enabled`` False, or no terminal and no notebook: nothing is printed."""
+
+    def __init__(self, total: int | None, initial: int, *, enabled: bool) -> None:
+        self._bar: Any = None
+        notebook = "ipykernel" in sys.modules
+        if enabled and (notebook or sys.stderr.isatty()):
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True, leave=True)
+
+    def show(self, step: int, row: dict[str, Any] | None) -> None:
+        """Advance to ``step``, with the latest row of the history."""
+        if self._bar is None:
+            return
+        if row is not None:
+            self._bar.set_postfix({"epoch": row["epoch"] + 1, "ELBO": f"{row['elbo']:.3f}"}, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.close()

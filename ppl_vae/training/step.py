@@ -1,0 +1,99 @@
+"""One gradient step: noise from its place, gradients from the objective, a guard, an update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from ppl_vae._random import fold, seed_generators
+from ppl_vae.data.rows import Batch
+from ppl_vae.objectives import Objective
+from ppl_vae.pair import Pair
+from ppl_vae.training.guard import Guard
+
+GROUPS = ("theta", "phi", "shared", "psi")
+EVERYONE = frozenset(GROUPS)
+
+
+class GradientStep:
+    """A step of a pair under an objective; call it inside ``pair.scope()`` and ``isolated_rng()``.
+
+    The state that a step changes is all in the caller's own tensors: parameters, buffers, optimizer state.
+
+    Args:
+        optimizer: over the leaves of :meth:`leaves`.
+        clip_norm: bound on the norm of the gradient of -L/N over all leaves that move, or None.
+        seed, rank: the noise of a step is a function of (seed, step, rank).
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        *,
+        clip_norm: float | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        guard: Guard | None = None,
+    ) -> None:
+        if clip_norm is not None and clip_norm <= 0:
+            raise ValueError(f"clip_norm must be positive, got {clip_norm}")
+        self.pair, self.objective, self.optimizer = pair, objective, optimizer
+        self.clip_norm, self.seed, self.rank = clip_norm, seed, rank
+        self.leaves = leaves_by_group(pair, objective)
+        self._buffers = pair.buffers_by_name()
+        self.guard = guard or Guard(self.everything(), list(self._buffers.values()), optimizer, pair.device)
+
+    def everything(self) -> list[Tensor]:
+        """Every leaf that some phase moves."""
+        return [leaf for members in self.leaves.values() for leaf in members.values()]
+
+    def __call__(self, batch: Batch, step: int, moving: Iterable[str] = EVERYONE) -> Tensor:
+        """Make step ``step`` (counted from 0) on ``batch``; leaves outside the groups ``moving`` keep every bit.
+
+        Returns:
+            The report (4,): objective, elbo, reconstruction, kl, nats per datum, on the device.
+        """
+        moving = frozenset(moving)
+        self.seed_noise(step)
+        self.objective.begin_step(step)
+        for leaf in self.everything():
+            leaf.grad = None
+        self.guard.before()
+        still = self._buffers_of_resting(moving)
+        report = self.objective.gradients(self.pair, batch, self.moving_leaves(moving))
+        norm = self._clip(moving)
+        self.guard.update(step, report[0], norm)
+        for buffer, value in still:
+            buffer.copy_(value)
+        return report
+
+    def seed_noise(self, step: int) -> None:
+        """Put torch's generators where this step's noise begins."""
+        seed_generators(fold(self.seed, "step", step, self.rank), self.pair.device)
+
+    def moving_leaves(self, moving: Iterable[str] = EVERYONE) -> dict[str, list[Tensor]]:
+        """The leaves of these groups."""
+        return {group: list(self.leaves[group].values()) for group in GROUPS if group in moving}
+
+    def _clip(self, moving: frozenset[str]) -> Tensor:
+        leaves = [leaf for members in self.moving_leaves(moving).values() for leaf in members if leaf.grad is not None]
+        norm = get_total_norm([leaf.grad for leaf in leaves]) if leaves else torch.zeros((), device=self.pair.device)
+        if self.clip_norm is not None and leaves:
+            clip_grads_with_norm_(leaves, self.clip_norm, norm)
+        return norm
+
+    def _buffers_of_resting(self, moving: frozenset[str]) -> list[tuple[Tensor, Tensor]]:
+        """Copies of the buffers (running means) of a side that rests, to be put back after the step."""
+        resting = [side for side, group in (("model", "theta"), ("guide", "phi")) if group not in moving]
+        return [(b, b.clone()) for name, b in self._buffers.items() if name.startswith(tuple(resting) or ("\0",))]
+
+
+def leaves_by_group(pair: Pair, objective: Objective) -> dict[str, dict[str, Tensor]]:
+    """Every leaf by group and name: θ, φ, what both share, and the objective's own ψ."""
+    groups = {group: pair.parameters.of(group) for group in ("theta", "phi", "shared")}
+    return {**groups, "psi": {f"objective.{name}": leaf for name, leaf in objective.parameters().items()}}
