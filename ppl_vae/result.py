@@ -69,8 +69,8 @@ class Fit(Pair):
         """
         if self._trainer is None:
             raise RuntimeError(
-                "Fit: the run that made this fit is not at hand (it was loaded, or stepped by hand); to go on from a run "
-                "folder, call VariationalEM(model, guide, ...).fit(data, ..., checkpoint=folder, resume=True)"
+                "Fit: the run that made this fit is not at hand (it was loaded, or stepped by hand); to go on from "
+                "a run folder, call VariationalEM(model, guide, ...).fit(data, ..., checkpoint=folder, resume=True)"
             )
         return self._trainer
 
@@ -152,7 +152,8 @@ class Fit(Pair):
 
         Args:
             data: N rows.
-            sample: draw from q(z | x) instead of taking its mean (draws are averaged where q has no mean in closed form).
+            sample: draw from q(z | x) instead of taking its mean (draws are averaged where q has no mean in closed
+            form).
         """
         if sample:
             return _single({name: value[0] for name, value in self.draw(data, 1, seed=seed).values.items()})
@@ -160,7 +161,8 @@ class Fit(Pair):
         with self.evaluating(seed):
             run = self.run(batch)
             sites = dict(sample_sites(run.guide_trace))
-            found = {name: self._mean_of(sites[name], name) for name in self.latents}
+            derived = any(site["infer"].get("is_auxiliary") for site in sites.values())
+            found = {name: None if derived else self._mean_of(sites[name], name) for name in self.latents}
         if any(value is None for value in found.values()):
             draws = self.draw(data, 256, seed=seed).values
             found = {name: draws[name].double().mean(0) if value is None else value for name, value in found.items()}
@@ -184,7 +186,7 @@ class Fit(Pair):
         return _single({name: found[name] for name in self.observed})
 
     def sample(self, n: int, *, mean: bool = False, seed: int = 0) -> Any:
-        """n new data from the model: z from its prior, x given z (``mean=True``: the mean of x given z).
+        """N new data from the model: z from its prior, x given z (``mean=True``: the mean of x given z).
 
         The guide is not touched.
         """
@@ -229,7 +231,7 @@ class Fit(Pair):
 
     @cached_property
     def plot(self) -> FitPlots:
-        """Figures: ``history``, ``samples``, ``reconstructions``, ``latent``, ``kl``; each takes ``ax=`` and returns it."""
+        """Figures (``history``, ``samples``, ``reconstructions``, ``latent``, ``kl``): each takes ``ax=`` and returns it."""
         return FitPlots(self)
 
     # -- shown ---------------------------------------------------------------------------------------------------------
@@ -249,14 +251,18 @@ class Fit(Pair):
             )
         if rows:
             names = ("objective", "elbo", "reconstruction", "kl", "val_elbo")
-            words["last epoch"] = ", ".join(f"{n} {rows[-1][n]:.3f}" for n in names if n in rows[-1]) + " nats per datum"
+            words["last epoch"] = (
+                ", ".join(f"{n} {rows[-1][n]:.3f}" for n in names if n in rows[-1]) + " nats per datum"
+            )
         return {key: value for key, value in words.items() if value}
 
     def __repr__(self) -> str:
         return "Fit\n" + "\n".join(f"  {key:<11}{value}" for key, value in self.summary().items())
 
     def _repr_html_(self) -> str:
-        cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in self.summary().items())
+        cells = "".join(
+            f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in self.summary().items()
+        )
         return f"<table><caption>Fit</caption>{cells}</table>"
 
 

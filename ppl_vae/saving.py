@@ -59,7 +59,8 @@ def tensors_of(pair: Pair) -> dict[str, Tensor]:
 
 
 def _config(fit: Fit, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
-    groups = {name: {"group": fit.parameters.group[name], "shape": list(leaf.shape)} for name, leaf in fit.parameters.leaves.items()}  # fmt: skip
+    leaves, group = fit.parameters.leaves, fit.parameters.group
+    groups = {name: {"group": group[name], "shape": list(leaf.shape)} for name, leaf in leaves.items()}
     return {
         "format_version": CONFIG_FORMAT,
         "recipe": None if recipe is None else dict(recipe),
@@ -108,9 +109,7 @@ def put_weights(pair: Pair, folder: RunFolder) -> None:
         raise StorageError(path, f"it is of another pair: no weights for {missing}, unknown {unknown}")
     for name, tensor in live.items():
         if saved[name].shape != tensor.shape:
-            raise StorageError(
-                path, f"{name}: shape {tuple(tensor.shape)} is required, got {tuple(saved[name].shape)}"
-            )
+            raise StorageError(path, f"{name}: shape {tuple(tensor.shape)} is required, got {tuple(saved[name].shape)}")
     with torch.no_grad():
         for name, tensor in live.items():
             tensor.copy_(saved[name])

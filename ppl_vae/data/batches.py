@@ -77,7 +77,9 @@ class LoaderBatches(Batches):
         try:
             self.num_data, self.per_epoch = len(loader.dataset), len(loader)  # type: ignore[arg-type]
         except TypeError:
-            raise ValueError("fit: a DataLoader over a data set with a length is required, got an iterable one") from None
+            raise ValueError(
+                "fit: a DataLoader over a data set with a length is required, got an iterable one"
+            ) from None
         self.loader, self._place = loader, place
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:

@@ -1,7 +1,7 @@
 """Data in memory: tensors that share axis 0, the axis of the datum.
 
-:class:`Rows` is what a person's data become (arrays, frames, tuples, dictionaries); a :class:`Batch` is what one call of
-the model and the guide sees.
+:class:`Rows` is what a person's data become (arrays, frames, tuples, dictionaries); a :class:`Batch` is what one call
+of the model and the guide sees.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Rows:
         if data is None:
             return cls()
         if isinstance(data, Mapping):
-            rows = cls((), {key: _tensor(value, f"{name}[{key!r}]") for key, value in data.items()})
+            masked = "mask" in data  # what is masked out may be NaN; the model fills it
+            rows = cls((), {k: _tensor(v, f"{name}[{k!r}]", allow_nan=masked) for k, v in data.items()})
+            rows._check_masked(name)
         elif isinstance(data, torch.utils.data.TensorDataset):
             rows = cls(tuple(_tensor(t, f"{name}[{i}]") for i, t in enumerate(data.tensors)))
         elif isinstance(data, tuple):
@@ -83,6 +85,14 @@ class Rows:
             raise ValueError(f"{name}: all parts must have the same number of rows (axis 0), got {lengths}")
         if not lengths or not lengths[0]:
             raise ValueError(f"{name}: at least one row is required, got none")
+
+    def _check_masked(self, name: str) -> None:
+        mask = self.kwargs.get("mask")
+        for key, value in self.kwargs.items():
+            if mask is not None and value.shape == mask.shape and value.is_floating_point():
+                _refuse_nan(value.masked_fill(~mask.bool(), 0.0), f"{name}[{key!r}]", None)
+            elif mask is not None:
+                _refuse_nan(value, f"{name}[{key!r}]", None)
 
     def __len__(self) -> int:
         tensors = self._tensors()
@@ -109,14 +119,15 @@ class Rows:
         return Batch(self.args, self.kwargs, self.index, num_data if num_data is not None else (len(self) or None))
 
 
-def _tensor(value: Any, name: str) -> Tensor:
+def _tensor(value: Any, name: str, *, allow_nan: bool = False) -> Tensor:
     """One part of the data as a tensor, checked for NaN; float64 arrays take torch's default dtype."""
     columns: Sequence[Any] | None = getattr(value, "columns", None)
     if not isinstance(value, Tensor):
         value = _from_array(value, name)
     if not value.dim():
         raise ValueError(f"{name}: rows along axis 0 are required, got a single number")
-    _refuse_nan(value, name, columns)
+    if not allow_nan:
+        _refuse_nan(value, name, columns)
     return value
 
 

@@ -55,9 +55,9 @@ class ELBO(Objective):
 
     .. math:: L_{\phi,\theta}(x) = E_q[\log p_\theta(x \mid z)] - \beta\, KL(q_\phi(z \mid x) \| p_\theta(z))
 
-    With the defaults its expectation is that of Pyro's ``Trace_ELBO``, and with ``analytic_kl=False`` value and gradient
-    are equal to Pyro's at the same noise. Draws without a reparametrization get the score function estimator, with
-    the costs that the data plate shows to be theirs.
+    With the defaults its expectation is that of Pyro's ``Trace_ELBO``, and with ``analytic_kl=False`` value and
+    gradient are equal to Pyro's at the same noise. Draws without a reparametrization get the score function estimator,
+    with the costs that the data plate shows to be theirs.
 
     Args:
         beta: weight of the KL: a number or a schedule of the step (``LinearWarmup``, ``Cyclical``).
@@ -67,8 +67,8 @@ class ELBO(Objective):
             ``False`` never.
         num_particles: draws of z a datum, averaged.
 
-    Sources: Kingma, Welling, "Auto-Encoding Variational Bayes", 2014; Higgins et al., "beta-VAE", 2017 (beta); Kingma et
-    al., "Improving Variational Inference with Inverse Autoregressive Flow", 2016 (free bits).
+    Sources: Kingma, Welling, "Auto-Encoding Variational Bayes", 2014; Higgins et al., "beta-VAE", 2017 (beta); Kingma
+    et al., "Improving Variational Inference with Inverse Autoregressive Flow", 2016 (free bits).
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class ELBO(Objective):
                 parts.reconstruction.add(p.log_prob * p.weight if p.weighted else p.log_prob, p.local)
             elif name not in guide:
                 raise ValueError(
-                    f"ELBO: the guide must sample every latent site of the model, but it has no site {name!r}; its sites "
+                    f"ELBO: the guide must sample every latent site of the model, but it has no {name!r}; its sites "
                     f"are {sorted(guide)}"
                 )
             else:

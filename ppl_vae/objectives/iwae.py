@@ -20,7 +20,8 @@ Gradient = Literal["iwae", "stl", "dreg"]
 class IWAE(Objective):
     r"""The importance weighted bound: K draws of z for each datum, weighted among themselves.
 
-    .. math:: L_K(x) = E\Big[\log \frac1K \sum_{k=1}^K \frac{p_\theta(x, z_k)}{q_\phi(z_k \mid x)}\Big], \quad z_k \sim q_\phi
+    .. math:: L_K(x) = E\Big[\log \frac1K \sum_{k=1}^K \frac{p_\theta(x, z_k)}{q_\phi(z_k \mid x)}\Big], \quad z_k \sim
+    q_\phi
 
     Per datum: the logsumexp is over draws of one datum, and no mini-batch factor enters it (Pyro's
     ``RenyiELBO(alpha=0)`` takes it over whole, scaled mini-batches, which is no bound).
@@ -102,13 +103,14 @@ class IWAE(Objective):
         if frame is not None and frame.size < num_data and pair.has_global_latents:
             shared = [name for name, site in pair.latents.items() if not site.is_local]
             raise GlobalLatentError(
-                f"IWAE: with latents outside the data plate ({', '.join(map(repr, shared))}) the weights are those of all "
+                f"IWAE: with latents outside the data plate ({', '.join(map(repr, shared))}) the weights are "
+                f"those of all "
                 f"{num_data} rows at once, and a mini-batch of {frame.size} gives no bound; fit without batch_size, or "
                 "use ELBO()"
             )
 
     def _stopped_log_q(self, pair: Pair, run: Execution) -> Tensor:
-        """log q at z with the gradient through z alone."""
+        """Log q at z with the gradient through z alone."""
         with frozen(pair.parameters.of("phi", "shared").values()):
             return _sum(run.score_guide_with(detached), pair)
 
@@ -128,7 +130,8 @@ def _check(model: dict[str, SiteScore], guide: dict[str, SiteScore]) -> None:
     for score in (*model.values(), *guide.values()):
         if score.weighted:
             raise ValueError(
-                f"IWAE: the site {score.name!r} is weighted with poutine.scale, and a weight inside a logsumexp makes no "
+                f"IWAE: the site {score.name!r} is weighted with poutine.scale, and a weight inside a logsumexp "
+                f"makes no "
                 "bound; take the weight away, or use ELBO()"
             )
     for score in guide.values():

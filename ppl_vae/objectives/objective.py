@@ -152,7 +152,7 @@ def assign_gradients(
     scale: float = 1.0,
     accumulate: bool = False,
 ) -> None:
-    """Set ``.grad`` of each group's leaves to minus ``scale`` times its surrogate's gradient; one backward a surrogate."""
+    """Set ``.grad`` of each group to minus ``scale`` times its surrogate's gradient; one backward a surrogate."""
     jobs: dict[int, tuple[Tensor, list[Tensor]]] = {}
     for group, members in leaves.items():
         surrogate = surrogates.get("theta" if group == "shared" else group) if members else None

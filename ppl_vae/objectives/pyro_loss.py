@@ -29,7 +29,7 @@ class PyroLoss(Objective):
 
     def __init__(self, loss: PyroELBO) -> None:
         super().__init__()
-        self.wrapped = loss
+        self.wrapped: Any = loss
         self.is_elbo = isinstance(loss, _ELBOS)
 
     def __repr__(self) -> str:

@@ -32,6 +32,7 @@ class LinearWarmup:
             raise ValueError(f"LinearWarmup: steps must be at least 1, got {self.steps}")
 
     def __call__(self, step: int) -> float:
+        """The value at a step."""
         return self.start + (self.end - self.start) * min(step / self.steps, 1.0)
 
 
@@ -56,5 +57,6 @@ class Cyclical:
             raise ValueError(f"Cyclical: period >= 1 and 0 < ramp <= 1 are required, got {self.period}, {self.ramp}")
 
     def __call__(self, step: int) -> float:
+        """The value at a step."""
         place = (step % self.period) / (self.period * self.ramp)
         return self.start + (self.end - self.start) * min(place, 1.0)

@@ -29,7 +29,7 @@ class DataAxis:
     subsampled: bool
 
 
-def sample_sites(trace: Trace) -> list[tuple[str, dict[str, Any]]]:
+def sample_sites(trace: Trace) -> list[tuple[str, Any]]:
     """The sample sites of a trace without those that plates make to draw their subsamples."""
     return [(k, s) for k, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -60,8 +60,10 @@ def call_with_batch(fn: Callable[..., Any], *, partner: Callable[..., Any]) -> C
     return call
 
 
-def describe(batch: Batch) -> str:
-    """The shapes of a batch, for messages."""
-    shapes = [str(tuple(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in batch.args]
-    named = [f"{k}={tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__}" for k, v in batch.kwargs.items()]
-    return f"({', '.join(shapes + named)})"
+def shape_key(batch: Batch) -> Hashable:
+    """The shapes of a batch without the number of rows: what the structure of a run can depend on."""
+
+    def key(value: Any) -> Hashable:
+        return tuple(value.shape[1:]) if isinstance(value, Tensor) else type(value).__name__
+
+    return tuple(map(key, batch.args)), tuple((name, key(value)) for name, value in sorted(batch.kwargs.items()))

@@ -83,7 +83,7 @@ class Draws:
 
     @property
     def log_weight(self) -> Tensor:
-        """log p(x, z) - log q(z | x), in nats: (S, N), or (S,) with global latents."""
+        """Log p(x, z) - log q(z | x), in nats: (S, N), or (S,) with global latents."""
         return self.log_p.total - self.log_q.total
 
     @classmethod

@@ -143,7 +143,7 @@ class Execution:
 
     @property
     def data_plate(self) -> Any:
-        """The data plate's frame in this run (its ``size`` is B, its ``full_size`` what the pair says of N), or None."""
+        """The data plate's frame in this run (its ``size`` is B, its ``full_size`` what the pair says of N)."""
         axis = self.layout.axis
         for trace in (self.model_trace, self.guide_trace):
             for _, site in sample_sites(trace):

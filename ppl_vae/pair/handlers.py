@@ -1,4 +1,4 @@
-"""Two Pyro handlers: given values for latent sites, and the factor N/B on the data plate."""
+"""Pyro handlers: given values for latent sites, on their support or off it, and the factor N/B on the data plate."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import biject_to
 
 
 class Substitute(Messenger):
@@ -32,3 +33,16 @@ class ScaleData(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if any(frame.name == self.plate for frame in msg["cond_indep_stack"]):
             msg["scale"] = msg["scale"] * self.factor
+
+
+class Constrain(Messenger):
+    """Give latent sites the value t(u), where t maps all real numbers onto the support of the site in this run."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"] = biject_to(msg["fn"].support)(self.values[msg["name"]])
+            msg["done"] = True

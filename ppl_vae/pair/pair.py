@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
-from torch import Tensor, nn
+from torch import Tensor
 
-from ppl_vae._random import fold, isolated_rng
-from ppl_vae.data.rows import Batch, Rows
-from ppl_vae.pair.axis import DataAxisError, GlobalLatentError, find_data_axis, frames_of, sample_sites
-from ppl_vae.pair.calls import call_with_batch, describe, names
+from ppl_vae._random import fold
+from ppl_vae.data.rows import Batch
+from ppl_vae.pair.axis import sample_sites
+from ppl_vae.pair.binding import Binding
+from ppl_vae.pair.calls import names
 from ppl_vae.pair.draws import Draws, LogProb
-from ppl_vae.pair.execution import Execution, Layout, run_model, run_pair, score_guide_site, score_site, with_particles
-from ppl_vae.pair.handlers import Substitute
-from ppl_vae.pair.parameters import Parameters, allow_local_params, buffers_of, collect, modules_of, reached_by
-from ppl_vae.pair.particles import Site, inward, outward, without_particles
-from ppl_vae.pair.scope import scoped, validation
-
-_TEMPLATE_ROWS = 256
+from ppl_vae.pair.execution import Execution, Layout, run_model, score_guide_site, score_site, with_particles
+from ppl_vae.pair.handlers import Constrain, Substitute
+from ppl_vae.pair.particles import inward, outward, without_particles
+from ppl_vae.pair.support import unconstrained
 
 
-class Pair:
+class Pair(Binding):
     r"""A model and a guide, bound together with their parameters.
 
-    .. math:: \log p_\theta(x) = E_q[\log p_\theta(x, z) - \log q_\phi(z \mid x)] + KL(q_\phi(z \mid x) \| p_\theta(z \mid x))
+    .. math:: \log p_\theta(x) = E_q[\log p_\theta(x, z) - \log q_\phi(z \mid x)] + KL(q_\phi(z \mid x) \| p_\theta(z
+    \mid x))
 
     ``model`` and ``guide`` are any Pyro pair: functions with ``pyro.param``, modules, methods of modules, autoguides.
     Parameters that ``pyro.param`` makes live in a store of the pair's own; Pyro's global store is never touched.
@@ -41,315 +38,6 @@ class Pair:
         device, dtype: where and in what precision runs are made. Default: as the modules are.
     """
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
-        *,
-        data_plate: str | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        for role, fn in (("model", model), ("guide", guide)):
-            if not callable(fn) or isinstance(fn, type):
-                raise TypeError(f"Pair: the {role} must be a function or a module instance, got {fn!r}")
-        self.model, self.guide = model, guide
-        self._model_call = call_with_batch(model, partner=guide)
-        self._guide_call = call_with_batch(guide, partner=model)
-        self._store: dict[str, Any] | None = {"params": {}, "constraints": {}}
-        self._local_params = True
-        self._data_plate = data_plate
-        self._layout: Layout | None = None
-        self._vectorizes: dict[Any, bool] = {}
-        self._template: Rows | None = None
-        self.device, self.dtype = self._placement(device, dtype)
-        allow_local_params(self.modules())
-
-    # -- where it lives ------------------------------------------------------------------------------------------------
-
-    def modules(self) -> list[nn.Module]:
-        """The modules that stand behind the model and the guide."""
-        return [m for fn in (self.model, self.guide) for m in modules_of(fn)]
-
-    def _placement(self, device: Any, dtype: Any) -> tuple[torch.device, torch.dtype]:
-        floats = [t for m in self.modules() for t in (*m.parameters(), *m.buffers()) if t.is_floating_point()]
-        if device is None:
-            device = floats[0].device if floats else torch.device("cpu")
-        if dtype is None:
-            dtype = floats[0].dtype if floats else torch.get_default_dtype()
-        for module in self.modules():
-            module.to(device=torch.device(device), dtype=dtype)
-        return torch.device(device), dtype
-
-    @classmethod
-    def from_param_store(cls, model: Callable[..., Any], guide: Callable[..., Any], **options: Any) -> Pair:
-        """Bind a pair that Pyro's own SVI has trained: the parameters are those of Pyro's global store, shared."""
-        import pyro
-
-        pair = cls(model, guide, **options)
-        pair._store = dict(pyro.get_param_store().get_state())
-        pair._local_params = False
-        return pair
-
-    @classmethod
-    def bare(cls, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Pair:
-        """A pair that uses Pyro's global store, as Pyro's SVI does: for an objective that serves as a Pyro loss."""
-        pair = cls(model, guide)
-        pair._store = None
-        pair._initialize(batch, fold(0, "initialize"), strict=False)
-        return pair
-
-    @contextmanager
-    def scope(self) -> Iterator[None]:
-        """Let ``pyro.param`` see this pair's parameters; the process-wide lock is held meanwhile."""
-        with scoped(self._store, device=self.device, dtype=self.dtype, local_params=self._local_params):
-            yield
-
-    @contextmanager
-    def evaluating(self, seed: int) -> Iterator[None]:
-        """Evaluation: in scope, without gradients, modules in eval mode, on noise of ``seed``; all is given back."""
-        with ExitStack() as stack:
-            stack.enter_context(self.scope())
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(isolated_rng(seed, self.device))
-            stack.enter_context(self.mode(training=False))
-            yield
-
-    @contextmanager
-    def mode(self, *, training: bool) -> Iterator[None]:
-        """Put every module of the pair into training or evaluation mode, and give each its own mode back."""
-        before = {part: part.training for m in self.modules() for part in m.modules()}
-        for part in before:
-            part.training = training
-        try:
-            yield
-        finally:
-            for part, was in before.items():
-                part.training = was
-
-    def rows(self, data: Any) -> Rows:
-        """The data as rows on the pair's device, in its precision."""
-        return Rows.of(data).to(device=self.device, dtype=self.dtype)
-
-    # -- what it is made of --------------------------------------------------------------------------------------------
-
-    @property
-    def initialized(self) -> bool:
-        """Has the pair been run once, so that its sites and parameters are known?"""
-        return self._layout is not None
-
-    def initialize(self, data: Any, *, seed: int = 0, batch_size: int | None = None) -> Pair:
-        """Run the pair once, to make lazy parameters and to find its sites, groups and data plate. Idempotent.
-
-        The run is on the first ``batch_size`` rows, or on all of them if the pair has a plate of a fixed size. A run is
-        made with Pyro's validation on, so a wrong shape is found here.
-
-        Raises:
-            DataAxisError: if the plate of the data cannot be told.
-        """
-        if self.initialized:
-            return self
-        rows = self.rows(data)
-        self._template = rows.take(slice(0, _TEMPLATE_ROWS))
-        key = fold(seed, "initialize")
-        few = rows.take(slice(0, batch_size)) if batch_size is not None and batch_size < len(rows) else rows
-        try:
-            self._initialize(few.batch(num_data=len(rows) or None), key, strict=True)
-        except Exception:
-            if len(few) == len(rows):
-                raise
-            self._forget()
-            self._initialize(rows.batch(), key, strict=True)
-            if not self.layout.axis.subsampled:  # type: ignore[union-attr]
-                raise DataAxisError(
-                    f"Pair: the plate {self.data_plate!r} has the fixed size {len(rows)}, so mini-batches of "
-                    f"{batch_size} rows cannot be scaled; make it `pyro.plate({self.data_plate!r}, len(x))`, give the "
-                    "plate a subsample_size, or fit without batch_size"
-                ) from None
-        return self
-
-    def _forget(self) -> None:
-        self._layout = None
-        self._store = {"params": {}, "constraints": {}}
-
-    def _initialize(self, batch: Batch, seed: int, *, strict: bool) -> None:
-        try:
-            with self.scope(), isolated_rng(seed, self.device), validation(True), torch.enable_grad():
-                self._inspect(batch, strict)
-        except (NotImplementedError, AttributeError) as error:
-            known = "local param mode" in str(error) or "param_state" in str(error)
-            if not known or not self._local_params:
-                raise
-            # A PyroModule with pyro.param statements, or one hidden where we cannot see it: Pyro's older scheme, in
-            # which modules register by name, serves these; the store is still our own.
-            self._local_params = False
-            self._forget()
-            self._initialize(batch, seed, strict=strict)
-
-    def _inspect(self, batch: Batch, strict: bool) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "trying to observe a value outside of inference")
-            guide_trace = poutine.trace(self._guide_call).get_trace(batch)
-            by_guide = reached_by(guide_trace)
-            guide_trace.detach_()  # z carries φ into log p; at constant z the model shows what is its own
-            model_trace = poutine.trace(poutine.replay(self._model_call, trace=guide_trace)).get_trace(batch)
-        traces = (model_trace, guide_trace)
-        try:
-            axis = find_data_axis(traces, batch.size, self._data_plate)
-        except DataAxisError:
-            if strict:
-                raise
-            axis = None
-        dims = [frame.dim for frame, _ in frames_of(traces)]
-        self._layout = Layout(axis, max((-d for d in dims), default=0))
-        self._model_sites = {n: Site.of(n, s, self._layout) for n, s in sample_sites(model_trace)}
-        self._guide_sites = {n: Site.of(n, s, self._layout) for n, s in sample_sites(guide_trace)}
-        self._observed = [
-            n for n, s in sample_sites(model_trace) if s["is_observed"] and not s["infer"].get("_deterministic")
-        ]
-        self._latent = [n for n, s in sample_sites(model_trace) if not s["is_observed"]]
-        store = self._store if self._store is not None else _global_store()
-        if self._store is not None:
-            store = _global_store()  # the pair's own one, which the scope has put in place
-        self.parameters = collect(self.model, self.guide, store, guide_trace, reached_by(model_trace), by_guide)
-
-    @property
-    def layout(self) -> Layout:
-        """The data plate and the number of plate dimensions."""
-        if self._layout is None:
-            raise RuntimeError("Pair: the pair has not been run on data yet; call pair.initialize(data) or fit it first")
-        return self._layout
-
-    @property
-    def data_plate(self) -> str | None:
-        """The name of the plate of the datum (None: not known yet, or a pair without data)."""
-        return self._layout.axis.name if self._layout is not None and self._layout.axis else self._data_plate
-
-    @property
-    def latents(self) -> dict[str, Site]:
-        """The latent sites of the model, in its order."""
-        self.layout  # noqa: B018  (raises when not initialized)
-        return {name: self._model_sites[name] for name in self._latent}
-
-    @property
-    def observed(self) -> dict[str, Site]:
-        """The observed sites of the model."""
-        self.layout  # noqa: B018
-        return {name: self._model_sites[name] for name in self._observed}
-
-    @property
-    def has_global_latents(self) -> bool:
-        """Is there a latent site outside the data plate?"""
-        return any(not site.is_local for site in self.latents.values())
-
-    @property
-    def params(self) -> dict[str, Tensor]:
-        """Every parameter in its constrained space, by name, as detached CPU tensors."""
-        self.layout  # noqa: B018
-        return self.parameters.constrained()
-
-    def parameters_by_name(self) -> dict[str, Tensor]:
-        """The live unconstrained leaves by name: what an optimizer moves."""
-        self.layout  # noqa: B018
-        return dict(self.parameters.leaves)
-
-    def buffers_by_name(self) -> dict[str, Tensor]:
-        """The live buffers of the pair's modules (running means and the like) by name."""
-        return buffers_of(self.model, self.guide)
-
-    def require_local(self, what: str) -> None:
-        """Raise :class:`GlobalLatentError` if a latent stands outside the data plate."""
-        shared = [name for name, site in self.latents.items() if not site.is_local]
-        if shared and self.layout.axis is not None:
-            raise GlobalLatentError(
-                f"{what}: a value per datum needs latents that are each datum's own, but {', '.join(map(repr, shared))} "
-                f"stand outside the data plate {self.data_plate!r} and tie all data together"
-            )
-
-    def require_batchable(self) -> None:
-        """Raise if this guide cannot be trained on mini-batches (an autoguide with a posterior per row)."""
-        local = [name for name, site in self.latents.items() if site.is_local]
-        if isinstance(self.guide, AutoGuide) and local and not self.layout.axis.subsampled:  # type: ignore[union-attr]
-            raise DataAxisError(
-                f"{type(self.guide).__name__}: it keeps one posterior of {', '.join(map(repr, local))} per row that it "
-                "was set up with, so mini-batches would share them; fit without batch_size, or use guides.MeanField"
-            )
-
-    def takes(self, argument: str) -> bool:
-        """Does the model or the guide name this argument?"""
-        return names(self.model, argument) or names(self.guide, argument)
-
-    # -- running it ----------------------------------------------------------------------------------------------------
-
-    def run(
-        self, batch: Batch, *, num_particles: int | None = None, values: Mapping[str, Tensor] | None = None
-    ) -> Execution:
-        """One run of guide and model with gradients, for objectives; call it inside :meth:`scope`."""
-        return run_pair(
-            self._model_call, self._guide_call, batch, self.layout, num_particles=num_particles, values=values
-        )
-
-    def runs(self, batch: Batch, num_particles: int) -> list[Execution]:
-        """``num_particles`` runs: a single vectorized one where the pair allows it, else one after the other."""
-        if num_particles == 1:
-            return [self.run(batch)]
-        if self.vectorizes(batch):
-            return [self.run(batch, num_particles=num_particles)]
-        return [self.run(batch) for _ in range(num_particles)]
-
-    def vectorizes(self, batch: Batch) -> bool:
-        """Can many draws be made in one run? Found by comparing a run of two draws with the same draws one by one."""
-        key = describe(batch).split(",", 1)[-1]
-        if key not in self._vectorizes:
-            with torch.no_grad(), isolated_rng(fold(0, "vectorizes"), self.device), self.mode(training=False):
-                self._vectorizes[key] = self._compare_vectorized(batch)
-        return self._vectorizes[key]
-
-    def _compare_vectorized(self, batch: Batch) -> bool:
-        try:
-            both = self.run(batch, num_particles=2)
-            scores = [both.score_model(), both.score_guide()]
-            for i in range(2):
-                values = {
-                    name: without_particles(outward(s["value"], self._guide_sites[name], self.layout, True)[i],
-                                            self._guide_sites[name], self.layout)
-                    for name, s in sample_sites(both.guide_trace)
-                    if not s["is_observed"]
-                }  # fmt: skip
-                one = self.run(batch, values=values)
-                for together, alone in zip(scores, (one.score_model(), one.score_guide()), strict=True):
-                    for name, score in together.items():
-                        if not torch.allclose(score.log_prob[i], alone[name].log_prob[0], rtol=1e-3, atol=1e-3):
-                            return False
-        except (RuntimeError, ValueError, IndexError, KeyError):
-            return False  # a shape that only holds without a particle dimension
-        return True
-
-    def _as_batch(self, data: Any) -> Batch:
-        if isinstance(data, Batch):
-            return data
-        rows = self.rows(data)
-        if not self.initialized:
-            self.initialize(rows)
-        axis = self.layout.axis
-        if axis is not None and axis.subsampled:
-            raise DataAxisError(
-                f"Pair: the plate {axis.name!r} draws its own subsample, so single rows cannot be evaluated; give the "
-                "model and the guide the rows and let `fit(batch_size=...)` make the mini-batches"
-            )
-        return rows.batch()
-
-    def _as_values(self, values: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-        latents = self.latents
-        if not isinstance(values, Mapping):
-            if len(latents) != 1:
-                raise ValueError(f"Pair: values by site are required for the latents {sorted(latents)}, got one tensor")
-            values = {next(iter(latents)): values}
-        return {
-            name: value.to(self.device, self.dtype if value.is_floating_point() else None)
-            for name, value in ((n, torch.as_tensor(v)) for n, v in values.items())
-        }
-
     # -- densities, draws ----------------------------------------------------------------------------------------------
 
     def _log_prob(self, scores: Mapping[str, Any]) -> LogProb:
@@ -358,7 +46,7 @@ class Pair:
     def _draws(self, run: Execution) -> Draws:
         particles = run.num_particles is not None
         values = {
-            name: outward(run.model_trace.nodes[name]["value"], site, self.layout, particles).detach().cpu()
+            name: outward(_value(run.model_trace, name), site, self.layout, particles).detach().cpu()
             for name, site in self.latents.items()
         }
         log_p, log_q = self._log_prob(run.score_model()), self._log_prob(run.score_guide())
@@ -393,7 +81,7 @@ class Pair:
         return Draws(draws.values, draws.log_p, self._log_prob(prior))
 
     def log_joint(self, data: Any, values: Tensor | Mapping[str, Tensor]) -> LogProb:
-        """log p(x, z) by site at the given latents: (S, N) in the data plate, (S,) outside, nats.
+        """Log p(x, z) by site at the given latents: (S, N) in the data plate, (S,) outside, nats.
 
         Args:
             data: N rows.
@@ -411,7 +99,7 @@ class Pair:
         return self._at(batch, given, score, seed=0)
 
     def log_guide(self, data: Any, values: Tensor | Mapping[str, Tensor]) -> LogProb:
-        """log q(z | x) by site at the given latents: (S, N) or (S,), nats.
+        """Log q(z | x) by site at the given latents: (S, N) or (S,), nats.
 
         Raises:
             ValueError: for a guide whose latents follow from auxiliary draws (most autoguides) that are not given.
@@ -439,6 +127,61 @@ class Pair:
                 for s in range(len(next(iter(given.values()))))
             ]
             return LogProb.stack(parts)
+
+    # -- all real numbers ----------------------------------------------------------------------------------------------
+
+    def unconstrain(self, data: Any, values: Tensor | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Latents as unconstrained u, with log |dz/du| in nats: log p(x, u) = log p(x, z) + log_det.
+
+        Args:
+            data: N rows.
+            values: latents by site, (S, N, ...) or (S, ...) outside the data plate.
+
+        Returns:
+            u by site, the same leading shape; and log_det, (S, N), or (S,) with global latents. float64, CPU.
+
+        Raises:
+            ValueError: for a latent with a discrete support.
+        """
+        batch, given = self._as_batch(data), self._as_values(values)
+        found: dict[str, list[Tensor]] = {name: [] for name in self.latents}
+
+        def volume(inner: dict[str, Tensor], count: int | None) -> LogProb:
+            trace = run_model(self._model_call, batch, self.layout, values=inner, num_particles=count)
+            terms = {}
+            for name, site in self.latents.items():
+                node = trace.nodes[name]
+                u, log_det = unconstrained(node["fn"], _value(trace, name))
+                found[name].append(self._outward_like(u, node, site, count is not None))
+                terms[name] = self.layout.reduce(log_det, node, count is not None).double().cpu()
+            return LogProb(terms, (), joint=self.has_global_latents)
+
+        total = self._at(batch, given, volume, seed=0).total
+        return {name: torch.cat(parts) for name, parts in found.items()}, total
+
+    def _outward_like(self, u: Tensor, node: Mapping[str, Any], site: Any, particles: bool) -> Tensor:
+        """U with the axes of a value; its event may have another shape (a simplex loses a dimension)."""
+        rank = node["value"].dim() - len(site.event_shape)
+        twin = replace(site, event_shape=u.shape[rank:])
+        return outward(u, twin, self.layout, particles).double().cpu()
+
+    def constrain(self, data: Any, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of :meth:`unconstrain`: latents z, (S, N, ...) by site, from unconstrained u."""
+        batch, given = self._as_batch(data), self._as_values(values)
+        parts: dict[str, list[Tensor]] = {name: [] for name in self.latents}
+        with self.evaluating(fold(0, "constrain")):
+            for s in range(len(next(iter(given.values())))):
+                inner = {}
+                for name, u in given.items():
+                    site, lead = (
+                        self.latents[name],
+                        1 + self.latents[name].is_local + len(self.latents[name].plate_dims),
+                    )
+                    inner[name] = without_particles(u[s], replace(site, event_shape=u.shape[lead:]), self.layout)
+                trace = poutine.trace(Constrain(inner)(self._model_call)).get_trace(batch)
+                for name, site in self.latents.items():
+                    parts[name].append(outward(_value(trace, name), site, self.layout, False).cpu())
+        return {name: torch.cat(found) for name, found in parts.items()}
 
     # -- sampling ------------------------------------------------------------------------------------------------------
 
@@ -516,10 +259,6 @@ def _score_all(score: Callable[..., Any], trace: Any, layout: Layout, count: int
     return {name: score(name, site, layout, count is not None) for name, site in sample_sites(trace)}
 
 
-def _global_store() -> dict[str, Any]:
-    import pyro
-
-    return dict(pyro.get_param_store().get_state())
-
-
-__all__ = ["Pair", "Parameters"]
+def _value(trace: Any, name: str) -> Tensor:
+    value: Tensor = trace.nodes[name]["value"]
+    return value

@@ -13,7 +13,6 @@ from pyro.nn import PyroModule
 from pyro.params.param_store import normalize_param_name
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
-from torch.distributions import constraints as torch_constraints
 from torch.distributions import transform_to
 
 from ppl_vae.pair.axis import sample_sites
@@ -102,7 +101,7 @@ class Parameters:
         for name, leaf in self.leaves.items():
             constraint = self.constraints.get(name)
             value = leaf.detach() if constraint is None else transform_to(constraint)(leaf.detach())
-            values[name.removesuffix("_unconstrained") if constraint is not None else name] = value.cpu().clone()
+            values[name if constraint is None else name.removesuffix("_unconstrained")] = value.cpu().clone()
         return values
 
 
@@ -141,8 +140,8 @@ def collect(
 ) -> Parameters:
     """Name every parameter once, and put it into the group of those who reach it.
 
-    ``by_model`` must come from a run of the model at constant latents, for z carries φ into log p. A parameter that this
-    run did not reach (of a branch not taken) belongs to its owner.
+    ``by_model`` must come from a run of the model at constant latents, for z carries φ into log p. A parameter that
+    this run did not reach (of a branch not taken) belongs to its owner.
     """
     params, names = Parameters(), {}
     for name, leaf, constraint, owner in _candidates(model, guide, store, guide_trace):
@@ -150,7 +149,7 @@ def collect(
             continue
         names[id(leaf)] = name
         params.leaves[name] = leaf
-        if constraint is not None and constraint is not torch_constraints.real:
+        if constraint is not None:
             params.constraints[name] = constraint
         both = (id(leaf) in by_model, id(leaf) in by_guide)
         params.group[name] = {(True, True): "shared", (True, False): "theta", (False, True): "phi"}.get(both, owner)
@@ -162,7 +161,8 @@ def _warn_of_strangers(leaves: list[Tensor]) -> None:
     if leaves:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves[:4])
         warnings.warn(
-            f"Pair: {len(leaves)} tensors that require a gradient (shapes {shapes}{', ...' if len(leaves) > 4 else ''}) "
+            f"Pair: {len(leaves)} tensors that require a gradient (shapes {shapes}{', ...' if len(leaves) > 4 "
+            f"else ''}) "
             "are used but unknown to Pyro, and will not be trained; register them with pyro.module or pyro.param, or "
             "make the model or guide a module that holds them",
             stacklevel=2,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -31,13 +31,13 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 @contextmanager
 def validation(enabled: bool) -> Iterator[None]:
     """Pyro's and torch's argument checks on or off, and given back as they were."""
-    from pyro.distributions.util import is_validation_enabled
-
-    before = torch.distributions.Distribution._validate_args, is_validation_enabled()
-    with pyro.validation_enabled(enabled):
-        yield
-    # Pyro gives back its own flag and lets torch's follow it; a caller may have set the two apart.
-    torch.distributions.Distribution.set_default_validate_args(before[0])
+    before = torch.distributions.Distribution._validate_args
+    try:
+        with pyro.validation_enabled(enabled):
+            yield
+    finally:
+        # Pyro gives back its own flag and lets torch's follow it; a caller may have set the two apart.
+        torch.distributions.Distribution.set_default_validate_args(before)
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def scoped(
         stack.enter_context(LOCK)
         if store is not None:
             stack.enter_context(pyro.settings.context(module_local_params=local_params))
-            stack.enter_context(pyro.get_param_store().scope(store))
+            stack.enter_context(pyro.get_param_store().scope(cast(Any, store)))
             if dtype != torch.get_default_dtype():
                 stack.enter_context(default_dtype(dtype))
             if device.type != "cpu":

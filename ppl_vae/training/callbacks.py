@@ -56,9 +56,11 @@ class _Watch(Callback):
         return True
 
     def state(self) -> dict[str, Any]:
+        """The best value and its epoch."""
         return {"best": self.best, "best_epoch": self.best_epoch}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state` gave."""
         self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
 
 
@@ -72,6 +74,7 @@ class EarlyStopping(_Watch):
         self.patience = patience
 
     def on_epoch(self, run: Trainer, row: dict[str, Any]) -> None:
+        """End the run when patience is over."""
         if not self._better(row) and row["epoch"] - self.best_epoch >= self.patience:
             run.stop("early stopping")
 
@@ -87,10 +90,12 @@ class KeepBest(_Watch):
         self._kept: dict[str, Tensor] = {}
 
     def on_epoch(self, run: Trainer, row: dict[str, Any]) -> None:
+        """Keep a copy of the parameters if they are the best so far."""
         if self._better(row):
             self._kept = {name: t.detach().clone() for name, t in run.tensors().items()}
 
     def on_end(self, run: Trainer) -> None:
+        """Give the pair the best parameters."""
         if self._kept:
             run.freeze_state()  # a resumed run starts from the last epoch
             with torch.no_grad():
@@ -98,8 +103,10 @@ class KeepBest(_Watch):
                     tensor.copy_(self._kept[name])
 
     def state(self) -> dict[str, Any]:
+        """The best value, its epoch and its parameters."""
         return {**super().state(), "kept": dict(self._kept)}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state` gave."""
         super().load_state(state)
         self._kept = dict(state["kept"])

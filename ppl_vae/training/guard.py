@@ -1,4 +1,4 @@
-"""The guard against non-finite steps: the state before the first bad step is kept, without asking the device each time."""
+"""The guard against non-finite steps keeps the state before the first bad one, without asking the device each time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ OK = -1
 class Guard:
     """Applies an optimizer's update only where the loss and every gradient are finite.
 
-    On the CPU a look costs nothing, so a bad step is simply not made. On a device the state is copied, the step is made,
-    and the old state is put back by ``torch.where`` if it was bad; the flag is latched, so later steps change nothing
-    either, and :meth:`failed_step` asks the device only when the loop makes its next check.
+    On the CPU a look costs nothing, so a bad step is simply not made. On a device the state is copied, the step is
+    made, and the old state is put back by ``torch.where`` if it was bad; the flag is latched, so later steps change
+    nothing either, and :meth:`failed_step` asks the device only when the loop makes its next check.
 
     A gradient whose norm overflows counts as non-finite.
     """

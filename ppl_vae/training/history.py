@@ -46,7 +46,7 @@ class History:
         for row, pending in self._closed:
             total = sum(size for _, size in pending)
             mean = sum(next(values) * size for _, size in pending) / total
-            fresh.append({**row, **dict(zip(COLUMNS, mean.tolist(), strict=True))})  # type: ignore[union-attr]
+            fresh.append({**row, **dict(zip(COLUMNS, mean.tolist(), strict=True))})
         self._closed = []
         self.rows += fresh
         return fresh

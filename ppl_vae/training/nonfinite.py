@@ -22,7 +22,8 @@ class NonFiniteError(ArithmeticError):
 
     def __init__(self, step: int, site: str, detail: str) -> None:
         super().__init__(
-            f"step {step}: {detail}; the run has stopped, and parameters, buffers and optimizer state are as before that "
+            f"step {step}: {detail}; the run has stopped, and parameters, buffers and optimizer state are as "
+            f"before that "
             "step (a smaller learning rate, clip_norm=, or a check of the data often helps)"
         )
         self.step, self.site = step, site

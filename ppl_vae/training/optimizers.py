@@ -41,7 +41,9 @@ def _unwrap(factory: Any) -> tuple[OptimizerFactory, dict[str, Any]]:
     options: dict[str, Any] = {}
     if isinstance(factory, PyroOptim):
         if not isinstance(factory.pt_optim_args, dict):
-            raise TypeError("optimizer: a pyro.optim optimizer with a dictionary of options is required, got a callable")
+            raise TypeError(
+                "optimizer: a pyro.optim optimizer with a dictionary of options is required, got a callable"
+            )
         factory, options = factory.pt_optim_constructor, dict(factory.pt_optim_args)
     if not callable(factory):
         raise TypeError(f"optimizer: a torch optimizer class (or a partial of one) is required, got {factory!r}")
@@ -63,6 +65,7 @@ class EachStep:
     factory: Callable[[torch.optim.Optimizer], Any]
 
     def __call__(self, optimizer: torch.optim.Optimizer) -> Any:
+        """The scheduler of this optimizer."""
         return self.factory(optimizer)
 
 
@@ -80,10 +83,11 @@ def load_optimizer_state(
     for group, saved in zip(optimizer.param_groups, state["groups"], strict=True):
         group.update({k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in saved.items()})
     optimizer.state.clear()
+    on_device = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
     for name, values in state["state"].items():
         leaf = leaves[name]
         optimizer.state[leaf] = {
-            key: (value.clone() if key == "step" else value.to(leaf.device, copy=True))
+            key: value.to("cpu" if key == "step" and not on_device else leaf.device, copy=True)
             if isinstance(value, Tensor)
             else value
             for key, value in values.items()

@@ -82,7 +82,11 @@ class GradientStep:
 
     def _clip(self, moving: frozenset[str]) -> Tensor:
         leaves = [leaf for members in self.moving_leaves(moving).values() for leaf in members if leaf.grad is not None]
-        norm = get_total_norm([leaf.grad for leaf in leaves]) if leaves else torch.zeros((), device=self.pair.device)
+        norm = (
+            get_total_norm([leaf.grad for leaf in leaves if leaf.grad is not None])
+            if leaves
+            else torch.zeros((), device=self.pair.device)
+        )
         if self.clip_norm is not None and leaves:
             clip_grads_with_norm_(leaves, self.clip_norm, norm)
         return norm

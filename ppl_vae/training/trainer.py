@@ -1,4 +1,4 @@
-"""The loop: epochs of gradient steps, checks, callbacks, checkpoints. It knows groups of parameters, and nothing of EM."""
+"""The loop: epochs of gradient steps, checks, callbacks, checkpoints; it knows nothing of EM."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class ResumeError(ValueError):
 class Trainer:
     """A run: its pair, its place (step, epoch, position), its history, and all that a checkpoint must hold.
 
-    The order of the data is a function of (seed, epoch), the noise of a step of (seed, step): so the state is parameters,
-    buffers, optimizer, schedules and the place, and a resumed run equals an uninterrupted one to the bit.
+    The order of the data is a function of (seed, epoch), the noise of a step of (seed, step): so the state is
+    parameters, buffers, optimizer, schedules and the place, and a resumed run equals an uninterrupted one to the bit.
 
     Args:
         batches: where mini-batches come from.
@@ -112,7 +112,9 @@ class Trainer:
             raise ValueError(f"fit: give either epochs= or steps=, got epochs={epochs}, steps={steps}")
         count = epochs if epochs is not None else steps
         if not isinstance(count, int) or count < 0:
-            raise ValueError(f"fit: {'epochs' if steps is None else 'steps'} must be a whole number >= 0, got {count!r}")
+            raise ValueError(
+                f"fit: {'epochs' if steps is None else 'steps'} must be a whole number >= 0, got {count!r}"
+            )
         return count * self.batches.per_epoch if steps is None else count
 
     def _run(self, target: int, bar: Progress, interrupt: Interrupt) -> str:

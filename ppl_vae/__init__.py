@@ -1,0 +1,96 @@
+"""ppl_vae: latent variable models declared in Pyro, fitted by variational EM, judged with error bars.
+
+This page is the catalogue. Everything on it is imported on first use, so ``import ppl_vae`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:  # what type checkers and editors read; the table below is what Python reads
+    from ppl_vae.diagnostics import to_inference_data
+    from ppl_vae.evidence import ImportanceWeighted, NaiveMonteCarlo, log_evidence
+    from ppl_vae.inference import Alternating, Joint, VariationalEM, fit
+    from ppl_vae.loading import load
+    from ppl_vae.objectives import ELBO, IWAE
+    from ppl_vae.pair import Pair
+    from ppl_vae.result import Fit
+    from ppl_vae.training import Callback, EarlyStopping, KeepBest
+
+_HOME = {
+    # declare: a model and a guide, bound
+    "Pair": "ppl_vae.pair",
+    # fit: variational EM on an objective
+    "fit": "ppl_vae.inference",
+    "VariationalEM": "ppl_vae.inference",
+    "Joint": "ppl_vae.inference",
+    "Alternating": "ppl_vae.inference",
+    "ELBO": "ppl_vae.objectives",
+    "IWAE": "ppl_vae.objectives",
+    "Callback": "ppl_vae.training",
+    "EarlyStopping": "ppl_vae.training",
+    "KeepBest": "ppl_vae.training",
+    # the result, and its way to disk and back
+    "Fit": "ppl_vae.result",
+    "load": "ppl_vae.loading",
+    # judge: how good is it
+    "log_evidence": "ppl_vae.evidence",
+    "ImportanceWeighted": "ppl_vae.evidence",
+    "NaiveMonteCarlo": "ppl_vae.evidence",
+    "to_inference_data": "ppl_vae.diagnostics",
+}
+
+# The rooms, reached as attributes without an import of their own: ``ppl_vae.models.VAE``.
+_ROOMS = (
+    "data",
+    "diagnostics",
+    "evidence",
+    "guides",
+    "inference",
+    "models",
+    "nn",
+    "objectives",
+    "pair",
+    "plots",
+    "recipes",
+    "storage",
+    "training",
+)
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "Alternating",
+    "Callback",
+    "EarlyStopping",
+    "Fit",
+    "ImportanceWeighted",
+    "Joint",
+    "KeepBest",
+    "NaiveMonteCarlo",
+    "Pair",
+    "VariationalEM",
+    "__version__",
+    "fit",
+    "load",
+    "log_evidence",
+    "to_inference_data",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    elif name in _ROOMS:
+        value = import_module(f"ppl_vae.{name}")
+    else:
+        raise AttributeError(f"module 'ppl_vae' has no attribute {name!r}")
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, *_ROOMS})

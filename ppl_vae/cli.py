@@ -1,0 +1,234 @@
+"""The command line: ``ppl-vae fit``, ``evaluate``, ``sample``, ``list``.
+
+Options and messages only; what the commands do is in :mod:`ppl_vae.recipes.session`. Everything heavy is
+imported inside the commands, so help and ``--version`` answer at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+import ppl_vae
+
+LONGEST_MESSAGE = 500  # characters
+
+
+class BadInput(click.ClickException):
+    """One line for the person who typed the command; exit code 2."""
+
+    exit_code = 2
+
+
+def one_clear_line(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command ``--debug``, and turn an error in what it was given into one line.
+
+    Errors of these types say who, what was required and what came, and are about the input. Any other is a
+    mistake in the program: it ends with exit code 1, a line that says so, and where to find out more.
+    """
+
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, debug: bool, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, OSError, ArithmeticError) as error:
+            if debug:
+                raise
+            raise BadInput(_one_line(error)) from error
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            if debug:
+                raise
+            text = f"{type(error).__name__}: {_one_line(error)} (unexpected; --debug shows where)"
+            raise click.ClickException(text) from error
+
+    return wrapped
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 3] + "..."
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(ppl_vae.__version__, prog_name="ppl-vae")
+def main() -> None:
+    """Fit latent variable models by variational EM, and say how good the fit is.
+
+    \b
+    Examples:
+      ppl-vae fit vae                                a VAE on real 8x8 digits
+      ppl-vae fit vae --data mnist:DIR --epochs 20   the same on MNIST
+      ppl-vae fit mine.py:pair --data table.csv      your own Pyro model and guide
+      ppl-vae evaluate runs/vae-digits
+      ppl-vae sample runs/vae-digits -n 64
+    """
+
+
+RUN = click.argument("run", type=click.Path(path_type=Path))
+DATA = click.option("--data", metavar="SOURCE", help="digits, iris, wine, mnist:DIR, or a file in .csv, .npy, .npz.")
+PAIR = click.option("--pair", metavar="FILE.py:FUNCTION", help="The pair, for a run of your own pair.")
+SEED = click.option("--seed", type=click.IntRange(min=0), help="Of all noise.  [default: 0]")
+
+
+@main.command()
+@click.argument("target", metavar="RECIPE|FILE.py:FUNCTION")
+@DATA
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data, in all.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Rows a step.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate.")
+@click.option("--latent-dim", type=click.IntRange(min=1), help="Size of the latent z of a recipe.")
+@SEED
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/RECIPE-DATA]")
+@click.option("--overwrite", is_flag=True, help="Replace a run that is in the folder.")
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder, to --epochs in all.")
+@one_clear_line
+def fit(target: str, device: str, out: Path | None, overwrite: bool, resume: bool, **given: Any) -> None:
+    """Fit a recipe, or a pair of your own, and write a run folder.
+
+    TARGET is the name of a recipe (ppl-vae list), or FILE.py:FUNCTION with
+
+    \b
+      def pair(data):              # the training rows, a tensor (N, ...)
+          ...
+          return model, guide      # any Pyro model and guide
+
+    Options that are left out take the defaults of the recipe. Table columns of real numbers are standardized
+    for recipes; a pair of your own gets the data as they are. Ctrl-C ends the fit and keeps what it has.
+
+    \b
+    Examples:
+      ppl-vae fit vae
+      ppl-vae fit vae --data table.csv --latent-dim 2 --out runs/table
+      ppl-vae fit vae --epochs 300 --resume
+    """
+    from ppl_vae.recipes import session
+
+    if overwrite and resume:
+        raise BadInput("--overwrite starts again and --resume goes on: give one of them")
+    plan = session.Plan.of(target, given)
+    folder = out or plan.folder
+    if resume:
+        plan = session.resumed(plan, given, folder)
+    else:
+        _claim(folder, overwrite)
+    _check_device(device)
+    prepared = session.prepare(plan)
+    click.echo(f"{plan.target} on {prepared.dataset!r}")
+    found = session.fit(prepared, folder, device=device, resume=resume)
+    click.echo(f"{found.ended} after {found.epochs} epochs, {found.steps} steps, {found.seconds:.1f} s\n")
+    report = _report(found, prepared.dataset, plan.seed)
+    names = session.save(found, prepared, folder, report, command=shlex.join(["ppl-vae", *sys.argv[1:]]))
+    click.echo(f"\n{folder}: {', '.join(names)}")
+
+
+def _claim(folder: Path, overwrite: bool) -> None:
+    from ppl_vae.storage import RunFolder
+
+    cut_off = (folder / RunFolder.CHECKPOINT / RunFolder.STATE).exists()
+    if cut_off and not overwrite:
+        raise BadInput(f"{folder}: a run was cut off here; --resume goes on with it, --overwrite starts again")
+    if RunFolder(folder).exists() and not overwrite:
+        raise BadInput(f"{folder}: there is a run here already; --overwrite replaces it, --resume goes on with it")
+    RunFolder(folder).claim(overwrite=overwrite)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device == "auto":
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"--device {device}: {str(error).splitlines()[0]}") from None
+
+
+def _report(found: Any, dataset: Any, seed: int) -> Any:
+    from ppl_vae.recipes.report import judge
+
+    report = judge(found, dataset, seed=seed)
+    click.echo(f"{report}\n\n{report.verdict}")
+    return report
+
+
+@main.command()
+@RUN
+@DATA
+@PAIR
+@SEED
+@one_clear_line
+def evaluate(run: Path, data: str | None, pair: str | None, seed: int | None) -> None:
+    """Judge a run again: ELBO, reconstruction, KL and log-likelihood, on its data or others.
+
+    \b
+    Examples:
+      ppl-vae evaluate runs/vae-digits
+      ppl-vae evaluate runs/vae-digits --data other.npy --seed 1
+    """
+    from ppl_vae.recipes.session import open_run
+
+    opened = open_run(run, pair=pair)
+    dataset = opened.dataset(data)
+    _report(opened.fit, dataset, seed or 0)
+
+
+@main.command()
+@RUN
+@click.option("-n", "count", type=click.IntRange(min=1), default=64, show_default=True, help="How many.")
+@click.option("--mean", is_flag=True, help="The mean of x given a drawn z, not a draw of x.")
+@PAIR
+@SEED
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="A file in .npy, .csv or .png.  [default: RUN/samples.npy]"
+)
+@one_clear_line
+def sample(run: Path, count: int, mean: bool, pair: str | None, seed: int | None, out: Path | None) -> None:
+    """Draw new data from a fitted model, in the units of its data.
+
+    \b
+    Examples:
+      ppl-vae sample runs/vae-digits -n 64
+      ppl-vae sample runs/vae-digits -n 64 --mean --out digits.png
+    """
+    from ppl_vae.recipes.samples import draw, write_samples
+    from ppl_vae.recipes.session import open_run
+
+    opened = open_run(run, pair=pair)
+    path = out or run / "samples.npy"
+    rows = draw(opened, count, mean=mean, seed=seed or 0)
+    write_samples(path, rows, opened.image_shape)
+    click.echo(f"{path}: {tuple(rows.shape)}")
+
+
+@main.command(name="list")
+@one_clear_line
+def list_recipes() -> None:
+    """List the recipes and the data sources."""
+    from ppl_vae.recipes import RECIPES
+    from ppl_vae.recipes.sources import NAMED
+
+    click.echo("recipes")
+    for recipe in RECIPES.values():
+        training = recipe.training
+        click.echo(f"  {recipe.name:<12}{recipe.description}")
+        click.echo(
+            f"  {'':<12}--data {recipe.data} --epochs {training.epochs} --batch-size {training.batch_size} "
+            f"--lr {training.lr:g} --latent-dim {recipe.settings.latent_dim}"
+        )
+    click.echo(f"data\n  {', '.join(NAMED)}, mnist:DIR, or a file in .csv, .npy, .npz")
+
+
+if __name__ == "__main__":
+    main()

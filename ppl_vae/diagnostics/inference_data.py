@@ -1,0 +1,242 @@
+"""Draws of a pair as ArviZ reads them: every group with its dimensions and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae import _arviz
+from ppl_vae._random import fold
+from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
+from ppl_vae.pair.particles import outward
+
+if TYPE_CHECKING:
+    from ppl_vae.data.rows import Rows
+    from ppl_vae.pair import Draws, Pair, Site
+
+__all__ = ["GROUPS", "to_inference_data"]
+
+GROUPS = (
+    "posterior",
+    "posterior_predictive",
+    "prior",
+    "prior_predictive",
+    "log_likelihood",
+    "sample_stats",
+    "observed_data",
+)
+
+DATUM = "datum"
+
+
+def to_inference_data(
+    pair: Pair,
+    data: Any = None,
+    *,
+    num_samples: int = 1000,
+    num_predictive: int = 100,
+    groups: Iterable[str] | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
+    max_elements: int = MAX_ELEMENTS,
+) -> Any:
+    """Hand a pair to ArviZ: an ``InferenceData`` (ArviZ 0.23) or a ``DataTree`` (1.x).
+
+    Every draw is independent, so there is one chain, and convergence statistics say nothing: use
+    ``az.summary(idata, kind="stats")``. **Draws of a guide are not draws of the posterior**: how far they may
+    be taken for it says k-hat; and ``az.loo`` on them is silently optimistic, since it does not know of log
+    q.
+
+    Groups:
+        posterior: latents drawn from the guide, (chain=1, draw, datum, ...); no datum outside the data plate.
+        posterior_predictive: data drawn anew at the first ``num_predictive`` of these.
+        prior, prior_predictive: the same with latents drawn from the prior.
+        log_likelihood: of the observed sites, (chain, draw, datum), nats, float64.
+        sample_stats: ``log_p`` = log p(x, z) and ``log_q`` = log q(z | x) of each draw, (chain, draw, datum),
+            nats, float64; (chain, draw) with latents shared by all data. ``log_p - log_q`` are log weights.
+        observed_data: (datum, ...).
+
+    Args:
+        pair: a Pair, or a Fit.
+        data: N rows, as the pair takes them.
+        num_samples: draws a datum.
+        num_predictive: draws of the predictive groups, which are as large as the data: 1000 draws of 2000
+            images of 28x28 are 6 GB.
+        groups: those to make; by default all.
+        coords: labels by dimension, such as ``{"z_dim_0": [...], "datum": [...]}``.
+        dims: names of the dimensions of a site, with or without a leading "datum"; by default "z_dim_0",
+            "z_dim_1", ...
+        seed: of the draws.
+        max_elements: how many numbers one run of the pair may handle; bounds memory beside the result.
+
+    Raises:
+        ValueError: for an unknown group, or names of dimensions that do not fit.
+    """
+    rows = pair.rows(data)
+    plan = Plan.of(pair, rows, num_samples, max_elements)
+    writer = _Writer(pair, len(rows), _known(groups), num_samples, num_predictive)
+    for place, chunk in plan.row_chunks(rows):
+        for draws in slices(num_samples, plan.draws):
+            block = _Block(chunk, place, draws, fold(seed, "inference_data", place.start, draws.start))
+            _write_posterior(writer, block)
+            _write_prior(writer, block)
+        _write_observed(writer, chunk, place)
+    labels = {**({DATUM: _row_numbers(rows)} if len(rows) else {}), **(coords or {})}
+    return _arviz.inference_data(writer.groups, coords=labels, dims=_dimensions(writer, dims or {}))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What one run fills: some draws of some rows, with their places in the whole and noise of their own."""
+
+    rows: Rows
+    place: slice
+    draws: slice
+    noise: int
+
+    @property
+    def count(self) -> int:
+        return self.draws.stop - self.draws.start
+
+
+class _Writer:
+    """Arrays by group and variable, allocated whole on first sight and filled block by block."""
+
+    def __init__(
+        self, pair: Pair, num_rows: int, wanted: Sequence[str], num_samples: int, num_predictive: int
+    ) -> None:
+        self.pair, self.num_rows = pair, num_rows
+        self.groups: dict[str, dict[str, np.ndarray]] = {name: {} for name in wanted}
+        capped = min(num_samples, num_predictive)
+        self.draws = {name: capped if name.endswith("predictive") else num_samples for name in GROUPS}
+
+    def wants(self, *groups: str) -> bool:
+        """Is one of these groups asked for?"""
+        return any(group in self.groups for group in groups)
+
+    def put(self, group: str, name: str, values: Tensor, draws: slice, rows: slice | None) -> None:
+        """Write draws (s, n, ...) of a variable of the rows, or (s, ...) of one for all rows (None)."""
+        if group not in self.groups:
+            return
+        tail = values.shape[1:] if rows is None else (self.num_rows, *values.shape[2:])
+        if name not in self.groups[group]:
+            self.groups[group][name] = np.empty((1, self.draws[group], *tail), values.numpy().dtype)
+        self.groups[group][name][(0, draws) if rows is None else (0, draws, rows)] = values.numpy()
+
+    def put_observed(self, name: str, values: Tensor, rows: slice | None) -> None:
+        """Write observed values (n, ...), or (...) of a site outside the data plate."""
+        tables = self.groups["observed_data"]
+        if name not in tables:
+            shape = values.shape if rows is None else (self.num_rows, *values.shape[1:])
+            tables[name] = np.empty(shape, values.numpy().dtype)
+        tables[name][... if rows is None else rows] = values.numpy()
+
+    def rows_of(self, name: str, place: slice) -> slice | None:
+        """Where the rows of a site go; None for a site outside the data plate."""
+        return place if self.site(name).is_local else None
+
+    def site(self, name: str) -> Site:
+        """A site of the model, latent or observed."""
+        return self.pair.latents.get(name) or self.pair.observed[name]
+
+
+def _write_posterior(writer: _Writer, block: _Block) -> None:
+    if not writer.wants("posterior", "posterior_predictive", "log_likelihood", "sample_stats"):
+        return
+    found = writer.pair.draw(block.rows, block.count, seed=fold(block.noise, "posterior"))
+    for name, value in found.values.items():
+        writer.put("posterior", name, value, block.draws, writer.rows_of(name, block.place))
+    for name in writer.pair.observed:
+        writer.put("log_likelihood", name, found.log_p[name], block.draws, writer.rows_of(name, block.place))
+    whole = found.log_weight.shape
+    for name, log_prob in (("log_p", found.log_p.total), ("log_q", found.log_q.total)):
+        rows = block.place if len(whole) > 1 else None
+        writer.put("sample_stats", name, log_prob.expand(whole), block.draws, rows)
+    _write_predictive(writer, "posterior_predictive", block, found)
+
+
+def _write_prior(writer: _Writer, block: _Block) -> None:
+    if not writer.wants("prior", "prior_predictive"):
+        return
+    found = writer.pair.draw_prior(block.rows, block.count, seed=fold(block.noise, "prior"))
+    for name, value in found.values.items():
+        writer.put("prior", name, value, block.draws, writer.rows_of(name, block.place))
+    _write_predictive(writer, "prior_predictive", block, found)
+
+
+def _write_predictive(writer: _Writer, group: str, block: _Block, found: Draws) -> None:
+    """Data drawn anew at those of the draws that come before the cap."""
+    count = min(block.draws.stop, writer.draws[group]) - block.draws.start
+    if count < 1 or not writer.wants(group):
+        return
+    values = {name: value[:count] for name, value in found.values.items()}
+    draws = slice(block.draws.start, block.draws.start + count)
+    for name, value in writer.pair.predict(block.rows, values, seed=fold(block.noise, group)).items():
+        writer.put(group, name, value, draws, writer.rows_of(name, block.place))
+
+
+def _write_observed(writer: _Writer, rows: Rows, place: slice) -> None:
+    """What the pair itself observes, by site: read off a run, since a model may transform its arguments."""
+    if not writer.wants("observed_data"):
+        return
+    pair = writer.pair
+    with pair.evaluating(0):
+        trace = pair.run(rows.batch()).model_trace
+    for name, site in pair.observed.items():
+        value = outward(torch.as_tensor(trace.nodes[name]["value"]), site, pair.layout, False)[0]
+        writer.put_observed(name, value.detach().cpu(), writer.rows_of(name, place))
+
+
+def _row_numbers(rows: Rows) -> list[int]:
+    return list(range(len(rows))) if rows.index is None else rows.index.tolist()
+
+
+def _known(groups: Iterable[str] | None) -> list[str]:
+    wanted = list(GROUPS if groups is None else groups)
+    for name in wanted:
+        if name not in GROUPS:
+            near = get_close_matches(name, GROUPS) or GROUPS
+            raise ValueError(f"to_inference_data: {name!r} is not a group; did you mean {', '.join(near)}?")
+    return wanted
+
+
+def _dimensions(writer: _Writer, given: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Names of the dimensions after (chain, draw) of every variable."""
+    for name in given:
+        known = sorted({**writer.pair.latents, **writer.pair.observed})
+        if name not in known:
+            raise ValueError(
+                f"to_inference_data: dims names {name!r}, which is no site; the sites are {known}"
+            )
+    names: dict[str, list[str]] = {}
+    for group, variables in writer.groups.items():
+        for name, table in variables.items():
+            rank = table.ndim - (0 if group == "observed_data" else 2)
+            if group == "sample_stats":
+                names[name] = [DATUM][:rank]
+            elif group != "log_likelihood":
+                names[name] = _site_dimensions(name, rank, writer.site(name).is_local, given.get(name))
+            else:  # has no dimensions of the event; what the other groups say of the site fits as well
+                names.setdefault(name, [DATUM][:rank])
+    return names
+
+
+def _site_dimensions(name: str, rank: int, local: bool, given: Sequence[str] | None) -> list[str]:
+    lead = [DATUM] if local else []
+    size = rank - len(lead)
+    if given is None:
+        return lead + [f"{name.replace('/', '.')}_dim_{i}" for i in range(size)]
+    own = list(given)[1:] if local and list(given)[:1] == lead else list(given)
+    if len(own) != size:
+        raise ValueError(
+            f"to_inference_data: dims[{name!r}] must name {size} dimensions "
+            f"after {' and '.join(['draw', *lead])}, got {own}"
+        )
+    return lead + own

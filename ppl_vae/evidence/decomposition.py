@@ -1,0 +1,132 @@
+"""The one equation of the house, per datum: log p(x) = ELBO + KL(q(z|x) || p(z|x))."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae._random import fold
+from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, resolution_of, slices
+from ppl_vae.evidence.result import Evidence
+from ppl_vae.evidence.weights import join, log_mean_exp, summarize
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ppl_vae.data.rows import Rows
+    from ppl_vae.pair import Pair
+
+__all__ = ["Decomposition", "decomposition"]
+
+_PIECES = ("elbo", "reconstruction", "kl", "gap")
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    r"""The pieces of log p(x), each (N,) or () in nats, float64, all from the same draws of the guide.
+
+    .. math::
+        \log p(x) = \underbrace{E_q[\log p(x|z)]}_{reconstruction}
+            - \underbrace{E_q[\log q(z|x) - \log p(z)]}_{kl} + \underbrace{KL(q(z|x) \| p(z|x))}_{gap}
+
+    Attributes:
+        elbo: reconstruction - kl, exactly so.
+        reconstruction: the mean log likelihood of the datum under draws of the guide.
+        kl: KL(q(z|x) || p(z)), what the code costs.
+        gap: evidence - elbo: what the guide misses of the posterior. Never negative (same draws, Jensen), and
+            too small where k-hat is above 0.7.
+        evidence: the importance-weighted evidence from these draws.
+        standard_error: Monte Carlo standard errors of the four pieces by name, same shapes.
+    """
+
+    elbo: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    gap: Tensor
+    evidence: Evidence
+    standard_error: dict[str, Tensor]
+
+    def mean(self) -> dict[str, float]:
+        """The pieces averaged over the data, nats per datum; they add up as the equation says."""
+        pieces = {name: float(getattr(self, name).mean()) for name in _PIECES}
+        return {**pieces, "evidence": float(self.evidence.value.mean())}
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a datum: the pieces and the columns of the evidence."""
+        frame = self.evidence.to_dataframe().rename(columns={"value": "evidence"})
+        for place, name in enumerate(_PIECES):
+            frame.insert(place, name, getattr(self, name).reshape(-1).numpy())
+        return frame
+
+    def __repr__(self) -> str:
+        means = self.mean()
+        words = ", ".join(f"{name} {means[name]:.3f}" for name in (*_PIECES, "evidence"))
+        return f"Decomposition({words}; nats per datum)"
+
+
+def decomposition(
+    pair: Pair, data: Any = None, *, num_samples: int = 1000, seed: int = 0, max_elements: int = MAX_ELEMENTS
+) -> Decomposition:
+    """Take log p(x) apart, per datum, by Monte Carlo with draws of the guide.
+
+    Args:
+        pair: a Pair, or a Fit.
+        data: N rows, as the pair takes them.
+        num_samples: K, draws of the guide a datum.
+        seed: of the draws.
+        max_elements: how many numbers one run of the pair may handle; bounds memory.
+
+    Returns:
+        the Decomposition.
+    """
+    rows = pair.rows(data)
+    plan, resolution = Plan.of(pair, rows, num_samples, max_elements), resolution_of(pair)
+    parts = []
+    for place, chunk in plan.row_chunks(rows):
+        likelihood, prior, log_q = _scores(
+            pair, chunk, num_samples, plan.draws, fold(seed, "decomposition", place.start)
+        )
+        parts.append(_pieces(likelihood, prior, log_q, f"ImportanceWeighted({num_samples})", resolution))
+    return parts[0] if plan.rows is None else _join(parts)
+
+
+def _scores(pair: Pair, rows: Rows, num_samples: int, block: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Log p(x|z), log p(z) and log q(z|x) of all draws of these rows, (K, n) or (K,)."""
+    found = []
+    for place in slices(num_samples, block):
+        count = place.stop - place.start
+        draws = pair.draw(rows, count, seed=fold(seed, place.start))
+        shape = (count, *draws.log_weight.shape[1:])
+        scores = (draws.log_p.likelihood, draws.log_p.prior, draws.log_q.total)
+        found.append(tuple(score.expand(shape) for score in scores))
+    likelihood, prior, log_q = (torch.cat(column) for column in zip(*found, strict=True))
+    return likelihood, prior, log_q
+
+
+def _pieces(likelihood: Tensor, prior: Tensor, log_q: Tensor, name: str, resolution: float) -> Decomposition:
+    cost = log_q - prior
+    log_weights = likelihood - cost
+    reconstruction, kl = likelihood.mean(0), cost.mean(0)
+    evidence = summarize(log_weights, name, resolution=resolution)
+    elbo = reconstruction - kl
+    # The gap is log(mean w) - mean(log w); by the delta method its error is that of the mean of w / mean(w) -
+    # log w.
+    influence = (log_weights - log_mean_exp(log_weights)).exp() - log_weights
+    spread = {"elbo": log_weights, "reconstruction": likelihood, "kl": cost, "gap": influence}
+    errors = {key: _standard_error(values) for key, values in spread.items()}
+    return Decomposition(elbo, reconstruction, kl, (evidence.value - elbo).clamp(min=0.0), evidence, errors)
+
+
+def _standard_error(values: Tensor) -> Tensor:
+    if len(values) < 2:
+        return torch.full_like(values[0], torch.nan)
+    return values.std(0) / len(values) ** 0.5
+
+
+def _join(parts: list[Decomposition]) -> Decomposition:
+    pieces = {name: torch.cat([getattr(part, name) for part in parts]) for name in _PIECES}
+    errors = {name: torch.cat([part.standard_error[name] for part in parts]) for name in _PIECES}
+    return Decomposition(**pieces, evidence=join(part.evidence for part in parts), standard_error=errors)

@@ -1,0 +1,43 @@
+"""log p(x) of a pair, by an estimator of choice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ppl_vae.evidence.chunks import MAX_ELEMENTS
+from ppl_vae.evidence.importance import ImportanceWeighted
+
+if TYPE_CHECKING:
+    from ppl_vae.evidence.estimator import Estimator
+    from ppl_vae.evidence.result import Evidence
+    from ppl_vae.pair import Pair
+
+__all__ = ["log_evidence"]
+
+DEFAULT = ImportanceWeighted(1000)
+
+
+def log_evidence(
+    pair: Pair,
+    data: Any = None,
+    estimator: Estimator | None = None,
+    *,
+    seed: int = 0,
+    max_elements: int = MAX_ELEMENTS,
+) -> Evidence:
+    """Estimate log p(x) of each datum, with an error bar and a diagnosis of it.
+
+    Args:
+        pair: a Pair, or a Fit.
+        data: N rows, as the pair takes them; None for a pair without data.
+        estimator: ``ImportanceWeighted(K)`` or ``NaiveMonteCarlo(K)``; by default
+            ``ImportanceWeighted(1000)``.
+        seed: of the draws.
+        max_elements: how many numbers (latents and data of all draws) one run of the pair may handle; bounds
+            memory. The draws depend on it, their distribution does not.
+
+    Returns:
+        an Evidence: value, standard_error (nats), ess, khat, each (N,), or () when latents are shared by all
+            data.
+    """
+    return (estimator or DEFAULT).estimate(pair, pair.rows(data), seed, max_elements=max_elements)

@@ -1,0 +1,129 @@
+"""What an estimate of log p(x) is: a value, its error bar, and the signs of how far to believe them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Evidence", "MeanEvidence"]
+
+Bound = Literal["lower", "upper", "exact"]
+
+KHAT_LIMIT = 0.7
+"""Up to this k-hat an importance-weighted average converges at a practical rate (Vehtari et al., 2024)."""
+
+
+@dataclass(frozen=True)
+class MeanEvidence:
+    """The mean of log p(x) over the data, in nats per datum, with its two errors kept apart.
+
+    Attributes:
+        value: the mean over the data.
+        standard_error: its Monte Carlo error: it falls with the number of draws. It has no part from the
+            choice of data.
+        sampling_error: sd(values) / sqrt(N): how much the mean would move with other data of the same kind;
+            nan for one datum. Falls with N only.
+
+    >>> MeanEvidence(-17.4321, 0.0123, 0.31)
+    -17.432 nats (Monte Carlo error 0.012, sampling error 0.31)
+    """
+
+    value: float
+    standard_error: float
+    sampling_error: float
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __repr__(self) -> str:
+        errors = f"Monte Carlo error {self.standard_error:.2g}"
+        if not math.isnan(self.sampling_error):
+            errors += f", sampling error {self.sampling_error:.2g}"
+        return f"{self.value:.3f} nats ({errors})"
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """An estimate of log p(x), per datum, in nats.
+
+    Attributes:
+        value: the estimate, shape (N,) float64, or () when latents are shared by all data.
+        standard_error: its Monte Carlo standard error, same shape, nats.
+        ess: the effective number of draws, (sum w)^2 / sum w^2, from 1 to K, same shape.
+        khat: the shape of the upper tail of the weights, same shape. Above 0.7 **neither value nor
+            standard_error is to be believed**: draws that were never made carry the sum, the value lies too
+            low and the error bar too short.
+        bound: the value lies "lower" or "upper" than log p(x) in expectation, or is "exact".
+        estimator: what made it, in words.
+
+    >>> zeros = torch.zeros(3, dtype=torch.float64)
+    >>> Evidence(zeros - 2, zeros, zeros + 10, zeros, "lower", "ImportanceWeighted(10)")
+    Evidence(ImportanceWeighted(10), 3 rows, mean -2.000 nats (Monte Carlo error 0, sampling error 0), lower
+    bound, \
+k-hat below 0.7 for 100 %)
+    """
+
+    value: Tensor
+    standard_error: Tensor
+    ess: Tensor
+    khat: Tensor
+    bound: Bound
+    estimator: str
+
+    def mean(self) -> MeanEvidence:
+        """Average over the data: errors of different data are independent, SE = sqrt(sum_n SE_n^2) / N.
+
+        Evidence of shape () is that of all the data at once; its mean is itself.
+        """
+        count = max(1, self.value.numel())
+        spread = float(self.value.std()) / math.sqrt(count) if count > 1 else math.nan
+        return MeanEvidence(
+            float(self.value.mean()), float(self.standard_error.square().sum().sqrt()) / count, spread
+        )
+
+    @property
+    def reliable(self) -> Tensor:
+        """Is k-hat below 0.7? Same shape as the value, bool; False where k-hat could not be found."""
+        return self.khat < KHAT_LIMIT
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a datum: value, standard_error, ess, khat."""
+        import pandas as pd
+
+        columns = {name: getattr(self, name).reshape(-1).numpy() for name in _COLUMNS}
+        return pd.DataFrame(columns).rename_axis("datum")
+
+    def __repr__(self) -> str:
+        rows = f"{len(self.value)} rows, mean " if self.value.dim() else ""
+        parts = [self.estimator, rows + repr(self.mean())]
+        parts.append("exact" if self.bound == "exact" else f"{self.bound} bound")
+        parts.append(_khat_in_words(self.khat))
+        return f"Evidence({', '.join(part for part in parts if part)})"
+
+
+_COLUMNS = ("value", "standard_error", "ess", "khat")
+
+
+def _khat_in_words(khat: Tensor) -> str:
+    if bool(torch.isnan(khat).all()):
+        return ""
+    if not khat.dim():
+        return f"k-hat {float(khat):.2f}"
+    return f"k-hat below {KHAT_LIMIT} for {percent(khat < KHAT_LIMIT)}"
+
+
+def percent(flags: Tensor) -> str:
+    """The share of True, which is called 0 % or 100 % only when it is none or all.
+
+    >>> percent(torch.arange(1000) > 0), percent(torch.tensor([True, False, True]))
+    ('99 %', '67 %')
+    """
+    share = 100 * float(flags.double().mean())
+    return f"{round(share) if share in (0, 100) else min(99, max(1, round(share)))} %"

@@ -1,0 +1,127 @@
+"""What a matrix of log importance weights says of log p(x): pure functions of (K, N) numbers in nats.
+
+A weight is w = p(x, z) / q(z | x) with z ~ q(z | x), one column a datum. The data never mix, and no factor of
+a mini-batch enters: weights stay per datum to the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ppl_vae._arviz import psis_khat
+from ppl_vae.evidence.result import Bound, Evidence
+
+__all__ = ["effective_sample_size", "khat", "log_mean_exp", "log_mean_standard_error", "summarize"]
+
+
+def log_mean_exp(log_weights: Tensor) -> Tensor:
+    r"""The log of the mean weight, :math:`\log \frac{1}{K} \sum_k e^{\log w_k}`.
+
+    Args:
+        log_weights: shape (K, ...), nats.
+
+    Returns:
+        shape (...), nats. Its exponential is unbiased for p(x), so its own expectation lies below log p(x).
+
+    >>> log_mean_exp(torch.tensor([1.0, 3.0]).log()).exp()
+    tensor(2.)
+    """
+    return log_weights.logsumexp(0) - math.log(len(log_weights))
+
+
+def log_mean_standard_error(log_weights: Tensor) -> Tensor:
+    r"""The standard error of :func:`log_mean_exp` by the delta method, :math:`sd(w) / (\sqrt{K} \, \bar w)`.
+
+    An approximation for small errors. It is itself estimated from the weights: where their tail is heavy
+    (k-hat above 0.7) the draws at hand miss the ones that matter, and it is far too short; with k-hat above
+    0.5 there may be no variance to estimate.
+
+    Args:
+        log_weights: shape (K, ...), nats.
+
+    Returns:
+        shape (...), nats; nan for K = 1.
+    """
+    relative = (log_weights - _finite(log_weights.amax(0))).exp()
+    if len(relative) < 2:
+        return torch.full_like(relative[0], math.nan)
+    return relative.std(0) / (math.sqrt(len(relative)) * relative.mean(0))
+
+
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    r"""The number of equal weights worth as much, :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, from 1 to K.
+
+    Args:
+        log_weights: shape (K, ...), nats.
+
+    Returns:
+        shape (...).
+
+    Augustine Kong: "A note on importance sampling using standardized weights", 1992.
+    """
+    relative = (log_weights - _finite(log_weights.amax(0))).exp()
+    return relative.sum(0).square() / relative.square().sum(0)
+
+
+def khat(log_weights: Tensor, *, resolution: float = 1e-9) -> Tensor:
+    """The shape of the upper tail of the weights, per datum, by ArviZ's PSIS; see :attr:`Evidence.khat`.
+
+    Args:
+        log_weights: shape (K, ...), nats.
+        resolution: the relative error of the numbers; weights that spread by no more are constant (k-hat 0).
+
+    Returns:
+        shape (...), float64; nan for fewer than 30 draws.
+    """
+    columns = log_weights.detach().double().reshape(len(log_weights), -1)
+    return torch.from_numpy(psis_khat(columns.numpy(), resolution=resolution)).reshape(log_weights.shape[1:])
+
+
+def summarize(
+    log_weights: Tensor, estimator: str, *, bound: Bound = "lower", resolution: float = 1e-9
+) -> Evidence:
+    """All that a matrix of log weights says of log p(x).
+
+    Args:
+        log_weights: shape (K, N) or (K,), nats.
+        estimator: the name to report.
+        bound: what the value is in expectation.
+        resolution: the relative error of the numbers. Weights that spread by no more are constant, as those
+            of a guide that equals the posterior: standard error 0, ESS K, k-hat 0.
+
+    Returns:
+        an Evidence of shape (N,) or ().
+    """
+    log_weights = log_weights.detach().double()
+    value, ess = log_mean_exp(log_weights), effective_sample_size(log_weights)
+    error = log_mean_standard_error(log_weights)
+    perfect = is_constant(log_weights, resolution)
+    if len(log_weights) > 1:
+        error = error.masked_fill(perfect, 0.0)
+    ess = ess.masked_fill(perfect, float(len(log_weights)))
+    return Evidence(value, error, ess, khat(log_weights, resolution=resolution), bound, estimator)
+
+
+def is_constant(log_weights: Tensor, resolution: float) -> Tensor:
+    """Do the log weights of a datum spread by no more than ``resolution``, relative? Shape (...), bool."""
+    top = log_weights.amax(0)
+    return top - log_weights.amin(0) <= resolution * top.abs().clamp(min=1.0)
+
+
+def join(parts: Iterable[Evidence]) -> Evidence:
+    """Put the evidence of chunks of rows, each (n,), into one of (N,)."""
+    parts = list(parts)
+    fields = {
+        name: torch.cat([getattr(p, name) for p in parts])
+        for name in ("value", "standard_error", "ess", "khat")
+    }
+    return Evidence(**fields, bound=parts[0].bound, estimator=parts[0].estimator)
+
+
+def _finite(maximum: Tensor) -> Tensor:
+    """The shift of a stable exponential: 0 where all weights are zero, lest -inf - (-inf) make NaN."""
+    return torch.where(maximum.isfinite(), maximum, torch.zeros_like(maximum))
