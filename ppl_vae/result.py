@@ -231,7 +231,7 @@ class Fit(Pair):
 
     @cached_property
     def plot(self) -> FitPlots:
-        """Figures (``history``, ``samples``, ``reconstructions``, ``latent``, ``kl``): each takes ``ax=`` and returns it."""
+        """Figures: ``plot.history()``, ``plot.latent(x)`` and others; each takes ``ax=`` and returns it."""
         return FitPlots(self)
 
     # -- shown ---------------------------------------------------------------------------------------------------------

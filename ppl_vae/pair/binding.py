@@ -250,9 +250,8 @@ class Binding:
         shared = [name for name, site in self.latents.items() if not site.is_local]
         if shared and self.layout.axis is not None:
             raise GlobalLatentError(
-                f"{what}: a value per datum needs latents that are each datum's own, but {', '.join(map(repr, "
-                f"shared))} "
-                f"stand outside the data plate {self.data_plate!r} and tie all data together"
+                f"{what}: a value per datum needs latents of each datum's own, but {', '.join(map(repr, shared))} stand "
+                f"outside the data plate {self.data_plate!r} and tie all data together"
             )
 
     def require_batchable(self) -> None:

@@ -159,10 +159,9 @@ def collect(
 
 def _warn_of_strangers(leaves: list[Tensor]) -> None:
     if leaves:
-        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves[:4])
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves[:4]) + (", ..." if len(leaves) > 4 else "")
         warnings.warn(
-            f"Pair: {len(leaves)} tensors that require a gradient (shapes {shapes}{', ...' if len(leaves) > 4 "
-            f"else ''}) "
+            f"Pair: {len(leaves)} tensors that require a gradient (shapes {shapes}) "
             "are used but unknown to Pyro, and will not be trained; register them with pyro.module or pyro.param, or "
             "make the model or guide a module that holds them",
             stacklevel=2,
