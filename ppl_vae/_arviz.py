@@ -61,9 +61,7 @@ def inference_data(
     labels = {key: list(value) for key, value in (coords or {}).items()}
     if is_one(module):
         return module.from_dict(clean, coords=labels, dims=names)
-    with (
-        warnings.catch_warnings()
-    ):  # the predictive groups may have more draws than rows; that is no mistake here
+    with warnings.catch_warnings():  # the predictive groups may have more draws than rows; that is no mistake here
         warnings.simplefilter("ignore", UserWarning)
         return module.from_dict(**clean, coords=labels, dims=names)
 

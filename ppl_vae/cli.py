@@ -54,7 +54,8 @@ def one_clear_line(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = str(error).partition("Trace Shapes:")[0]  # Pyro adds a table of every site
+    text = " ".join(text.split()) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 3] + "..."

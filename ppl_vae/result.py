@@ -107,10 +107,7 @@ class Fit(Pair):
     def resume(self, *, epochs: int | None = None, steps: int | None = None, progress: bool = True) -> Fit:
         """Go on for so many more epochs or steps: the end is bit-identical to one longer run."""
         trainer = self.trainer
-        if (epochs is None) == (steps is None):
-            raise ValueError(f"resume: give either epochs= or steps=, got epochs={epochs}, steps={steps}")
-        more = epochs * trainer.batches.per_epoch if epochs is not None else steps
-        trainer.run(steps=trainer.step + int(more or 0), progress=progress)
+        trainer.run(steps=trainer.step + trainer.steps_in(epochs, steps), progress=progress)
         return self
 
     # -- how good ------------------------------------------------------------------------------------------------------

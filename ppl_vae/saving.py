@@ -54,8 +54,9 @@ def save_fit(
 
 
 def tensors_of(pair: Pair) -> dict[str, Tensor]:
-    """Every parameter and buffer of a pair by name, live."""
-    return {**pair.parameters_by_name(), **{f"buffer.{name}": b for name, b in pair.buffers_by_name().items()}}
+    """Every parameter, trained or not, and buffer of a pair by name, live."""
+    buffers = {f"buffer.{name}": buffer for name, buffer in pair.buffers_by_name().items()}
+    return {**pair.parameters_by_name(), **buffers, **pair.frozen_by_name()}
 
 
 def _config(fit: Fit, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -64,11 +65,15 @@ def _config(fit: Fit, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "format_version": CONFIG_FORMAT,
         "recipe": None if recipe is None else dict(recipe),
-        "fit": fit.config,
+        "fit": {**_placement(fit), **fit.config},
         "run": {"ended": fit.ended, "steps": fit.steps, "epochs": fit.epochs, "seconds": round(fit.seconds, 3)},
         "parameters": groups,
         "latents": {name: list(site.event_shape) for name, site in fit.latents.items()},
     }
+
+
+def _placement(fit: Fit) -> dict[str, Any]:
+    return {"dtype": str(fit.dtype).removeprefix("torch."), "data_plate": fit.data_plate}
 
 
 def _card(fit: Fit) -> str:

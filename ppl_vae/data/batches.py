@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -45,8 +46,8 @@ class InMemoryBatches(Batches):
     """
 
     def __init__(self, rows: Rows, batch_size: int | None, *, with_index: bool = False) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise ValueError(f"batch_size must be a whole number, at least 1, got {batch_size}")
         self.rows, self.num_data, self.with_index = rows, len(rows), with_index
         whole = batch_size is None or batch_size >= len(rows)
         self.batch_size = None if whole else batch_size
@@ -65,6 +66,15 @@ class InMemoryBatches(Batches):
             kwargs = {name: t.index_select(0, index) for name, t in self.rows.kwargs.items()}
             yield Batch(args, kwargs, index if self.with_index else None, self.num_data)
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What a resumed run must find again."""
+        few = self.rows.take(slice(0, 256))
+        return {
+            **super().fingerprint(),
+            "batch_size": self.batch_size,
+            "first_rows": [_checksum(tensor) for tensor in (*few.args, *few.kwargs.values())],
+        }
+
     def _whole(self) -> Batch:
         index = torch.arange(self.num_data, device=self._device) if self.with_index and self.num_data else None
         return Batch(self.rows.args, self.rows.kwargs, index, self.num_data or None)
@@ -75,7 +85,8 @@ class LoaderBatches(Batches):
 
     def __init__(self, loader: DataLoader[Any], place: Callable[[Any], Rows]) -> None:
         try:
-            self.num_data, self.per_epoch = len(loader.dataset), len(loader)  # type: ignore[arg-type]
+            chosen = loader.dataset if loader.batch_size is None else loader.sampler  # a sampler may leave rows out
+            self.num_data, self.per_epoch = len(chosen), len(loader)  # type: ignore[arg-type]
         except TypeError:
             raise ValueError(
                 "fit: a DataLoader over a data set with a length is required, got an iterable one"
@@ -84,12 +95,16 @@ class LoaderBatches(Batches):
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The loader's batches of an epoch; those before ``start`` are read and dropped."""
-        key = fold(seed, "permutation", epoch)
-        if self.loader.generator is not None:
-            self.loader.generator.manual_seed(key)
-        with isolated_rng(key):
-            batches = iter(self.loader)
-        for position, batch in enumerate(batches):
+        key, batches = fold(seed, "permutation", epoch), None
+        for own in (self.loader.generator, getattr(self.loader.sampler, "generator", None)):
+            if own is not None:
+                own.manual_seed(key)
+        for position in range(self.per_epoch):
+            with isolated_rng(fold(key, position)):  # a sampler draws its order here, a data set perhaps noise
+                batches = iter(self.loader) if batches is None else batches
+                batch = next(batches, None)
+            if batch is None:
+                return
             if position >= start:
                 rows = self._place(tuple(batch) if isinstance(batch, list) else batch)
                 yield Batch(rows.args, rows.kwargs, None, self.num_data)
@@ -105,9 +120,21 @@ class TransformedBatches(Batches):
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The source's batches; the noise of the transform is a function of (seed, epoch, position)."""
         for position, batch in enumerate(self.source.epoch(seed, epoch, start), start):
-            with isolated_rng(fold(seed, "transform", epoch, position), batch.args[0].device):
-                first = self.transform(batch.args[0])
-            yield Batch((first, *batch.args[1:]), batch.kwargs, batch.index, batch.num_data)
+            tensors = {**dict(enumerate(batch.args)), **batch.kwargs}
+            first = next(iter(tensors))  # the first tensor, by its place or by its name
+            with isolated_rng(fold(seed, "transform", epoch, position), tensors[first].device):
+                tensors[first] = self.transform(tensors[first])
+            args = tuple(tensors.pop(i) for i in range(len(batch.args)))
+            yield Batch(args, tensors, batch.index, batch.num_data)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the source, and the transform's name."""
+        name = getattr(self.transform, "__qualname__", type(self.transform).__qualname__)
+        return {**self.source.fingerprint(), "transform": name}
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 def dynamic_binarization(x: Tensor) -> Tensor:

@@ -57,9 +57,7 @@ class ActiveUnits:
         """One row a dimension: its variance, and whether it is active."""
         import pandas as pd
 
-        found = [
-            (_label(name, place), v) for name, value in self.variance.items() for place, v in _entries(value)
-        ]
+        found = [(_label(name, place), v) for name, value in self.variance.items() for place, v in _entries(value)]
         frame = pd.DataFrame(found, columns=["dimension", "variance"]).set_index("dimension")
         return frame.assign(active=frame["variance"] > self.threshold)
 
@@ -136,9 +134,7 @@ def _moments(
             value = draws.values[name].double()
             value = value - origin.setdefault(name, value[0])
             new = [value.sum(0), value.square().sum(0)]
-            sums[name] = (
-                [old + more for old, more in zip(sums[name], new, strict=True)] if name in sums else new
-            )
+            sums[name] = [old + more for old, more in zip(sums[name], new, strict=True)] if name in sums else new
     found = {}
     for name, (first, second) in sums.items():
         mean = first / num_samples

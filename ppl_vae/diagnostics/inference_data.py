@@ -109,9 +109,7 @@ class _Block:
 class _Writer:
     """Arrays by group and variable, allocated whole on first sight and filled block by block."""
 
-    def __init__(
-        self, pair: Pair, num_rows: int, wanted: Sequence[str], num_samples: int, num_predictive: int
-    ) -> None:
+    def __init__(self, pair: Pair, num_rows: int, wanted: Sequence[str], num_samples: int, num_predictive: int) -> None:
         self.pair, self.num_rows = pair, num_rows
         self.groups: dict[str, dict[str, np.ndarray]] = {name: {} for name in wanted}
         capped = min(num_samples, num_predictive)
@@ -212,9 +210,7 @@ def _dimensions(writer: _Writer, given: Mapping[str, Sequence[str]]) -> dict[str
     for name in given:
         known = sorted({**writer.pair.latents, **writer.pair.observed})
         if name not in known:
-            raise ValueError(
-                f"to_inference_data: dims names {name!r}, which is no site; the sites are {known}"
-            )
+            raise ValueError(f"to_inference_data: dims names {name!r}, which is no site; the sites are {known}")
     names: dict[str, list[str]] = {}
     for group, variables in writer.groups.items():
         for name, table in variables.items():

@@ -36,6 +36,4 @@ def khat(
     Yuling Yao, Aki Vehtari, Daniel Simpson, Andrew Gelman: "Yes, but Did It Work?: Evaluating Variational
     Inference", 2018.
     """
-    return log_evidence(
-        pair, data, ImportanceWeighted(num_samples), seed=seed, max_elements=max_elements
-    ).khat
+    return log_evidence(pair, data, ImportanceWeighted(num_samples), seed=seed, max_elements=max_elements).khat

@@ -27,9 +27,7 @@ def marginal(fn: Distribution) -> Distribution:
         return marginal(fn.base_dist)
     if isinstance(fn, dist.MaskedDistribution):
         return marginal(fn.base_dist)
-    if isinstance(
-        fn, (torch.distributions.MultivariateNormal, torch.distributions.LowRankMultivariateNormal)
-    ):
+    if isinstance(fn, (torch.distributions.MultivariateNormal, torch.distributions.LowRankMultivariateNormal)):
         return dist.Normal(fn.mean, fn.variance.sqrt())
     if isinstance(fn, torch.distributions.MixtureSameFamily):
         return _mixture_marginal(fn)
@@ -38,9 +36,7 @@ def marginal(fn: Distribution) -> Distribution:
 
 def _mixture_marginal(fn: torch.distributions.MixtureSameFamily) -> Distribution:
     """A mixture of vectors has mixtures as marginals: the same weights, the components' marginals."""
-    parts = marginal(
-        fn.component_distribution
-    )  # (batch, components, D): components belong behind the entries
+    parts = marginal(fn.component_distribution)  # (batch, components, D): components belong behind the entries
     if not isinstance(parts, torch.distributions.Normal) or len(fn.event_shape) != 1:
         raise TypeError(f"a mixture of {type(parts).__name__} has none in closed form")
     normal = dist.Normal(parts.loc.transpose(-1, -2), parts.scale.transpose(-1, -2))

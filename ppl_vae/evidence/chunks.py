@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_ELEMENTS", "Plan", "resolution_of", "slices"]
 
-MAX_ELEMENTS = 1 << 23
+MAX_ELEMENTS = 1 << 21
 """Numbers that one run of a pair may handle: latents and data of all draws; what networks keep is extra."""
 
 

@@ -25,7 +25,9 @@ class ImportanceWeighted:
         z_k \sim q_\phi(z | x)
 
     A lower bound in expectation that rises with K to log p(x); with K = 1 it is the ELBO. Its gap is about
-    half its squared standard error, as long as k-hat is below 0.7.
+    half its squared standard error, as long as k-hat is below 0.7. The guide must be able to draw all that the
+    posterior may hold: a point estimate (``AutoDelta``) always draws the same, so its "evidence" is log p(x, z)
+    at that point, and neither error bar nor k-hat can tell.
 
     Args:
         num_samples: K, draws a datum.

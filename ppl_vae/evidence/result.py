@@ -84,9 +84,7 @@ k-hat below 0.7 for 100 %)
         """
         count = max(1, self.value.numel())
         spread = float(self.value.std()) / math.sqrt(count) if count > 1 else math.nan
-        return MeanEvidence(
-            float(self.value.mean()), float(self.standard_error.square().sum().sqrt()) / count, spread
-        )
+        return MeanEvidence(float(self.value.mean()), float(self.standard_error.square().sum().sqrt()) / count, spread)
 
     @property
     def reliable(self) -> Tensor:

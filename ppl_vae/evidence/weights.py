@@ -81,9 +81,7 @@ def khat(log_weights: Tensor, *, resolution: float = 1e-9) -> Tensor:
     return torch.from_numpy(psis_khat(columns.numpy(), resolution=resolution)).reshape(log_weights.shape[1:])
 
 
-def summarize(
-    log_weights: Tensor, estimator: str, *, bound: Bound = "lower", resolution: float = 1e-9
-) -> Evidence:
+def summarize(log_weights: Tensor, estimator: str, *, bound: Bound = "lower", resolution: float = 1e-9) -> Evidence:
     """All that a matrix of log weights says of log p(x).
 
     Args:
@@ -115,10 +113,7 @@ def is_constant(log_weights: Tensor, resolution: float) -> Tensor:
 def join(parts: Iterable[Evidence]) -> Evidence:
     """Put the evidence of chunks of rows, each (n,), into one of (N,)."""
     parts = list(parts)
-    fields = {
-        name: torch.cat([getattr(p, name) for p in parts])
-        for name in ("value", "standard_error", "ess", "khat")
-    }
+    fields = {name: torch.cat([getattr(p, name) for p in parts]) for name in ("value", "standard_error", "ess", "khat")}
     return Evidence(**fields, bound=parts[0].bound, estimator=parts[0].estimator)
 
 

@@ -18,7 +18,8 @@ from ppl_vae.objectives import COLUMNS, as_objective
 from ppl_vae.pair import Pair
 from ppl_vae.result import Fit
 from ppl_vae.storage import RunFolder, load_tree
-from ppl_vae.training import Callback, GradientStep, NonFiniteError, Trainer, build_optimizer, leaves_by_group
+from ppl_vae.training import Callback, GradientStep, Trainer, build_optimizer, leaves_by_group
+from ppl_vae.training.nonfinite import diagnose, explained
 
 
 class VariationalEM:
@@ -137,11 +138,7 @@ class VariationalEM:
         if resume and state_file is not None and state_file.exists():
             trainer.load_state(load_tree(state_file))
         fit.attach(trainer, self._config(fit, batches, batch_size, seed))
-        try:
-            trainer.run(epochs=epochs, steps=steps, progress=progress)
-        except NonFiniteError as error:
-            error.fit = fit
-            raise
+        trainer.run(epochs=epochs, steps=steps, progress=progress)
         return fit
 
     def _batches(self, data: Any, batch_size: int | None, seed: int, transform: Transform | None) -> Batches:
@@ -152,7 +149,8 @@ class VariationalEM:
                 raise ValueError("fit: batch_size is the DataLoader's own; leave it out")
             batches = LoaderBatches(data, pair.rows)
             if not pair.initialized:
-                first = next(batches.epoch(seed, 0))
+                with pair.scope():  # its lock: reading uses torch's global generator for a moment
+                    first = next(batches.epoch(seed, 0))
                 pair.initialize(first.args if first.args else dict(first.kwargs), seed=seed)
         else:
             rows = pair.rows(data)
@@ -215,10 +213,10 @@ class VariationalEM:
         gradient_step, count = self._by_hand or (self._gradient_step(), 0)
         self._by_hand = (gradient_step, count + 1)
         with self.pair.scope(), isolated_rng(None, self.pair.device), self.pair.mode(training=True):
-            report = gradient_step(batch, count, moving)
+            with explained(gradient_step, batch, count):
+                report = gradient_step(batch, count, moving)
             if gradient_step.guard.failed_step() is not None:
-                from ppl_vae.training.nonfinite import diagnose
-
+                gradient_step.guard.reset()
                 raise diagnose(gradient_step, batch, count)
         return float(report[0])
 

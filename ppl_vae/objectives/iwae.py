@@ -56,10 +56,10 @@ class IWAE(Objective):
         num_data = num_data_of(runs[0], batch)
         self._refuse_mini_batches(pair, runs[0], num_data)
         scores = [(run.score_model(), run.score_guide()) for run in runs]
-        log_p = torch.cat([_sum(model, pair) for model, _ in scores])
-        log_q = torch.cat([_sum(guide, pair) for _, guide in scores])
         for model, guide in scores:
             _check(model, guide)
+        log_p = torch.cat([_sum(model, pair) for model, _ in scores])
+        log_q = torch.cat([_sum(guide, pair) for _, guide in scores])
         log_w = log_p - log_q  # (K, B), or (K,) when global latents tie the data together
         bound = torch.logsumexp(log_w, 0) - math.log(len(log_w))
         stopped = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Self
 
 import torch
@@ -82,7 +82,7 @@ class Binding:
         """A pair that uses Pyro's global store, as Pyro's SVI does: for an objective that serves as a Pyro loss."""
         pair = cls(model, guide)
         pair._store = None
-        pair._initialize(batch, fold(0, "initialize"), strict=False)
+        pair._initialize(batch, None, strict=False)
         return pair
 
     @contextmanager
@@ -158,9 +158,11 @@ class Binding:
         self._layout = None
         self._store = {"params": {}, "constraints": {}}
 
-    def _initialize(self, batch: Batch, seed: int, *, strict: bool) -> None:
+    def _initialize(self, batch: Batch, seed: int | None, *, strict: bool) -> None:
+        # Under Pyro's own SVI (no seed) lazy parameters are drawn from the caller's generator, as Pyro does.
+        noise = isolated_rng(seed, self.device) if seed is not None else nullcontext()
         try:
-            with self.scope(), isolated_rng(seed, self.device), validation(True), torch.enable_grad():
+            with self.scope(), noise, validation(True), torch.enable_grad():
                 self._inspect(batch, strict)
         except (NotImplementedError, AttributeError) as error:
             known = "local param mode" in str(error) or "param_state" in str(error)
@@ -244,6 +246,16 @@ class Binding:
     def buffers_by_name(self) -> dict[str, Tensor]:
         """The live buffers of the pair's modules (running means and the like) by name."""
         return buffers_of(self.model, self.guide)
+
+    def frozen_by_name(self) -> dict[str, Tensor]:
+        """The parameters of the pair's modules that are not trained (``requires_grad`` is False), by name."""
+        trained = {id(leaf) for leaf in self.parameters_by_name().values()}
+        return {
+            f"frozen{i or ''}.{name}": leaf
+            for i, module in enumerate(self.modules())
+            for name, leaf in module.named_parameters()
+            if id(leaf) not in trained
+        }
 
     def require_local(self, what: str) -> None:
         """Raise :class:`GlobalLatentError` if a latent stands outside the data plate."""

@@ -73,8 +73,7 @@ def reconstructions(
     above, below = _tiles(originals, shape), _tiles(copies, shape)
     if above.shape != below.shape:
         raise ValueError(
-            "reconstructions: originals and reconstructions must have one shape, "
-            f"got {above.shape} and {below.shape}"
+            f"reconstructions: originals and reconstructions must have one shape, got {above.shape} and {below.shape}"
         )
     columns = min(columns or 12, len(above))
     bands = [
@@ -102,9 +101,7 @@ def _tiles(values: Any, shape: tuple[int, ...] | None) -> np.ndarray:
     if tiles.ndim == 3:
         tiles = tiles[:, None]
     if tiles.ndim != 4 or tiles.shape[1] not in (1, 3) or not len(tiles):
-        raise ValueError(
-            f"images: (n, H, W) or (n, C, H, W) with C = 1 or 3 is required, got {array(values).shape}"
-        )
+        raise ValueError(f"images: (n, H, W) or (n, C, H, W) with C = 1 or 3 is required, got {array(values).shape}")
     return tiles.transpose(0, 2, 3, 1)
 
 

@@ -28,9 +28,7 @@ def kl_bars(kl: Any, *, active: Any = None, ax: Axes | None = None) -> Axes:
     kl = array(kl).astype(float).reshape(-1)
     flags = kl > 0.01 if active is None else array(active).astype(bool).reshape(-1)
     if flags.shape != kl.shape:
-        raise ValueError(
-            f"kl_bars: active must have one flag for each of {len(kl)} dimensions, got {len(flags)}"
-        )
+        raise ValueError(f"kl_bars: active must have one flag for each of {len(kl)} dimensions, got {len(flags)}")
     ax = axes_or_new(ax, size=(max(3.0, min(10.0, 1.2 + 0.5 * len(kl))), 3.2))
     order = np.argsort(-kl, kind="stable")
     ax.bar(range(len(kl)), kl[order], color=[ACCENT if flags[k] else MUTED for k in order], width=0.7)

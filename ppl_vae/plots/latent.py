@@ -31,13 +31,9 @@ def latent(codes: Any, *, color: Any = None, ax: Axes | None = None) -> Axes:
     ax = axes_or_new(ax, size=(5.6, 5.0))
     labels = None if color is None else array(color).reshape(-1)
     if labels is not None and len(labels) != len(codes):
-        raise ValueError(
-            f"latent: one color for each of the {len(codes)} codes is required, got {len(labels)}"
-        )
+        raise ValueError(f"latent: one color for each of the {len(codes)} codes is required, got {len(labels)}")
     classes = labels is not None and _are_classes(labels)
-    points, xlabel, ylabel = (
-        _plane(codes) if codes.shape[1] > 1 else _line(codes, labels if classes else None)
-    )
+    points, xlabel, ylabel = _plane(codes) if codes.shape[1] > 1 else _line(codes, labels if classes else None)
     style: dict[str, Any] = {"s": float(np.clip(6000 / len(codes), 5, 30)), "lw": 0, "alpha": 0.85}
     if labels is None:
         ax.scatter(*points.T, color=ACCENT, **style)
@@ -67,9 +63,7 @@ def _plane(codes: np.ndarray) -> tuple[np.ndarray, str, str]:
     centred = codes - codes.mean(0)
     _, scale, axes = np.linalg.svd(centred, full_matrices=False)
     share = 100 * scale**2 / max(float((scale**2).sum()), 1e-300)
-    names = [
-        f"principal component {i + 1} of {codes.shape[1]} ({share[i]:.0f} % of the variance)" for i in (0, 1)
-    ]
+    names = [f"principal component {i + 1} of {codes.shape[1]} ({share[i]:.0f} % of the variance)" for i in (0, 1)]
     return centred @ axes[:2].T, names[0], names[1]
 
 

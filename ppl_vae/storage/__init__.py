@@ -1,8 +1,8 @@
 """What is written to disk, and how it is read back without running anybody's code.
 
 Nothing here uses pickle, and no name read from a file is ever imported or executed. Every file carries, or is
-listed with, a SHA-256 digest, so a truncated file or one flipped byte is a :class:`StorageError` that names the file.
-This room is a leaf: it knows tensors, trees and folders, and nothing of pairs or fits.
+listed with, a SHA-256 digest, so a truncated file or one flipped byte is a :class:`StorageError` that names
+the file. This room is a leaf: it knows tensors, trees and folders, and nothing of pairs or fits.
 """
 
 from __future__ import annotations

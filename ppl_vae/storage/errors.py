@@ -33,6 +33,4 @@ def refuse_pickle(raw: bytes, path: str | Path) -> None:
     if raw[:1] == b"\x80" and raw[1:2] <= b"\x05" and raw[-1:] == b".":
         raise StorageError(path, "this is a pickle; refused (loading a pickle can run any code)")
     if raw[:4] == b"PK\x03\x04":
-        raise StorageError(
-            path, "this is a zip archive such as torch.save writes, with a pickle inside; refused"
-        )
+        raise StorageError(path, "this is a zip archive such as torch.save writes, with a pickle inside; refused")

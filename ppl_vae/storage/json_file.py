@@ -16,12 +16,16 @@ VERSION = 1
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write plain data (dict, list, None, bool, int, float, str) to ``path`` atomically, sealed with its digest."""
+    """Write plain data (dict, list, None, bool, int, float, str) to ``path`` atomically, sealed with its
+    digest.
+    """
     atomic_write(path, encode_json(value))
 
 
 def read_json(path: str | Path) -> Any:
-    """Read what :func:`write_json` wrote; :class:`StorageError` names the file if one byte of it has changed."""
+    """Read what :func:`write_json` wrote; :class:`StorageError` names the file if one byte of it has
+    changed.
+    """
     return decode_json(read_bytes(path), path)
 
 
@@ -53,19 +57,17 @@ def parse(raw: bytes, path: str | Path) -> Any:
     try:
         return json.loads(raw)
     except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise StorageError(
-            path, "not valid JSON; the file is truncated, damaged or of another kind"
-        ) from None
+        raise StorageError(path, "not valid JSON; the file is truncated, damaged or of another kind") from None
 
 
-def check_version(found: object, known: int, path: str | Path) -> None:
+def check_version(found: object, known: int | str, path: str | Path) -> None:
     """Raise :class:`StorageError` unless the file has the format version that this code writes."""
     if found != known:
         raise StorageError(path, f"format version {found!r}; this ppl_vae reads version {known}")
 
 
-# Plain data <-> what strict JSON can say. A dict whose one key begins with "$" is a tagged value, and a kind of leaf
-# that this file does not know (a tensor) brings its own tag.
+# Plain data <-> what strict JSON can say. A dict whose one key begins with "$" is a tagged value, and a kind
+# of leaf that this file does not know (a tensor) brings its own tag.
 
 Leaf = Callable[[Any, str], Any]
 Tags = Mapping[str, Callable[[Any], Any]]
@@ -73,9 +75,8 @@ Tags = Mapping[str, Callable[[Any], Any]]
 
 def refuse(value: Any, where: str) -> Any:
     """The leaf of plain JSON: there is no other kind."""
-    raise TypeError(
-        f"{where} must be a dict, list, tuple, None, bool, int, float or str to be saved, got {type(value).__name__}"
-    )
+    kinds = "a dict, list, tuple, None, bool, int, float or str"
+    raise TypeError(f"{where} must be {kinds} to be saved, got {type(value).__name__}")
 
 
 def to_plain(value: Any, where: str = "value", leaf: Leaf = refuse) -> Any:
@@ -106,7 +107,9 @@ def _plain_key(key: Any, where: str) -> Any:
 
 
 def from_plain(value: Any, tags: Tags | None = None) -> Any:
-    """The inverse of :func:`to_plain` (tuples come back as lists); ``tags`` reads the tags of other leaves."""
+    """The inverse of :func:`to_plain` (tuples come back as lists); ``tags`` reads the tags of other
+    leaves.
+    """
     if isinstance(value, list):
         return [from_plain(item, tags) for item in value]
     if not isinstance(value, dict):

@@ -7,8 +7,9 @@ A save goes through four steps, and a process killed in any of them leaves a fol
 3. *settle*: the staged files are renamed into place, files no longer listed are removed;
 4. *close*: the manifest is replaced by one without staged names.
 
-Before step 2 the old files are all there under their own names; from step 2 on the new ones are, at the staged name or, if it is
-gone, at their own. So readers repair nothing, and the next save first finishes the one before.
+Before step 2 the old files are all there under their own names; from step 2 on the new ones are, at the
+staged name or, if it is gone, at their own. So readers repair nothing, and the next save first finishes the
+one before.
 """
 
 from __future__ import annotations
@@ -24,9 +25,7 @@ from ppl_vae.storage.errors import StorageError, read_bytes
 from ppl_vae.storage.json_file import decode_json, encode_json, read_json, write_json
 from ppl_vae.storage.tree import check_tree, decode_tree, encode_tree
 
-Content = (
-    Any  # bytes | str | Callable[[Path], object] | plain data (.json) | a tree of tensors (.safetensors)
-)
+Content = Any  # bytes | str | Callable[[Path], object] | plain data (.json) | a tree of tensors (.safetensors)
 
 
 class Entry(TypedDict, total=False):
@@ -46,9 +45,9 @@ class Manifest(TypedDict):
 class RunFolder:
     """The folder of one run: a manifest with the digest of every file, and those files.
 
-    The names that ppl_vae itself writes are the class attributes (``RunFolder.MODEL``, ...); any other name may be added.
-    One process writes at a time; any number may read. ``STATE`` may also be replaced on its own by
-    :func:`~ppl_vae.storage.save_tree`, as a run in progress does at each checkpoint.
+    The names that ppl_vae itself writes are the class attributes (``RunFolder.MODEL``, ...); any other name
+    may be added. One process writes at a time; any number may read. ``STATE`` may also be replaced on its own
+    by :func:`~ppl_vae.storage.save_tree`, as a run in progress does at each checkpoint.
 
     Args:
         path: the folder; nothing is touched before :meth:`write`.
@@ -63,6 +62,7 @@ class RunFolder:
     README = "README.md"
     PLOTS = "plots"
     MANIFEST = "manifest.json"
+    CHECKPOINT = "checkpoint"  # a folder of a run in progress; no part of a save
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -84,7 +84,9 @@ class RunFolder:
         return name in self._manifest()["files"]
 
     def verify(self) -> None:
-        """Compare every file with the manifest; :class:`StorageError` names the first that is missing or differs."""
+        """Compare every file with the manifest; :class:`StorageError` names the first that is missing or
+        differs.
+        """
         manifest = self._manifest()
         for name in manifest["files"]:
             self._checked(manifest, name)
@@ -117,7 +119,8 @@ class RunFolder:
         What is in it stays until the next :meth:`write` is committed.
 
         Raises:
-            FileExistsError: there is a run here and ``overwrite`` is False, or there are files that are not of a run.
+            FileExistsError: there is a run here and ``overwrite`` is False, or there are files that are not
+                of a run.
         """
         occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
         if occupied and not self._is_a_run():
@@ -130,12 +133,13 @@ class RunFolder:
         return self
 
     def write(self, files: Mapping[str, Content], *, keep: bool = True) -> None:
-        """Save ``files`` together: after a crash at any point the folder holds all of the old ones, or all of the new.
+        """Save ``files`` together: after a crash at any point the folder holds all of the old ones, or all of
+        the new.
 
         Args:
-            files: by name relative to the folder (``"plots/history.png"``). A value is bytes, text, a function that writes
-                to the path it is given (it ends in the suffix of the name), plain data for a name in ``.json``, or a tree of tensors
-                for a name in ``.safetensors``.
+            files: by name relative to the folder (``"plots/history.png"``). A value is bytes, text, a
+                function that writes to the path it is given (it ends in the suffix of the name), plain data
+                for a name in ``.json``, or a tree of tensors for a name in ``.safetensors``.
             keep: whether files of the previous save that are not in ``files`` stay.
         """
         self.path.mkdir(parents=True, exist_ok=True)
@@ -176,15 +180,15 @@ class RunFolder:
         for name in manifest["obsolete"]:
             self._place(name).unlink(missing_ok=True)
         self._flush(manifest["files"])
-        settled = Manifest(
-            files={n: Entry(sha256=e["sha256"]) for n, e in manifest["files"].items()}, obsolete=[]
-        )
+        settled = Manifest(files={n: Entry(sha256=e["sha256"]) for n, e in manifest["files"].items()}, obsolete=[])
         if settled != manifest:
             self._replace_manifest(settled)
         return settled
 
     def _settled(self, *, damaged_is_empty: bool) -> Manifest:
-        """The manifest after finishing a save that was cut off; what one that was never committed has left is removed."""
+        """The manifest after finishing a save that was cut off; what one that was never committed has left is
+        removed.
+        """
         manifest = Manifest(files={}, obsolete=[])
         try:
             if self.exists():
@@ -226,23 +230,23 @@ class RunFolder:
         if name == self.STATE:  # a later checkpoint: it is replaced by itself, and vouches for itself
             check_tree(raw, path)
             return path, raw
-        raise StorageError(
-            path, "the content does not match the manifest; the file is damaged or was changed"
-        )
+        raise StorageError(path, "the content does not match the manifest; the file is damaged or was changed")
 
     def _place(self, name: str) -> Path:
         if not _is_inside(name):
-            raise StorageError(
-                self.path / self.MANIFEST, f"{name!r} is not the name of a file inside the folder"
-            )
+            raise StorageError(self.path / self.MANIFEST, f"{name!r} is not the name of a file inside the folder")
         return self.path / name
 
     def _is_a_run(self) -> bool:
         """A run, or what one that was cut off before its first save has left: a checkpoint, staged files."""
         if not self.path.is_dir():
             return False
-        files = [path for path in self.path.rglob("*") if path.is_file()]
-        return self.exists() or all(p.name == self.STATE or p.name.startswith(STAGED) for p in files)
+        return self.exists() or all(self._is_left_over(path) for path in self.path.rglob("*"))
+
+    def _is_left_over(self, path: Path) -> bool:
+        first = path.relative_to(self.path).parts[0]
+        known = first in (self.STATE, self.CHECKPOINT, self.PLOTS)
+        return known or path.name.startswith(STAGED)
 
 
 def _write(target: Path, name: str, content: Content) -> str:
@@ -265,9 +269,7 @@ def _encode(name: str, content: Content) -> bytes:
     encoders: dict[str, Callable[[Any], bytes]] = {".json": encode_json, ".safetensors": encode_tree}
     suffix = PurePosixPath(name).suffix
     if suffix not in encoders:
-        raise TypeError(
-            f"{name}: must be bytes, str or a function that writes it, got {type(content).__name__}"
-        )
+        raise TypeError(f"{name}: must be bytes, str or a function that writes it, got {type(content).__name__}")
     return encoders[suffix](content)
 
 
@@ -282,8 +284,7 @@ def _is_manifest(value: Any) -> bool:
     try:
         entries = value["files"].items()
         return isinstance(value["obsolete"], list) and all(
-            isinstance(entry["sha256"], str) and isinstance(entry.get("staged", ""), str)
-            for _, entry in entries
+            isinstance(entry["sha256"], str) and isinstance(entry.get("staged", ""), str) for _, entry in entries
         )
     except (AttributeError, KeyError, TypeError):
         return False

@@ -1,8 +1,8 @@
 """A tree of tensors and plain values in one safetensors file.
 
-The tensors are ordinary entries ``t0, t1, ...`` that any safetensors reader opens; the skeleton, with a reference in the
-place of each tensor, is JSON in the file's metadata. Tensors that share memory are written once and share it again
-when they come back.
+The tensors are ordinary entries ``t0, t1, ...`` that any safetensors reader opens; the skeleton, with a
+reference in the place of each tensor, is JSON in the file's metadata. Tensors that share memory are written
+once and share it again when they come back.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def save_tree(path: str | Path, tree: Any) -> None:
 
     Args:
         path: the file; its folder must exist.
-        tree: dicts, lists and tuples (back as lists), nested, of tensors, None, bool, int, float (infinities and NaN too)
-            and str. Tensors may have any shape, 0-dim and empty included; their dtype and shape are kept, the device
-            and ``requires_grad`` are not.
+        tree: dicts, lists and tuples (back as lists), nested, of tensors, None, bool, int, float (infinities
+            and NaN too) and str. Tensors may have any shape, 0-dim and empty included; their dtype and shape
+            are kept, the device and ``requires_grad`` are not.
 
     Raises:
         TypeError: a value of another type, with its place in the tree.
@@ -38,7 +38,9 @@ def save_tree(path: str | Path, tree: Any) -> None:
 
 
 def load_tree(path: str | Path) -> Any:
-    """Read what :func:`save_tree` wrote, on the CPU; :class:`StorageError` names the file if one byte has changed."""
+    """Read what :func:`save_tree` wrote, on the CPU; :class:`StorageError` names the file if one byte has
+    changed.
+    """
     return decode_tree(read_bytes(path), path)
 
 
@@ -95,8 +97,9 @@ def _metadata(raw: bytes, path: str | Path) -> dict[str, str]:
 class _Ledger:
     """The tensors met on the walk through a tree, each with the reference that stands for it in the skeleton.
 
-    A reference is ``[name]``, or ``[name, size, stride, offset]`` for one of several views of the same memory. It can be
-    filled in only when all tensors have been seen, so the walk leaves an empty list and :meth:`settle` fills it.
+    A reference is ``[name]``, or ``[name, size, stride, offset]`` for one of several views of the same
+    memory. It can be filled in only when all tensors have been seen, so the walk leaves an empty list and
+    :meth:`settle` fills it.
     """
 
     def __init__(self) -> None:
@@ -139,12 +142,7 @@ def _storable(value: Any, where: str) -> Tensor:
 
     if not isinstance(value, torch.Tensor):
         refuse(value, where)
-    if (
-        value.layout is not torch.strided
-        or value.is_quantized
-        or value.is_meta
-        or value.dtype == torch.complex128
-    ):
+    if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.dtype == torch.complex128:
         kind = f"{value.dtype} {value.layout} tensor on {value.device}"
         raise TypeError(f"{where} must be a dense tensor of a dtype that safetensors knows, got a {kind}")
     return value.detach().resolve_conj().resolve_neg()
@@ -163,4 +161,4 @@ def _geometry(tensor: Tensor) -> Any:
 
 def _last_element(tensor: Tensor) -> int:
     steps = ((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.storage_offset() + sum(steps)
+    return int(tensor.storage_offset() + sum(steps))

@@ -31,6 +31,7 @@ class Guard:
         self.latched = device.type != "cpu" if latched is None else latched
         self._failed = torch.full((), OK, dtype=torch.long, device=device)
         self._saved_buffers: list[Tensor] = []
+        self._stepped: set[int] = set()  # ids of the leaves whose optimizer state exists, as far as there is one
 
     def before(self) -> None:
         """Remember the buffers, which the forward pass may change."""
@@ -39,26 +40,37 @@ class Guard:
     def update(self, step: int, objective: Tensor, grad_norm: Tensor) -> None:
         """Make the optimizer's step, or keep everything as it was before it."""
         fine = torch.isfinite(objective.detach()) & torch.isfinite(grad_norm)
-        if self.latched and self.optimizer.state:
+        if self.latched and self._can_be_undone():
             self._update_latched(step, fine)
         elif bool(fine) and self.failed_step() is None:
             self.optimizer.step()
+            self._stepped |= {id(leaf) for leaf in self.leaves if leaf.grad is not None}
         else:
             if self.failed_step() is None:
                 self._failed.fill_(step)
-            self._restore_buffers()
+            self.restore()
+
+    def _can_be_undone(self) -> bool:
+        """Is all that a step will change a tensor that exists already? (The first step of a leaf makes its state.)"""
+        values = (value for state in self.optimizer.state.values() for value in state.values())
+        known = all(id(leaf) in self._stepped for leaf in self.leaves if leaf.grad is not None)
+        return known and all(value is None or isinstance(value, Tensor) for value in values)
 
     def _update_latched(self, step: int, fine: Tensor) -> None:
         fine = fine & (self._failed == OK)
         self._failed.copy_(torch.where(fine | (self._failed != OK), self._failed, step))
-        state = [t for s in self.optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
-        tensors = [leaf.data for leaf in self.leaves] + state
-        before = [t.clone() for t in tensors]
+        before = [tensor.clone() for tensor in self._moved_by_optimizer()]
         self.optimizer.step()
-        for now, then in zip(tensors + self.buffers, before + self._saved_buffers, strict=True):
+        after = self._moved_by_optimizer()
+        for now, then in zip(after + self.buffers, before + self._saved_buffers, strict=True):
             now.copy_(torch.where(fine.to(now.device), now, then))
 
-    def _restore_buffers(self) -> None:
+    def _moved_by_optimizer(self) -> list[Tensor]:
+        state = [t for s in self.optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
+        return [leaf.data for leaf in self.leaves] + state
+
+    def restore(self) -> None:
+        """Put the buffers back as they were before this step."""
         for buffer, value in zip(self.buffers, self._saved_buffers, strict=True):
             buffer.copy_(value)
 
@@ -66,3 +78,7 @@ class Guard:
         """The first bad step, or None. This is the one place that waits for the device."""
         step = int(self._failed)
         return None if step == OK else step
+
+    def reset(self) -> None:
+        """Forget the bad step, once it has been dealt with."""
+        self._failed.fill_(OK)

@@ -26,6 +26,10 @@ class History:
         """Remember a step's report; it stays on the device."""
         self._pending.append((report, size))
 
+    def forget(self, count: int) -> None:
+        """Take back the last ``count`` reports of this epoch."""
+        self._pending = self._pending[: len(self._pending) - count]
+
     def close_epoch(self, row: dict[str, Any]) -> None:
         """End an epoch: ``row`` holds what is known without asking the device."""
         self._closed.append((row, self._pending))
@@ -40,7 +44,7 @@ class History:
         """Read every closed epoch from the device: one transfer for all; returns the new rows."""
         if not self._closed:
             return []
-        reports = torch.stack([report for _, pending in self._closed for report, _ in pending])
+        reports = _stacked([report for _, pending in self._closed for report, _ in pending])
         values = iter(reports.to("cpu", torch.float64))
         fresh = []
         for row, pending in self._closed:
@@ -57,7 +61,7 @@ class History:
 
     def state(self) -> dict[str, Any]:
         """A plain tree: all rows, and the reports of an epoch that is not over."""
-        pending = torch.stack([r for r, _ in self._pending]).cpu() if self._pending else None
+        pending = _stacked([r for r, _ in self._pending]).cpu() if self._pending else None
         return {"rows": self.rows, "pending": pending, "sizes": [size for _, size in self._pending]}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -65,3 +69,8 @@ class History:
         self.rows = [dict(row) for row in state["rows"]]
         reports = [] if state["pending"] is None else list(state["pending"].unbind(0))
         self._pending = list(zip(reports, state["sizes"], strict=True))
+
+
+def _stacked(reports: list[Tensor]) -> Tensor:
+    """Reports of one run; those that came from a checkpoint lie on the CPU, newer ones on the device."""
+    return torch.stack([report.to(reports[-1].device) for report in reports])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ppl_vae.data.rows import Batch
+from ppl_vae.pair.scope import validation
 from ppl_vae.training.step import GradientStep
 
 
@@ -36,6 +39,28 @@ def _bad(value: Any) -> bool:
 
 def diagnose(step: GradientStep, batch: Batch, number: int) -> NonFiniteError:
     """Replay step ``number`` on its batch and its noise, and find the first value that is not finite."""
+    with validation(False):  # an argument check would stop at the NaN, and not say whose it is
+        found = _first_bad(step, batch, number)
+    if found is None:
+        return NonFiniteError(number, "objective", "the objective or the norm of its gradient was not finite")
+    return found
+
+
+@contextmanager
+def explained(step: GradientStep, batch: Batch, number: int) -> Iterator[None]:
+    """Where an argument check of the block has met a NaN, say so by step and site; other errors pass as they are."""
+    try:
+        yield
+    except ValueError:
+        found = None
+        with validation(False), suppress(ValueError):
+            found = _first_bad(step, batch, number)
+        if found is None:
+            raise
+        raise found from None
+
+
+def _first_bad(step: GradientStep, batch: Batch, number: int) -> NonFiniteError | None:
     pair = step.pair
     for name, leaf in pair.parameters_by_name().items():
         if _bad(leaf):
@@ -51,7 +76,7 @@ def diagnose(step: GradientStep, batch: Batch, number: int) -> NonFiniteError:
             buffer.copy_(value)
 
 
-def _replay(step: GradientStep, batch: Batch, number: int) -> NonFiniteError:
+def _replay(step: GradientStep, batch: Batch, number: int) -> NonFiniteError | None:
     pair = step.pair
     step.seed_noise(number)
     step.objective.begin_step(number)
@@ -72,4 +97,4 @@ def _replay(step: GradientStep, batch: Batch, number: int) -> NonFiniteError:
     for name, leaf in pair.parameters_by_name().items():
         if _bad(leaf.grad):
             return NonFiniteError(number, name, f"the gradient of {name!r} was not finite")
-    return NonFiniteError(number, "objective", "the objective or the norm of its gradient was not finite")
+    return None

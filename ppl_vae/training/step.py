@@ -65,7 +65,11 @@ class GradientStep:
             leaf.grad = None
         self.guard.before()
         still = self._buffers_of_resting(moving)
-        report = self.objective.gradients(self.pair, batch, self.moving_leaves(moving))
+        try:
+            report = self.objective.gradients(self.pair, batch, self.moving_leaves(moving))
+        except BaseException:
+            self.guard.restore()  # the guide may have moved its running means before the model broke
+            raise
         norm = self._clip(moving)
         self.guard.update(step, report[0], norm)
         for buffer, value in still:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -21,7 +22,7 @@ from ppl_vae.storage import save_tree
 from ppl_vae.training.callbacks import Callback
 from ppl_vae.training.history import History
 from ppl_vae.training.interrupts import Interrupt, deferred_interrupt
-from ppl_vae.training.nonfinite import NonFiniteError, diagnose
+from ppl_vae.training.nonfinite import NonFiniteError, diagnose, explained
 from ppl_vae.training.optimizers import EachStep, load_optimizer_state, optimizer_state
 from ppl_vae.training.progress import Progress
 from ppl_vae.training.step import EVERYONE, GradientStep
@@ -68,15 +69,29 @@ class Trainer:
     ) -> None:
         self.pair, self.objective, self.optimizer, self.batches = pair, objective, optimizer, batches
         self.seed, self.moves, self.validation = seed, moves, validation
+        if every is not None and (not isinstance(every, int) or every < 1):
+            raise ValueError(f"fit: every must be a whole number of steps, at least 1, got {every!r}")
         self.gradient_step = GradientStep(pair, objective, optimizer, clip_norm=clip_norm, seed=seed)
+        rates = {group.get("name", "all"): group["lr"] for group in optimizer.param_groups}
         self.scheduler = lr_scheduler(optimizer) if lr_scheduler is not None else None
         self._schedule_each_step = isinstance(lr_scheduler, EachStep)
         self.callbacks, self.checkpoint, self.every = list(callbacks), checkpoint, every
-        self.fingerprint = {"seed": seed, **batches.fingerprint(), **(fingerprint or {})}
+        self.fingerprint = {
+            "seed": seed,
+            **batches.fingerprint(),
+            **(fingerprint or {}),
+            "optimizer": _described(optimizer),
+            "lr": rates,
+            "clip_norm": clip_norm,
+            "lr_scheduler": None if self.scheduler is None else type(self.scheduler).__name__,
+            "callbacks": [type(callback).__name__ for callback in self._remembering()],
+        }
         self.step = self.epoch = self.position = 0
         self.history, self.seconds, self.ended = History(), 0.0, "not started"
         self._stop_reason: str | None = None
         self._frozen: dict[str, Any] | None = None
+        self._whole = True  # False inside a step: there the state is none to go on from
+        self._schedule_before: tuple[int, Any, Any] = (0, None, None)
         self._watches_steps = any(type(c).on_step is not Callback.on_step for c in self.callbacks)
 
     # -- running -------------------------------------------------------------------------------------------------------
@@ -87,7 +102,7 @@ class Trainer:
         Raises:
             NonFiniteError: when a loss or gradient was not finite; everything is as before that step.
         """
-        target = self._target(epochs, steps)
+        target = self.steps_in(epochs, steps)
         if self._frozen is not None:  # a callback has changed the parameters after the last step
             self.load_state(self._frozen)
             self._frozen = None
@@ -99,15 +114,16 @@ class Trainer:
                 self.ended = self._run(target, bar, interrupt)
         except KeyboardInterrupt:
             self.ended = "interrupted"
-        except NonFiniteError:
-            self.ended = "non-finite"
+        except NonFiniteError as error:
+            self.ended, error.fit = "non-finite", self.pair
             raise
         finally:
             self.seconds += time.perf_counter() - started
             self._finish()
             bar.close()
 
-    def _target(self, epochs: int | None, steps: int | None) -> int:
+    def steps_in(self, epochs: int | None, steps: int | None) -> int:
+        """The number of steps that ``epochs`` or ``steps`` asks for."""
         if (epochs is None) == (steps is None):
             raise ValueError(f"fit: give either epochs= or steps=, got epochs={epochs}, steps={steps}")
         count = epochs if epochs is not None else steps
@@ -119,8 +135,7 @@ class Trainer:
 
     def _run(self, target: int, bar: Progress, interrupt: Interrupt) -> str:
         if self.step < target:
-            for callback in self.callbacks:
-                callback.on_start(self)
+            self._tell(lambda callback: callback.on_start(self))
         while self.step < target:
             self._advance(target, interrupt)
             self._check()
@@ -139,6 +154,7 @@ class Trainer:
         if self.checkpoint is not None and self.every is not None:
             count = min(count, self.every - self.step % self.every)
         first_epoch = self.epoch == 0  # it sees every row once, with argument checks on
+        self._remember_schedule()
         with self.pair.scope(), isolated_rng(None, self.pair.device), validated(first_epoch):
             for batch in islice(self._rest_of_epoch(), count):
                 self._make_step(batch)
@@ -149,24 +165,53 @@ class Trainer:
         return self.batches.epoch(self.seed, self.epoch, self.position)
 
     def _make_step(self, batch: Batch) -> None:
-        report = self.gradient_step(batch, self.step, self.moves(self.step))
+        self._whole = False
+        with explained(self.gradient_step, batch, self.step):
+            report = self.gradient_step(batch, self.step, self.moves(self.step))
         self.history.add(report, batch.size or 1)
         self.step += 1
         self.position += 1
         if self.scheduler is not None and self._schedule_each_step:
             self.scheduler.step()
+        self._whole = True
         if self._watches_steps:
-            for callback in self.callbacks:
-                callback.on_step(self, report)
+            self._tell(lambda callback: callback.on_step(self, report))
+
+    def _tell(self, event: Callable[[Callback], None]) -> None:
+        """Every callback is told, even where one of them asks for the end by a KeyboardInterrupt."""
+        for callback in self.callbacks:
+            try:
+                event(callback)
+            except KeyboardInterrupt:
+                self.stop("interrupted")
 
     def _check(self) -> None:
         failed = self.gradient_step.guard.failed_step()
         if failed is None:
             return
-        epoch, position = divmod(failed, self.batches.per_epoch)
+        self._rewind(failed)
         with self.pair.scope(), isolated_rng(None, self.pair.device):
-            batch = self.batches.at(self.seed, epoch, position)
+            batch = self.batches.at(self.seed, self.epoch, self.position)
             raise diagnose(self.gradient_step, batch, failed)
+
+    def _rewind(self, step: int) -> None:
+        """Go back to the place of a bad step; the guard has kept all tensors as they were there."""
+        self.gradient_step.guard.reset()
+        made = self.step - step
+        self.history.forget(made)
+        self.step, self.position = step, self.position - made
+        start, schedule, groups = self._schedule_before
+        if schedule is not None and self.scheduler is not None:
+            self.scheduler.load_state_dict(schedule)
+            for group, options in zip(self.optimizer.param_groups, groups, strict=True):
+                group.update(options)
+            for _ in range(step - start):
+                self.scheduler.step()
+
+    def _remember_schedule(self) -> None:
+        if self.scheduler is not None and self._schedule_each_step:
+            groups = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+            self._schedule_before = (self.step, copy.deepcopy(self.scheduler.state_dict()), groups)
 
     def _close_epoch_if_over(self) -> None:
         if self.position < self.batches.per_epoch:
@@ -180,8 +225,7 @@ class Trainer:
         rows = self.history.read() if wanted or self.history.waiting >= CHECK_EVERY else []
         if self.scheduler is not None and not self._schedule_each_step:
             self._step_scheduler(rows[-1])
-        for callback in self.callbacks:
-            callback.on_epoch(self, rows[-1])
+        self._tell(lambda callback: callback.on_epoch(self, rows[-1]))
 
     def _step_scheduler(self, row: dict[str, Any]) -> None:
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -208,15 +252,19 @@ class Trainer:
         self.history.read()
         for callback in self.callbacks:
             callback.on_end(self)
-        if self.checkpoint is not None and self.step:
+        if self.checkpoint is not None and self.step and self._whole:
             self.save()
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every parameter and buffer by name, live."""
+        """Every parameter, trained or not, and buffer by name, live."""
         leaves = {name: leaf for members in self.gradient_step.leaves.values() for name, leaf in members.items()}
-        return {**leaves, **{f"buffer.{name}": b for name, b in self.pair.buffers_by_name().items()}}
+        buffers = {f"buffer.{name}": buffer for name, buffer in self.pair.buffers_by_name().items()}
+        return {**leaves, **buffers, **self.pair.frozen_by_name()}
+
+    def _remembering(self) -> list[Callback]:
+        return [callback for callback in self.callbacks if type(callback).state is not Callback.state]
 
     def _names(self) -> dict[int, str]:
         return {id(tensor): name for name, tensor in self.tensors().items()}
@@ -236,7 +284,7 @@ class Trainer:
             "tensors": {name: tensor.detach() for name, tensor in self.tensors().items()},
             "optimizer": optimizer_state(self.optimizer, self._names()),
             "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
-            "callbacks": [callback.state() for callback in self.callbacks],
+            "callbacks": [callback.state() for callback in self._remembering()],
             "history": self.history.state(),
             "template": self.pair.template_state(),
         }
@@ -258,15 +306,15 @@ class Trainer:
         load_optimizer_state(self.optimizer, state["optimizer"], self.tensors())
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-        for callback, saved in zip(self.callbacks, state["callbacks"], strict=False):
+        for callback, saved in zip(self._remembering(), state["callbacks"], strict=True):
             callback.load_state(saved)
         self.step, self.epoch, self.position = state["step"], state["epoch"], state["position"]
         self.seconds = state["seconds"]
         self.history.load_state(state["history"])
 
     def _require_same(self, state: dict[str, Any]) -> None:
-        saved = {**state["fingerprint"], "parameters": sorted(state["tensors"])}
-        present = {**self.fingerprint, "parameters": sorted(self.tensors())}
+        saved = {**state["fingerprint"], **_shapes(state["tensors"])}
+        present = {**self.fingerprint, **_shapes(self.tensors())}
         different = {k: (saved.get(k), present.get(k)) for k in {**saved, **present} if saved.get(k) != present.get(k)}
         if different:
             what = "; ".join(f"{key}: saved {was!r}, now {now!r}" for key, (was, now) in sorted(different.items()))
@@ -284,10 +332,19 @@ class Trainer:
             self.save()
 
 
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    return {f"the shape of {name}": list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _described(optimizer: torch.optim.Optimizer) -> str:
+    options = ", ".join(f"{k}={v!r}" for k, v in optimizer.defaults.items() if k != "lr")
+    return f"{type(optimizer).__name__}({options})"
+
+
 def _plain(value: Any) -> Any:
     """A scheduler's state without what is no data (bound functions)."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items() if isinstance(k, str) and not callable(v)}
+        return {k: _plain(v) for k, v in value.items() if isinstance(k, str | int) and not callable(v)}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 

@@ -1,0 +1,244 @@
+"""What the commands do: from a recipe or a file and some options to a run folder, and back from one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ppl_vae.recipes.base import Facts, Recipe, Settings, Training
+from ppl_vae.recipes.pair_file import blame, is_pair_file, load_pair_function
+from ppl_vae.recipes.registry import get_recipe, record
+from ppl_vae.recipes.sources import Scale, open_source
+from ppl_vae.storage import RunFolder, load_tree, read_json, save_tree, write_json
+
+if TYPE_CHECKING:
+    from ppl_vae.data import Dataset
+    from ppl_vae.recipes.report import Report
+    from ppl_vae.result import Fit
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for: all that a run must have in common with its continuation.
+
+    Args:
+        target: a recipe's name, or ``FILE.py:FUNCTION``.
+        data: a data source; see :mod:`ppl_vae.recipes.sources`.
+        epochs, batch_size, lr: how it is fitted.
+        latent_dim: L; None where the pair decides.
+        seed: of the networks' start, the order of the data and the noise.
+    """
+
+    target: str
+    data: str
+    epochs: int
+    batch_size: int
+    lr: float
+    latent_dim: int | None
+    seed: int
+
+    @classmethod
+    def of(cls, target: str, given: Mapping[str, Any]) -> Plan:
+        """The options that were given, and the defaults of the recipe for the rest."""
+        recipe = None if is_pair_file(target) else get_recipe(target)
+        if recipe is None and given.get("latent_dim") is not None:
+            raise ValueError(f"{target}: --latent-dim is for recipes; the pair in a file decides for itself")
+        training = recipe.training if recipe else Training()
+        defaults = {
+            **asdict(training),
+            "data": recipe.data if recipe else "digits",
+            "latent_dim": recipe.settings.latent_dim if recipe else None,
+            "seed": 0,
+        }
+        return cls(
+            target,
+            **{name: default if given.get(name) is None else given[name] for name, default in defaults.items()},
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Where the run goes by default: ``runs/TARGET-DATA``."""
+        target, data = (text.rpartition("/")[2].replace(".py", "") for text in (self.target, self.data))
+        data = data.partition(":")[0] if data.startswith("mnist:") else Path(data).stem
+        return Path("runs") / f"{target.replace(':', '-')}-{data}"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A pair and its data, ready to be fitted."""
+
+    plan: Plan
+    model: Any
+    guide: Any
+    dataset: Dataset
+    scale: Scale | None
+    recipe: dict[str, Any] | None
+
+    def source(self) -> dict[str, Any]:
+        """What ``config.json`` says of where the run came from: names and plain fields."""
+        shape = self.dataset.image_shape
+        return {
+            **asdict(self.plan),
+            "scale": asdict(self.scale) if self.scale else None,
+            "image_shape": list(shape) if shape else None,
+        }
+
+
+def prepare(plan: Plan) -> Prepared:
+    """Open the data and build the pair."""
+    from ppl_vae._random import fold, isolated_rng
+
+    build = _file_builder(plan) if is_pair_file(plan.target) else _recipe_builder(plan)
+    dataset = open_source(plan.data)
+    with isolated_rng(fold(plan.seed, "build")):
+        return build(dataset)
+
+
+def _file_builder(plan: Plan) -> Callable[[Dataset], Prepared]:
+    function = load_pair_function(plan.target)
+    return lambda dataset: Prepared(plan, *function(dataset.train), dataset, None, None)
+
+
+def _recipe_builder(plan: Plan) -> Callable[[Dataset], Prepared]:
+    recipe = get_recipe(plan.target)
+
+    def build(dataset: Dataset) -> Prepared:
+        scale = Scale.of(dataset) if recipe.standardize else None
+        dataset = scale.apply(dataset) if scale else dataset
+        facts, settings = Facts.of(dataset), _settings(recipe, plan)
+        model, guide = recipe.build(facts, settings)
+        return Prepared(plan, model, guide, dataset, scale, record(recipe, facts, settings))
+
+    return build
+
+
+def _settings(recipe: Recipe, plan: Plan) -> Settings:
+    return recipe.settings if plan.latent_dim is None else replace(recipe.settings, latent_dim=plan.latent_dim)
+
+
+def fit(prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool = False, progress: bool = True) -> Fit:
+    """Fit, with the state of the run in ``folder/checkpoint`` after each epoch, until :func:`save` has
+    written all.
+    """
+    from ppl_vae.inference import VariationalEM
+
+    plan, rows = prepared.plan, prepared.dataset.train
+    checkpoint = folder / RunFolder.CHECKPOINT
+    if not resume:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        checkpoint.mkdir(parents=True)
+        write_json(checkpoint / RunFolder.CONFIG, asdict(plan))
+    with blame(plan.target) if is_pair_file(plan.target) else nullcontext():
+        em = VariationalEM(prepared.model, prepared.guide, lr=plan.lr, device=device)
+        found = em.fit(
+            rows,
+            epochs=plan.epochs,
+            batch_size=plan.batch_size if plan.batch_size < len(rows) else None,
+            seed=plan.seed,
+            checkpoint=checkpoint,
+            resume=resume,
+            progress=progress,
+        )
+    found.config["source"] = prepared.source()
+    return found
+
+
+def resumed(plan: Plan, given: Mapping[str, Any], folder: Path) -> Plan:
+    """The plan of the run in ``folder``, to be gone on with; only the number of epochs may be another one.
+
+    Raises:
+        ValueError: there is nothing to go on with, or an option differs from that of the run.
+    """
+    checkpoint, run = folder / RunFolder.CHECKPOINT, RunFolder(folder)
+    if not (checkpoint / RunFolder.STATE).exists():
+        if not run.exists():
+            raise ValueError(f"{folder}: there is no run to resume")
+        checkpoint.mkdir(exist_ok=True)
+        write_json(checkpoint / RunFolder.CONFIG, _plan_in(run))
+        save_tree(checkpoint / RunFolder.STATE, run.read_tree(run.STATE))
+    saved = Plan(**read_json(checkpoint / RunFolder.CONFIG))
+    for name in ("data", "batch_size", "lr", "latent_dim", "seed"):
+        if given.get(name) is not None and given[name] != getattr(saved, name):
+            option, was = "--" + name.replace("_", "-"), getattr(saved, name)
+            raise ValueError(f"{folder}: the run has {option} {was}, got {given[name]}; leave it out to resume")
+    if plan.target != saved.target:
+        raise ValueError(f"{folder}: the run is of {saved.target}, got {plan.target}")
+    load_tree(checkpoint / RunFolder.STATE)  # a damaged checkpoint is named before any work is done
+    return replace(saved, epochs=given["epochs"]) if given.get("epochs") is not None else saved
+
+
+def _source_in(run: RunFolder) -> dict[str, Any]:
+    from ppl_vae.saving import read_config
+
+    source = read_config(run)["fit"].get("source")
+    if not isinstance(source, dict) or not set(Plan.__annotations__) <= set(source):
+        raise ValueError(f"{run.path}: this run was not made by the command line")
+    return source
+
+
+def _plan_in(run: RunFolder) -> dict[str, Any]:
+    source = _source_in(run)
+    return {name: source[name] for name in Plan.__annotations__}
+
+
+def save(found: Fit, prepared: Prepared, folder: Path, report: Report, *, command: str) -> list[str]:
+    """Write the run folder: weights, state, history, posterior, figures and a model card; returns the names
+    of the files.
+    """
+    from ppl_vae.recipes.report import figures, model_card, posterior_rows
+    from ppl_vae.saving import save_fit
+
+    dataset = prepared.dataset
+    found.config["results"] = report.numbers()
+    pictures = figures(found, dataset)
+    title = f"{prepared.plan.target} on {dataset.name}"
+    card = model_card(title, command, found, dataset, report, list(pictures))
+    extra = {**pictures, RunFolder.README: card}
+    rows = posterior_rows(found, dataset)
+    save_fit(found, folder, overwrite=True, data=rows, recipe=prepared.recipe, extra=extra)
+    shutil.rmtree(folder / RunFolder.CHECKPOINT, ignore_errors=True)
+    return RunFolder(folder).names()
+
+
+# back from a run folder
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run that was read back."""
+
+    fit: Fit
+    plan: Plan
+    scale: Scale | None
+    image_shape: tuple[int, ...] | None
+
+    def dataset(self, source: str | None = None) -> Dataset:
+        """The data of the run, or another source, in the units that the run was fitted in."""
+        dataset = open_source(source or self.plan.data)
+        return self.scale.apply(dataset) if self.scale else dataset
+
+
+def open_run(folder: Path, *, pair: str | None = None, data: str | None = None) -> Opened:
+    """Read a run folder back.
+
+    Args:
+        folder: the run.
+        pair: ``FILE.py:FUNCTION`` for a run of a person's own pair; a run folder never says what code to run.
+        data: the data source that the function is given, if not that of the run.
+    """
+    import ppl_vae
+
+    run = RunFolder(folder)
+    plan, source = Plan(**_plan_in(run)), _source_in(run)
+    scale = Scale(**source["scale"]) if source.get("scale") else None
+    shape = tuple(source["image_shape"]) if source.get("image_shape") else None
+    if not is_pair_file(plan.target):
+        return Opened(ppl_vae.load(folder), plan, scale, shape)
+    if pair is None:
+        raise ValueError(f"{folder}: a run of a pair from a file; name it again with --pair {plan.target}")
+    model, guide = load_pair_function(pair)(open_source(data or plan.data).train)
+    return Opened(ppl_vae.load(folder, model, guide), plan, scale, shape)

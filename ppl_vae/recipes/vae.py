@@ -1,0 +1,42 @@
+"""The default recipe: a variational autoencoder with two hidden layers on each side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ppl_vae.recipes.base import Facts, Recipe, Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build(facts: Facts, settings: Settings) -> tuple[Any, Any]:
+    """A VAE and an amortized normal guide; Bernoulli for data of zeros and ones, else normal with one learned
+    scale.
+    """
+    from ppl_vae.guides import AmortizedNormal
+    from ppl_vae.models import VAE
+    from ppl_vae.nn import MLP
+
+    latent, hidden = settings.latent_dim, settings.hidden
+    decoder = MLP(latent, facts.event_shape, hidden=tuple(reversed(hidden)))
+    encoder = _flattening(facts, MLP(facts.size, 2 * latent, hidden=hidden))
+    likelihood = "bernoulli" if facts.binary else "normal"
+    return VAE(decoder, latent_dim=latent, likelihood=likelihood), AmortizedNormal(encoder, latent_dim=latent)
+
+
+def _flattening(facts: Facts, encoder: nn.Module) -> nn.Module:
+    """The encoder behind a layer that flattens images."""
+    if len(facts.event_shape) == 1:
+        return encoder
+    from torch import nn
+
+    return nn.Sequential(nn.Flatten(), encoder)
+
+
+RECIPE = Recipe(
+    name="vae",
+    description="variational autoencoder, two hidden layers of 128 on each side, 8 latent dimensions",
+    data="digits",
+    build=build,
+)
