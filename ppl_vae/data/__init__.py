@@ -17,4 +17,17 @@ from ppl_vae.data.mnist import load_mnist  # isort: skip
 # Rows in memory and what one call of a pair sees
 from ppl_vae.data.rows import Batch, Rows  # isort: skip
 
-__all__ = ["Batch", "Dataset", "Rows", "load_digits", "load_file", "load_iris", "load_mnist", "load_wine"]
+# A random transform of each batch
+from ppl_vae.data.batches import dynamic_binarization  # isort: skip
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Rows",
+    "dynamic_binarization",
+    "load_digits",
+    "load_file",
+    "load_iris",
+    "load_mnist",
+    "load_wine",
+]

@@ -132,12 +132,11 @@ def _tensor(value: Any, name: str, *, allow_nan: bool = False) -> Tensor:
 
 
 def _from_array(value: Any, name: str) -> Tensor:
-    array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
-    if array.dtype == object:
-        try:
-            array = array.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name}: numbers are required, got {type(value).__name__} with {error}") from None
+    try:
+        array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
+        array = array.astype(np.float64) if array.dtype == object else array
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: numbers are required, got {type(value).__name__} with {error}") from None
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name}: numbers are required, got an array of {array.dtype}")
     tensor = torch.from_numpy(np.array(array))  # a copy: the fit must not see later changes of the caller's array

@@ -83,6 +83,8 @@ def decomposition(
         the Decomposition.
     """
     rows = pair.rows(data)
+    pair.initialize(rows)
+    pair.require_density("decomposition")
     plan, resolution = Plan.of(pair, rows, num_samples, max_elements), resolution_of(pair)
     parts = []
     for place, chunk in plan.row_chunks(rows):

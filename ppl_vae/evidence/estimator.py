@@ -26,9 +26,8 @@ class Estimator(Protocol):
     Implementing a new one:
 
     - a frozen dataclass whose fields are its settings; its ``repr`` names it in reports;
-    - ``estimate`` returns an :class:`Evidence` with (N,) values, or () for a pair with latents shared by all
-    data; - its error bars must cover the exact log p(x) of the linear-Gaussian model: one entry in the table
-    of the tests.
+    - ``estimate`` returns an :class:`Evidence` with (N,) values, or () for a pair with latents shared by all data;
+    - its error bars must cover the exact log p(x) of the linear-Gaussian model: one entry in the tests' table.
     """
 
     def estimate(self, pair: Pair, rows: Rows, seed: int, *, max_elements: int) -> Evidence:

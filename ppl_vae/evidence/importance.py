@@ -26,11 +26,13 @@ class ImportanceWeighted:
 
     A lower bound in expectation that rises with K to log p(x); with K = 1 it is the ELBO. Its gap is about
     half its squared standard error, as long as k-hat is below 0.7. The guide must be able to draw all that the
-    posterior may hold: a point estimate (``AutoDelta``) always draws the same, so its "evidence" is log p(x, z)
-    at that point, and neither error bar nor k-hat can tell.
+    posterior may hold.
 
     Args:
         num_samples: K, draws a datum.
+
+    Raises:
+        ValueError: in use, for a guide that is a point mass (``AutoDelta``): log p(x, z) at one point is no evidence.
 
     Yuri Burda, Roger Grosse, Ruslan Salakhutdinov: "Importance Weighted Autoencoders", 2016.
 
@@ -42,6 +44,8 @@ class ImportanceWeighted:
 
     def estimate(self, pair: Pair, rows: Rows, seed: int, *, max_elements: int = MAX_ELEMENTS) -> Evidence:
         """Estimate log p(x) of the rows; see :func:`ppl_vae.evidence.log_evidence`."""
+        pair.initialize(rows)
+        pair.require_density(repr(self))
         return estimate_from_weights(
             lambda chunk, count, noise: pair.draw(chunk, count, seed=noise),
             pair,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from ppl_vae.pair import Execution, SiteScore
+from ppl_vae.pair.particles import is_delta
 
 _UNSUPPORTED: set[tuple[type, type]] = set()
 
@@ -37,13 +37,6 @@ def sum_event(kl: Tensor, fn: Any) -> Tensor:
     """Sum the independent event dimensions that :func:`closed_form_kl` left."""
     extra = kl.dim() - len(fn.batch_shape)
     return kl.sum(tuple(range(-extra, 0))) if extra > 0 else kl
-
-
-def is_delta(fn: Any) -> bool:
-    """Is this a point mass, perhaps inside wrappers?"""
-    while hasattr(fn, "base_dist") and not isinstance(fn, Delta):
-        fn = fn.base_dist
-    return isinstance(fn, Delta)
 
 
 def eligible(run: Execution, q: SiteScore, p: SiteScore) -> bool:

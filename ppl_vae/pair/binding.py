@@ -18,7 +18,7 @@ from ppl_vae.pair.axis import DataAxisError, GlobalLatentError, find_data_axis, 
 from ppl_vae.pair.calls import call_with_batch, names, shape_key
 from ppl_vae.pair.execution import Execution, Layout, run_pair
 from ppl_vae.pair.parameters import allow_local_params, buffers_of, collect, modules_of, reached_by
-from ppl_vae.pair.particles import Site, outward, without_particles
+from ppl_vae.pair.particles import Site, is_delta, outward, without_particles
 from ppl_vae.pair.scope import scoped, validation
 
 _TEMPLATE_ROWS = 256
@@ -191,7 +191,10 @@ class Binding:
         dims = [frame.dim for frame, _ in frames_of(traces)]
         self._layout = Layout(axis, max((-d for d in dims), default=0))
         self._model_sites = {n: Site.of(n, s, self._layout) for n, s in sample_sites(model_trace)}
-        self._guide_sites = {n: Site.of(n, s, self._layout) for n, s in sample_sites(guide_trace)}
+        drawn = [(n, s) for n, s in sample_sites(guide_trace) if not s["is_observed"]]
+        self._guide_sites = {n: Site.of(n, s, self._layout) for n, s in drawn}
+        derived = any(s["infer"].get("is_auxiliary") for _, s in drawn)
+        self._point_masses = [] if derived else [n for n, s in drawn if n in model_trace.nodes and is_delta(s["fn"])]
         self._observed = [
             n for n, s in sample_sites(model_trace) if s["is_observed"] and not s["infer"].get("_deterministic")
         ]
@@ -229,8 +232,8 @@ class Binding:
 
     @property
     def has_global_latents(self) -> bool:
-        """Is there a latent site outside the data plate?"""
-        return any(not site.is_local for site in self.latents.values())
+        """Does a draw outside the data plate (the model's, or an autoguide's own) tie the data together?"""
+        return any(not site.is_local for site in (*self.latents.values(), *self._guide_sites.values()))
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -260,10 +263,20 @@ class Binding:
     def require_local(self, what: str) -> None:
         """Raise :class:`GlobalLatentError` if a latent stands outside the data plate."""
         shared = [name for name, site in self.latents.items() if not site.is_local]
+        shared = shared or [name for name, site in self._guide_sites.items() if not site.is_local]
         if shared and self.layout.axis is not None:
             raise GlobalLatentError(
                 f"{what}: a value per datum needs latents of each datum's own, but {', '.join(map(repr, shared))} stand "
                 f"outside the data plate {self.data_plate!r} and tie all data together"
+            )
+
+    def require_density(self, what: str) -> None:
+        """Raise ValueError if the guide is a point mass (``AutoDelta``): it has no density to weigh draws by."""
+        if self._point_masses:
+            names_ = ", ".join(map(repr, self._point_masses))
+            raise ValueError(
+                f"{what}: a guide with a density is required, but it gives {names_} a point mass (as AutoDelta does), and "
+                "log p(x, z) at one point says nothing of the evidence; fit a guide with a spread, such as AutoNormal"
             )
 
     def require_batchable(self) -> None:

@@ -43,7 +43,10 @@ class LogProb(Mapping[str, Tensor]):
         total: Tensor = torch.zeros((), dtype=torch.float64)
         for name in names:
             term = self._sites[name]
-            total = total + (term.sum(1) if self.joint and term.dim() > 1 else term)
+            term = term.sum(1) if self.joint and term.dim() > 1 else term
+            if total.dim() and term.dim() != total.dim():  # broadcasting would charge every datum the whole
+                raise ValueError(f"LogProb: {name!r} is of shape {tuple(term.shape)} beside {tuple(total.shape)}")
+            total = total + term
         return total
 
     @property

@@ -11,9 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
 
 from ppl_vae.pair.execution import Layout
+
+
+def is_delta(fn: Any) -> bool:
+    """Is this a point mass, perhaps inside wrappers?"""
+    while hasattr(fn, "base_dist") and not isinstance(fn, Delta):
+        fn = fn.base_dist
+    return isinstance(fn, Delta)
 
 
 @dataclass(frozen=True)

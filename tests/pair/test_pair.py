@@ -10,10 +10,11 @@ import pytest
 import torch
 from pairs import CASES, LATENT, Decoder, Encoder, LinearGaussian, function_pair, rows, shared_mean
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
 from torch import nn
 
-from ppl_vae.pair import DataAxisError, GlobalLatentError, Pair
+from ppl_vae.evidence import decomposition, log_evidence
+from ppl_vae.pair import DataAxisError, GlobalLatentError, LogProb, Pair
 
 
 def test_a_parameter_that_both_sides_reach_is_shared():
@@ -226,6 +227,33 @@ def test_masks_count_and_weights_do_not_enter_densities():
     draws = pair.draw(x, 2)
     exact = dist.Normal(draws.values["z"], 1.0).log_prob(x).sum(-1) * (x[:, 0] > 0)
     torch.testing.assert_close(draws.log_p.likelihood, exact.double(), rtol=1e-5, atol=1e-5)
+
+
+def test_an_auxiliary_draw_for_all_rows_ties_the_data_together():
+    """AutoDiagonalNormal draws all local latents as one vector: its log q cannot be charged to single rows."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1), torch.ones(3)).to_event(1), obs=x)
+
+    x = rows(dtype=torch.float32)
+    pair = Pair(model, AutoDiagonalNormal(model)).initialize(x)
+    assert pair.has_global_latents
+    assert pair.draw(x, 5).log_weight.shape == (5,)
+
+
+def test_a_point_mass_has_no_evidence():
+    pair = Pair(shared_mean, AutoDelta(shared_mean)).initialize(rows(dtype=torch.float32))
+    for ask in (lambda: log_evidence(pair, rows()), lambda: decomposition(pair, rows())):
+        with pytest.raises(ValueError, match="it gives 'mean', 'scale' a point mass"):
+            ask()
+
+
+def test_sums_of_densities_do_not_mix_shapes():
+    mixed = LogProb({"a": torch.zeros(5), "b": torch.zeros(5, 5)}, (), joint=False)
+    with pytest.raises(ValueError, match="'b' is of shape"):
+        mixed.total  # noqa: B018
 
 
 def test_a_failing_model_leaves_nothing_behind():

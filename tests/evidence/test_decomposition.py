@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from linear_gaussian import LinearGaussian
+
+from ppl_vae.evidence import ImportanceWeighted, decomposition, log_evidence
+
+GUIDES = {
+    "exact": {"shift": 0.0, "widen": 1.0},
+    "near": {"shift": 0.1, "widen": 1.1},
+    "far": {"shift": 0.4, "widen": 1.5},
+}
+PIECES = ("elbo", "reconstruction", "kl", "gap")
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    return LinearGaussian()
+
+
+@pytest.fixture(scope="module", params=GUIDES)
+def case(request, oracle):
+    guide, x = GUIDES[request.param], oracle.data(800)
+    return (
+        decomposition(oracle.pair(**guide), x, num_samples=500),
+        oracle.pieces(x, **guide),
+        oracle.log_marginal(x),
+    )
+
+
+def test_the_pieces_add_up(case):
+    found, _, _ = case
+    assert torch.equal(found.elbo, found.reconstruction - found.kl)
+    assert torch.allclose(found.elbo + found.gap, found.evidence.value, atol=1e-10)
+    assert bool((found.gap >= 0).all())
+    means = found.mean()
+    assert means["reconstruction"] - means["kl"] + means["gap"] == pytest.approx(means["evidence"])
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_every_piece_is_covered_by_its_error_bar(case, name):
+    found, truth, _ = case
+    error = found.standard_error[name].clamp(min=1e-9)
+    score = (getattr(found, name) - truth[name]) / error
+    count, spread = len(score), float(score.square().mean().sqrt())
+    assert spread < 1 + 4.5 / (2 * count) ** 0.5 + 0.02
+    if float(error.max()) > 1e-6:  # not the ELBO and the gap of the exact guide, which have no error
+        assert spread > 1 - 4.5 / (2 * count) ** 0.5 - 0.02
+
+
+def test_the_evidence_is_covered(case):
+    found, _, truth = case
+    error = found.evidence.standard_error
+    assert bool(((found.evidence.value - truth).abs() <= 5.5 * error + 1e-9).all())
+
+
+def test_an_elbo_without_the_guide_s_density_is_caught(oracle):
+    """The negative twin: log q left out of the KL lands outside of every error bar."""
+    x, guide = oracle.data(50), GUIDES["near"]
+    found = decomposition(oracle.pair(**guide), x, num_samples=500)
+    draws = oracle.pair(**guide).draw(x, 500)
+    wrong = -draws.log_p.prior.mean(0)
+    assert float(((wrong - oracle.pieces(x, **guide)["kl"]) / found.standard_error["kl"]).abs().median()) > 4.5
+
+
+def test_chunks_agree(oracle):
+    x, pair = oracle.data(40), oracle.pair(**GUIDES["far"])
+    whole, pieces = (
+        decomposition(pair, x, num_samples=300),
+        decomposition(pair, x, num_samples=300, max_elements=700),
+    )
+    for name in PIECES:
+        error = (whole.standard_error[name].square() + pieces.standard_error[name].square()).sum().sqrt()
+        assert float((getattr(whole, name) - getattr(pieces, name)).sum().abs() / error) < 4.5
+
+
+def test_it_agrees_with_log_evidence(oracle):
+    x, pair = oracle.data(40), oracle.pair(**GUIDES["near"])
+    one, other = (
+        decomposition(pair, x, num_samples=400).evidence,
+        log_evidence(pair, x, ImportanceWeighted(400)),
+    )
+    error = (one.standard_error.square() + other.standard_error.square()).sum().sqrt()
+    assert float((one.value - other.value).sum().abs() / error) < 4.5
+    assert one.estimator == other.estimator
+
+
+def test_to_dataframe_and_words(case):
+    found, _, _ = case
+    frame = found.to_dataframe()
+    assert list(frame.columns) == [*PIECES, "evidence", "standard_error", "ess", "khat"]
+    assert len(frame) == 800
+    assert repr(found).startswith("Decomposition(elbo -")
+
+
+def test_one_draw_has_no_error_bar(oracle):
+    found = decomposition(oracle.pair(**GUIDES["far"]), oracle.data(3), num_samples=1)
+    assert all(bool(error.isnan().all()) for error in found.standard_error.values())
+    assert found.gap.tolist() == [0.0] * 3

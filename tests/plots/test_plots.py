@@ -1,0 +1,198 @@
+"""Laws of every figure, over a table of figures; then what each one of them says."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from ppl_vae import plots
+from ppl_vae.plots import axes
+
+
+def curve(num: int = 60) -> pd.DataFrame:
+    epoch = np.arange(1, num + 1)
+    elbo = -17 - 300 * np.exp(-epoch / 2)
+    val = np.where(epoch % 5 == 0, elbo - 1, np.nan)
+    return pd.DataFrame({"epoch": epoch, "elbo": elbo, "val_elbo": val, "kl": 5 + 0 * elbo})
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+FIGURES = {
+    "history": lambda ax: plots.history(curve(), ax=ax),
+    "history of one step": lambda ax: plots.history(curve(1), ax=ax),
+    "images, flat": lambda ax: plots.images(noise(10, 64), ax=ax),
+    "images, grey": lambda ax: plots.images(noise(10, 1, 8, 6), columns=3, ax=ax),
+    "images, colour": lambda ax: plots.images(noise(4, 3, 8, 6), ax=ax),
+    "images, constant": lambda ax: plots.images(torch.zeros(3, 4, 4), ax=ax),
+    "reconstructions": lambda ax: plots.reconstructions(noise(7, 64), noise(7, 64), columns=5, ax=ax),
+    "latent, 1": lambda ax: plots.latent(noise(30, 1), color=torch.arange(30) % 3, ax=ax),
+    "latent, 2": lambda ax: plots.latent(noise(30, 2), ax=ax),
+    "latent, 5": lambda ax: plots.latent(noise(30, 5), color=noise(30), ax=ax),
+    "kl_bars": lambda ax: plots.kl_bars([2.0, 0.001, 3.0], ax=ax),
+    "khat_points": lambda ax: plots.khat_points([0.1, 0.9, math.inf, math.nan], ax=ax),
+}
+
+
+@pytest.fixture
+def given() -> Axes:
+    return Figure().add_subplot()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_axes_given_are_the_axes_returned(name, given):
+    assert FIGURES[name](given) is given
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_new_figure_is_drawn_and_pyplot_never_knows(name, tmp_path):
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    found = FIGURES[name](None)
+    found.figure.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 500
+    assert plt.get_fignums() == before
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_all_that_is_drawn_is_finite(name):
+    found = FIGURES[name](None)
+    assert np.isfinite([*found.get_xlim(), *found.get_ylim()]).all()
+
+
+MISTAKES = {
+    "history": (
+        lambda: plots.history(curve(), column="loss"),
+        KeyError,
+        "no column 'loss'; there are epoch, elbo",
+    ),
+    "images, flat": (lambda: plots.images(noise(3, 60)), ValueError, "60 pixels are no square; give shape="),
+    "images, channels": (
+        lambda: plots.images(noise(3, 2, 4, 4)),
+        ValueError,
+        r"C = 1 or 3 is required, got \(3, 2, 4, 4\)",
+    ),
+    "reconstructions": (
+        lambda: plots.reconstructions(noise(3, 64), noise(4, 64)),
+        ValueError,
+        r"must have one shape, got \(3, 8, 8, 1\) and \(4, 8, 8, 1\)",
+    ),
+    "latent": (
+        lambda: plots.latent(noise(4)),
+        ValueError,
+        r"codes of shape \(N, L\) are required, got \(4,\)",
+    ),
+    "latent, color": (
+        lambda: plots.latent(noise(4, 2), color=[1]),
+        ValueError,
+        "each of the 4 codes is required, got 1",
+    ),
+    "kl_bars": (
+        lambda: plots.kl_bars([1.0], active=[True, False]),
+        ValueError,
+        "one flag for each of 1 dimensions, got 2",
+    ),
+    "khat_points": (
+        lambda: plots.khat_points([math.nan]),
+        ValueError,
+        "at least one k-hat is required, got none",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_named(name):
+    call, error, words = MISTAKES[name]
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_history_draws_train_and_validation_in_nats(given):
+    plots.history(curve(), ax=given)
+    assert [line.get_label() for line in given.lines] == ["train", "validation"]
+    assert len(given.lines[1].get_xdata()) == 12  # validated every fifth epoch
+    assert (given.get_xlabel(), given.get_ylabel()) == ("epoch", "ELBO (nats per datum)")
+
+
+def test_history_frames_what_the_fit_reached(given):
+    frame = curve()
+    plots.history(frame, ax=given)
+    low, high = given.get_ylim()
+    assert low > frame["elbo"].min() + 100
+    assert high > frame["elbo"].max()
+    assert low < frame["elbo"].iloc[6]
+
+
+def test_history_of_another_column(given):
+    plots.history(curve(), column="kl", ax=given)
+    assert given.get_ylabel() == "KL (nats per datum)"
+    assert len(given.lines) == 1
+
+
+def test_images_stand_in_reading_order(given):
+    tiles = torch.arange(1.0, 6.0)[:, None, None].expand(5, 2, 2)
+    plots.images(tiles, columns=3, limits=(0, 5), ax=given)
+    sheet = np.asarray(given.images[0].get_array())
+    assert sheet.shape == (5, 8, 4)
+    np.testing.assert_allclose(sheet[0, [0, 3, 6], 0], [0.2, 0.4, 0.6])
+    np.testing.assert_allclose(sheet[3, [0, 3], 0], [0.8, 1.0])
+    assert sheet[3, 6, 3] == sheet[2, 0, 3] == 0  # an empty place and a gap show the background
+
+
+def test_reconstructions_stand_below_their_originals(given):
+    plots.reconstructions(torch.zeros(3, 4, 4), torch.ones(3, 4, 4), limits=(0, 1), columns=2, ax=given)
+    sheet = np.asarray(given.images[0].get_array())[..., 0]
+    assert [sheet[row, 0] for row in (0, 5, 10, 15)] == [0, 1, 0, 1]
+    assert [text.get_text() for text in given.texts] == ["data", "reconstructed"] * 2
+
+
+def test_latent_says_which_two_dimensions(given):
+    plots.latent(noise(50, 2), ax=given)
+    assert (given.get_xlabel(), given.get_ylabel()) == ("z[0]", "z[1]")
+    codes = noise(200, 3) * torch.tensor([3.0, 0.1, 1.0])
+    ax = plots.latent(codes)
+    assert ax.get_xlabel() == "principal component 1 of 3 (89 % of the variance)"
+    points = np.asarray(ax.collections[0].get_offsets())
+    assert abs(np.corrcoef(points[:, 0], codes[:, 0])[0, 1]) > 0.99
+
+
+@pytest.mark.parametrize("labels", [torch.arange(30) % 3, np.array(["a", "b", "c"] * 10), torch.arange(30).float() % 3])
+def test_latent_names_each_class_where_it_lies(given, labels):
+    plots.latent(noise(30, 2), color=labels, ax=given)
+    assert len(given.collections) == 3
+    assert len({to_hex(dots.get_facecolor()[0]) for dots in given.collections}) == 3
+    assert len([text.get_text() for text in given.texts]) == 3
+
+
+def test_kl_bars_are_sorted_and_the_collapsed_are_grey(given):
+    plots.kl_bars([2.0, 0.001, 3.0], ax=given)
+    assert [bar.get_height() for bar in given.patches] == [3.0, 2.0, 0.001]
+    assert [label.get_text() for label in given.get_xticklabels()] == ["2", "0", "1"]
+    assert to_hex(given.patches[2].get_facecolor()) == axes.MUTED.lower()
+    assert given.texts[0].get_text() == "2 of 3 active"
+
+
+def test_khat_points_marks_what_is_above_the_limit(given):
+    plots.khat_points([0.1, 0.2, 0.9, math.inf, math.nan], ax=given)
+    good, bad = given.collections
+    assert (len(good.get_offsets()), len(bad.get_offsets())) == (2, 2)
+    assert {line.get_ydata()[0] for line in given.lines} == {0.7}
+
+
+def test_no_two_classes_share_a_colour():
+    assert len({*axes.CLASSES}) == len(axes.CLASSES) == 10
+
+
+def test_train_and_validation_differ_without_colour_too(given):
+    plots.history(curve(), ax=given)
+    assert len({line.get_linestyle() for line in given.lines}) == 2
