@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.data.batches import Batches, InMemoryBatches, LoaderBatches, Transform, TransformedBatches
-from ppl_vae.data.rows import Batch
+from ppl_vae.data.rows import Batch, Rows
 from ppl_vae.inference.schedules import E_STEP, M_STEP, Joint, Schedule
 from ppl_vae.objectives import COLUMNS, as_objective
 from ppl_vae.pair import Pair
@@ -133,7 +133,11 @@ class VariationalEM:
             callbacks=callbacks,
             checkpoint=state_file,
             every=every,
-            fingerprint={"objective": repr(self.objective), "schedule": repr(self.schedule)},
+            fingerprint={
+                "objective": repr(self.objective),
+                "schedule": repr(self.schedule),
+                "dtype": str(fit.dtype),
+            },
         )
         if resume and state_file is not None and state_file.exists():
             trainer.load_state(load_tree(state_file))
@@ -144,25 +148,28 @@ class VariationalEM:
     def _batches(self, data: Any, batch_size: int | None, seed: int, transform: Transform | None) -> Batches:
         pair = self.pair
         batches: Batches
+        seen: Batches
         if isinstance(data, DataLoader):
             if batch_size is not None:
                 raise ValueError("fit: batch_size is the DataLoader's own; leave it out")
-            batches = LoaderBatches(data, pair.rows)
-            if not pair.initialized:
-                with pair.scope():  # its lock: reading uses torch's global generator for a moment
-                    first = next(batches.epoch(seed, 0))
-                pair.initialize(first.args if first.args else dict(first.kwargs), seed=seed)
+            seen = batches = LoaderBatches(data, pair.rows)
         else:
-            rows = pair.rows(data)
-            pair.initialize(rows, seed=seed, batch_size=batch_size)
-            batches = InMemoryBatches(rows, batch_size, with_index=pair.takes("index"))
+            rows, with_index = pair.rows(data), pair.takes("index")
+            batches = InMemoryBatches(rows, batch_size, with_index=with_index)
+            seen = InMemoryBatches(rows, None, with_index=with_index)
+        if transform is not None:
+            batches, seen = TransformedBatches(batches, transform), TransformedBatches(seen, transform)
+        if not pair.initialized:
+            with pair.scope():  # its lock: reading uses torch's global generator for a moment
+                first = seen.at(seed, 0, 0)
+            pair.initialize(Rows(first.args, first.kwargs, first.index), seed=seed, batch_size=batch_size)
         if batches.per_epoch > 1:
             pair.require_batchable()
             if pair.layout.axis is not None and pair.layout.axis.subsampled:
                 raise ValueError(
                     f"fit: the pair's plate {pair.data_plate!r} subsamples the data itself; leave out batch_size"
                 )
-        return TransformedBatches(batches, transform) if transform is not None else batches
+        return batches
 
     def _optimizer(self, pair: Pair) -> torch.optim.Optimizer:
         rates = {"theta": self.m_lr, "phi": self.e_lr, "shared": self.m_lr, "psi": self.lr}

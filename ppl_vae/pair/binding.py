@@ -273,9 +273,9 @@ class Binding:
     def require_density(self, what: str) -> None:
         """Raise ValueError if the guide is a point mass (``AutoDelta``): it has no density to weigh draws by."""
         if self._point_masses:
-            names_ = ", ".join(map(repr, self._point_masses))
+            at = ", ".join(map(repr, self._point_masses))
             raise ValueError(
-                f"{what}: a guide with a density is required, but it gives {names_} a point mass (as AutoDelta does), and "
+                f"{what}: a guide with a density is required, but it gives {at} a point mass (as AutoDelta does), and "
                 "log p(x, z) at one point says nothing of the evidence; fit a guide with a spread, such as AutoNormal"
             )
 

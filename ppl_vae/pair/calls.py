@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor
 
 from ppl_vae.data.rows import Batch
@@ -45,6 +46,7 @@ def call_with_batch(fn: Callable[..., Any], *, partner: Callable[..., Any]) -> C
     positional = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in params)
     variadic = any(p.kind is p.VAR_POSITIONAL for p in params)
     extra = [p.name for p in params if p.kind is p.KEYWORD_ONLY and p.name not in _RESERVED]
+    target = _without_announcements(fn)
     wants_index = names(fn, "index") or (_takes_any_keyword(fn) and names(partner, "index"))
 
     @functools.wraps(fn if not isinstance(fn, torch.nn.Module) else type(fn).forward)
@@ -55,9 +57,20 @@ def call_with_batch(fn: Callable[..., Any], *, partner: Callable[..., Any]) -> C
             args = args[:positional] + args[positional + len(extra) :]
         if wants_index and batch.index is not None:
             kwargs["index"] = batch.index
-        return fn(*args, **kwargs)
+        return target(*args, **kwargs)
 
     return call
+
+
+def _without_announcements(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A PyroModule called as the torch module that it is.
+
+    Pyro's own call announces every parameter to the handlers at each access, a third of the time of a small step. The
+    pair knows its parameters already; only a module with random attributes (``PyroSample``) needs Pyro's call.
+    """
+    if isinstance(fn, PyroModule) and not any(getattr(part, "_pyro_samples", None) for part in fn.modules()):
+        return functools.partial(torch.nn.Module.__call__, fn)
+    return fn
 
 
 def shape_key(batch: Batch) -> Hashable:

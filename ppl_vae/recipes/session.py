@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,15 @@ from ppl_vae.recipes.sources import Scale, open_source
 from ppl_vae.storage import RunFolder, load_tree, read_json, save_tree, write_json
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ppl_vae.data import Dataset
+    from ppl_vae.inference import VariationalEM
     from ppl_vae.recipes.report import Report
     from ppl_vae.result import Fit
+
+
+SMALL_STEP = 20_000_000  # multiplications in one pass, about
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,8 @@ class Plan:
         }
         return cls(
             target,
-            **{name: default if given.get(name) is None else given[name] for name, default in defaults.items()},
+            **{name: default if given.get(name) is None else given[name] for name, default in
+            defaults.items()},
         )
 
     @property
@@ -117,10 +124,12 @@ def _recipe_builder(plan: Plan) -> Callable[[Dataset], Prepared]:
 
 
 def _settings(recipe: Recipe, plan: Plan) -> Settings:
-    return recipe.settings if plan.latent_dim is None else replace(recipe.settings, latent_dim=plan.latent_dim)
+    return recipe.settings if plan.latent_dim is None else replace(recipe.settings,
+    latent_dim=plan.latent_dim)
 
 
-def fit(prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool = False, progress: bool = True) -> Fit:
+def fit(prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool = False, progress: bool =
+True) -> Fit:
     """Fit, with the state of the run in ``folder/checkpoint`` after each epoch, until :func:`save` has
     written all.
     """
@@ -132,19 +141,40 @@ def fit(prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool 
         shutil.rmtree(checkpoint, ignore_errors=True)
         checkpoint.mkdir(parents=True)
         write_json(checkpoint / RunFolder.CONFIG, asdict(plan))
+    batch_size = plan.batch_size if plan.batch_size < len(rows) else None
     with blame(plan.target) if is_pair_file(plan.target) else nullcontext():
         em = VariationalEM(prepared.model, prepared.guide, lr=plan.lr, device=device)
-        found = em.fit(
-            rows,
-            epochs=plan.epochs,
-            batch_size=plan.batch_size if plan.batch_size < len(rows) else None,
-            seed=plan.seed,
-            checkpoint=checkpoint,
-            resume=resume,
-            progress=progress,
-        )
+        with _threads(em, rows[:batch_size]):
+            found = em.fit(
+                rows,
+                epochs=plan.epochs,
+                batch_size=batch_size,
+                seed=plan.seed,
+                checkpoint=checkpoint,
+                resume=resume,
+                progress=progress,
+            )
     found.config["source"] = prepared.source()
     return found
+
+
+@contextmanager
+def _threads(em: VariationalEM, batch: Tensor) -> Iterator[None]:
+    """One thread for small steps: starting a second costs more than it saves, and several times that on a
+    busy machine.
+
+    A rule in sizes, so that a seed still means the same numbers.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    weights = sum(p.numel() for module in em.pair.modules() for p in module.parameters())
+    if weights * len(batch) + batch.numel() < SMALL_STEP:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def resumed(plan: Plan, given: Mapping[str, Any], folder: Path) -> Plan:
@@ -164,7 +194,8 @@ def resumed(plan: Plan, given: Mapping[str, Any], folder: Path) -> Plan:
     for name in ("data", "batch_size", "lr", "latent_dim", "seed"):
         if given.get(name) is not None and given[name] != getattr(saved, name):
             option, was = "--" + name.replace("_", "-"), getattr(saved, name)
-            raise ValueError(f"{folder}: the run has {option} {was}, got {given[name]}; leave it out to resume")
+            raise ValueError(f"{folder}: the run has {option} {was}, got {given[name]}; leave it out to
+            resume")
     if plan.target != saved.target:
         raise ValueError(f"{folder}: the run is of {saved.target}, got {plan.target}")
     load_tree(checkpoint / RunFolder.STATE)  # a damaged checkpoint is named before any work is done

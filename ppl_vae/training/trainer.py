@@ -92,6 +92,7 @@ class Trainer:
         self._frozen: dict[str, Any] | None = None
         self._whole = True  # False inside a step: there the state is none to go on from
         self._schedule_before: tuple[int, Any, Any] = (0, None, None)
+        self._epochs_are_watched = bool(self.callbacks or validation or self.scheduler or (checkpoint and not every))
         self._watches_steps = any(type(c).on_step is not Callback.on_step for c in self.callbacks)
 
     # -- running -------------------------------------------------------------------------------------------------------
@@ -156,13 +157,18 @@ class Trainer:
         first_epoch = self.epoch == 0  # it sees every row once, with argument checks on
         self._remember_schedule()
         with self.pair.scope(), isolated_rng(None, self.pair.device), validated(first_epoch):
-            for batch in islice(self._rest_of_epoch(), count):
+            for batch in islice(self._ahead(), count):
                 self._make_step(batch)
                 if interrupt.requested:
                     break
 
-    def _rest_of_epoch(self) -> Iterator[Batch]:
-        return self.batches.epoch(self.seed, self.epoch, self.position)
+    def _ahead(self) -> Iterator[Batch]:
+        """Batches from here on: to the end of the epoch if somebody waits for it, else across its end."""
+        while True:
+            yield from self.batches.epoch(self.seed, self.epoch, self.position)
+            if self.epoch == 0 or self._epochs_are_watched:
+                return
+            self._close_epoch_if_over()
 
     def _make_step(self, batch: Batch) -> None:
         self._whole = False
@@ -221,8 +227,7 @@ class Trainer:
             row |= {f"val_{name}": value for name, value in self.evaluate(self.validation).items()}
         self.history.close_epoch(row)
         self.epoch, self.position = self.epoch + 1, 0
-        wanted = self.callbacks or self.validation or self.scheduler
-        rows = self.history.read() if wanted or self.history.waiting >= CHECK_EVERY else []
+        rows = self.history.read() if self._epochs_are_watched or self.history.waiting >= CHECK_EVERY else []
         if self.scheduler is not None and not self._schedule_each_step:
             self._step_scheduler(rows[-1])
         self._tell(lambda callback: callback.on_epoch(self, rows[-1]))
