@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ppl_vae.pair import Pair
 from ppl_vae.storage import RunFolder, StorageError, environment
-
-if TYPE_CHECKING:
-    from ppl_vae.pair import Pair
-    from ppl_vae.result import Fit
 
 CONFIG_FORMAT = 1
 
 
 def save_fit(
-    fit: Fit,
+    fit: Any,
     folder: Path,
     *,
     overwrite: bool = False,
@@ -31,6 +28,7 @@ def save_fit(
     """Write the run folder of a fit, all files together.
 
     Args:
+        fit: a :class:`~ppl_vae.result.Fit` (which calls this).
         data: rows whose posterior goes into ``posterior.nc`` (the caller keeps them few).
         recipe: plain fields from which ``ppl_vae.load`` builds the pair again.
         extra: further files by name, as ``RunFolder.write`` takes them.
@@ -59,7 +57,7 @@ def tensors_of(pair: Pair) -> dict[str, Tensor]:
     return {**pair.parameters_by_name(), **buffers, **pair.frozen_by_name()}
 
 
-def _config(fit: Fit, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+def _config(fit: Any, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
     leaves, group = fit.parameters.leaves, fit.parameters.group
     groups = {name: {"group": group[name], "shape": list(leaf.shape)} for name, leaf in leaves.items()}
     return {
@@ -72,16 +70,16 @@ def _config(fit: Fit, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _placement(fit: Fit) -> dict[str, Any]:
+def _placement(fit: Any) -> dict[str, Any]:
     return {"dtype": str(fit.dtype).removeprefix("torch."), "data_plate": fit.data_plate}
 
 
-def _card(fit: Fit) -> str:
+def _card(fit: Any) -> str:
     lines = "\n".join(f"- {key}: {value}" for key, value in fit.summary().items())
     return f"# {fit.config.get('model', 'A fit')}\n\n{lines}\n"
 
 
-def _posterior_writer(fit: Fit, data: Any) -> Callable[[Path], None]:
+def _posterior_writer(fit: Any, data: Any) -> Callable[[Path], None]:
     from ppl_vae._arviz import to_netcdf
 
     return partial(to_netcdf, fit.to_inference_data(data))

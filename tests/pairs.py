@@ -77,7 +77,7 @@ class LinearGaussian(nn.Module):
 
 
 class Replicated(LinearGaussian):
-    """A free normal for every row. On copies of one datum the gradient of row r is replicate r: one backward for all."""
+    """A free normal for every row: on copies of one datum the gradient of row r is replicate r."""
 
     def __init__(self, copies: int) -> None:
         super().__init__()

@@ -45,18 +45,14 @@ class Dataset:
     def __post_init__(self) -> None:
         event = tuple(self.train.shape[1:])
         if self.test is not None and tuple(self.test.shape[1:]) != event:
-            raise ValueError(
-                f"Dataset: test must be (M, {_inside(event)}) as train is, got {tuple(self.test.shape)}"
-            )
+            raise ValueError(f"Dataset: test must be (M, {_inside(event)}) as train is, got {tuple(self.test.shape)}")
         for part, labels in (("train", self.train_labels), ("test", self.test_labels)):
             rows = getattr(self, part)
             if labels is not None and (rows is None or labels.shape != rows.shape[:1]):
                 required = "absent without test rows" if rows is None else f"({len(rows)},)"
                 raise ValueError(f"Dataset: {part}_labels must be {required}, got {tuple(labels.shape)}")
         if self.image_shape is not None and math.prod(self.image_shape) != math.prod(event):
-            raise ValueError(
-                f"Dataset: image_shape must hold {math.prod(event)} entries, got {self.image_shape}"
-            )
+            raise ValueError(f"Dataset: image_shape must hold {math.prod(event)} entries, got {self.image_shape}")
         if self.feature_names is not None and event != (len(self.feature_names),):
             raise ValueError(f"Dataset: {event} needs as many feature_names, got {len(self.feature_names)}")
 

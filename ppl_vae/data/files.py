@@ -139,18 +139,14 @@ def _rows(array: np.ndarray, path: Path, names: list[str] | None, part: str = ""
         place = [int(i) for i in (~rows.isfinite()).nonzero()[0]]
         value = "NaN" if bool(rows[tuple(place)].isnan()) else "infinity"
         column = _column(place[1], names) if len(place) == 2 else str(tuple(place[1:]))
-        raise ValueError(
-            f"load_file: {where} must hold finite numbers, got {value} at row {place[0]}, column {column}"
-        )
+        raise ValueError(f"load_file: {where} must hold finite numbers, got {value} at row {place[0]}, column {column}")
     return rows
 
 
 def _labels(array: np.ndarray, path: Path, names: list[str] | None, part: str) -> Tensor:
     """Check labels and return them as (N,) long."""
     if array.ndim != 1 or array.dtype.kind not in "iub":
-        raise ValueError(
-            f"load_file: {path}[{part}] must be (N,) integers, got {array.shape} of {array.dtype}"
-        )
+        raise ValueError(f"load_file: {path}[{part}] must be (N,) integers, got {array.shape} of {array.dtype}")
     return torch.from_numpy(array.astype(np.int64))
 
 

@@ -33,9 +33,7 @@ def read_idx(path: str | Path, *, sha256: str | None = None) -> Tensor:
     path = Path(path)
     content = _content(path)
     if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise ValueError(
-            f"read_idx: the content of {path} must have sha256 {sha256[:12]}..., got {found[:12]}..."
-        )
+        raise ValueError(f"read_idx: the content of {path} must have sha256 {sha256[:12]}..., got {found[:12]}...")
     return _parse(content, path)
 
 

@@ -58,9 +58,7 @@ class CategoricalLevels(TorchDistribution):
         self, logits: Tensor, *, low: float = 0.0, step: float = 1.0, validate_args: bool | None = None
     ) -> None:
         if logits.dim() < 1 or logits.shape[-1] < 2:
-            raise ValueError(
-                f"CategoricalLevels: logits must be (..., K) with K >= 2, got {tuple(logits.shape)}"
-            )
+            raise ValueError(f"CategoricalLevels: logits must be (..., K) with K >= 2, got {tuple(logits.shape)}")
         if not step > 0:
             raise ValueError(f"CategoricalLevels: step must be positive, got {step}")
         self.low, self.step = low, step
@@ -118,9 +116,7 @@ class CategoricalLevels(TorchDistribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw numbers, (*sample_shape, *batch), in the floating type of the logits."""
         with torch.no_grad():
-            return self._value(
-                Categorical(logits=self.logits, validate_args=False).sample(torch.Size(sample_shape))
-            )
+            return self._value(Categorical(logits=self.logits, validate_args=False).sample(torch.Size(sample_shape)))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """List the K numbers along a new leading dimension."""

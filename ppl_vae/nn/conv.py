@@ -108,16 +108,12 @@ class ConvDecoder(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in_features) to (..., C, H, W), or to (..., C*H*W) with ``flatten``."""
         if inputs.dim() < 1 or inputs.shape[-1] != self.in_features:
-            raise ValueError(
-                f"ConvDecoder: the input must be (..., {self.in_features}), got {tuple(inputs.shape)}"
-            )
+            raise ValueError(f"ConvDecoder: the input must be (..., {self.in_features}), got {tuple(inputs.shape)}")
         images = apply_batched(self.stages, self.head(inputs))
         return images.flatten(-3) if self.flatten else images
 
 
-def _checked_image_shape(
-    who: str, image_shape: Sequence[int], channels: Sequence[int]
-) -> tuple[int, int, int]:
+def _checked_image_shape(who: str, image_shape: Sequence[int], channels: Sequence[int]) -> tuple[int, int, int]:
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"{who}: image_shape must be (C, H, W), each at least 1, got {tuple(image_shape)}")
     if len(channels) < 1:

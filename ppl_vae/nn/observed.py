@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 
-def fill_unobserved(
-    x: Tensor, mask: Tensor | None, *, filler: float = 0.0, who: str = "fill_unobserved"
-) -> Tensor:
+def fill_unobserved(x: Tensor, mask: Tensor | None, *, filler: float = 0.0, who: str = "fill_unobserved") -> Tensor:
     """Put ``filler`` where ``mask`` is False, so that not even a NaN there reaches a network or a density.
 
     Args:
@@ -30,7 +28,6 @@ def fill_unobserved(
         return x
     if mask.dtype != torch.bool or mask.shape != x.shape:
         raise ValueError(
-            f"{who}: the mask must be boolean and {tuple(x.shape)} as x is, "
-            f"got {tuple(mask.shape)} of {mask.dtype}"
+            f"{who}: the mask must be boolean and {tuple(x.shape)} as x is, got {tuple(mask.shape)} of {mask.dtype}"
         )
     return torch.where(mask, x, filler)

@@ -275,7 +275,7 @@ class Binding:
         if self._point_masses:
             at = ", ".join(map(repr, self._point_masses))
             raise ValueError(
-                f"{what}: a guide with a density is required, but it gives {at} a point mass (as AutoDelta does), and "
+                f"{what}: a guide with a density is required, but it gives {at} a point mass (as AutoDelta does): "
                 "log p(x, z) at one point says nothing of the evidence; fit a guide with a spread, such as AutoNormal"
             )
 

@@ -62,8 +62,7 @@ class Plan:
         }
         return cls(
             target,
-            **{name: default if given.get(name) is None else given[name] for name, default in
-            defaults.items()},
+            **{name: default if given.get(name) is None else given[name] for name, default in defaults.items()},
         )
 
     @property
@@ -124,15 +123,11 @@ def _recipe_builder(plan: Plan) -> Callable[[Dataset], Prepared]:
 
 
 def _settings(recipe: Recipe, plan: Plan) -> Settings:
-    return recipe.settings if plan.latent_dim is None else replace(recipe.settings,
-    latent_dim=plan.latent_dim)
+    return recipe.settings if plan.latent_dim is None else replace(recipe.settings, latent_dim=plan.latent_dim)
 
 
-def fit(prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool = False, progress: bool =
-True) -> Fit:
-    """Fit, with the state of the run in ``folder/checkpoint`` after each epoch, until :func:`save` has
-    written all.
-    """
+def fit(prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool = False, progress: bool = True) -> Fit:
+    """Fit, with the state of the run in ``folder/checkpoint`` after each epoch, until :func:`save` has written all."""
     from ppl_vae.inference import VariationalEM
 
     plan, rows = prepared.plan, prepared.dataset.train
@@ -160,8 +155,7 @@ True) -> Fit:
 
 @contextmanager
 def _threads(em: VariationalEM, batch: Tensor) -> Iterator[None]:
-    """One thread for small steps: starting a second costs more than it saves, and several times that on a
-    busy machine.
+    """One thread for small steps: a second costs more than it saves, and several times that on a busy machine.
 
     A rule in sizes, so that a seed still means the same numbers.
     """
@@ -184,21 +178,22 @@ def resumed(plan: Plan, given: Mapping[str, Any], folder: Path) -> Plan:
         ValueError: there is nothing to go on with, or an option differs from that of the run.
     """
     checkpoint, run = folder / RunFolder.CHECKPOINT, RunFolder(folder)
-    if not (checkpoint / RunFolder.STATE).exists():
-        if not run.exists():
-            raise ValueError(f"{folder}: there is no run to resume")
-        checkpoint.mkdir(exist_ok=True)
-        write_json(checkpoint / RunFolder.CONFIG, _plan_in(run))
-        save_tree(checkpoint / RunFolder.STATE, run.read_tree(run.STATE))
-    saved = Plan(**read_json(checkpoint / RunFolder.CONFIG))
+    cut_off = (checkpoint / RunFolder.STATE).exists()
+    if not cut_off and not run.exists():
+        raise ValueError(f"{folder}: there is no run to resume")
+    saved = Plan(**(read_json(checkpoint / RunFolder.CONFIG) if cut_off else _plan_in(run)))
     for name in ("data", "batch_size", "lr", "latent_dim", "seed"):
         if given.get(name) is not None and given[name] != getattr(saved, name):
             option, was = "--" + name.replace("_", "-"), getattr(saved, name)
-            raise ValueError(f"{folder}: the run has {option} {was}, got {given[name]}; leave it out to
-            resume")
+            raise ValueError(f"{folder}: the run has {option} {was}, got {given[name]}; leave it out to resume")
     if plan.target != saved.target:
         raise ValueError(f"{folder}: the run is of {saved.target}, got {plan.target}")
-    load_tree(checkpoint / RunFolder.STATE)  # a damaged checkpoint is named before any work is done
+    if cut_off:
+        load_tree(checkpoint / RunFolder.STATE)  # a damaged checkpoint is named before any work is done
+    else:
+        checkpoint.mkdir(exist_ok=True)
+        write_json(checkpoint / RunFolder.CONFIG, asdict(saved))
+        save_tree(checkpoint / RunFolder.STATE, run.read_tree(run.STATE))
     return replace(saved, epochs=given["epochs"]) if given.get("epochs") is not None else saved
 
 
@@ -217,9 +212,7 @@ def _plan_in(run: RunFolder) -> dict[str, Any]:
 
 
 def save(found: Fit, prepared: Prepared, folder: Path, report: Report, *, command: str) -> list[str]:
-    """Write the run folder: weights, state, history, posterior, figures and a model card; returns the names
-    of the files.
-    """
+    """Write the run folder, with the posterior, figures and a model card; returns the names of the files."""
     from ppl_vae.recipes.report import figures, model_card, posterior_rows
     from ppl_vae.saving import save_fit
 

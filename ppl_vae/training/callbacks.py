@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ppl_vae.training.trainer import Trainer
+from ppl_vae.pair import Pair
+from ppl_vae.training.history import History
+
+
+class Run(Protocol):
+    """What a callback sees of the run that it watches."""
+
+    pair: Pair
+    step: int
+    epoch: int
+    history: History
+
+    def stop(self, reason: str) -> None:
+        """End the run after the present step; ``fit.ended`` will be the reason."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every parameter and buffer by name, live."""
+
+    def freeze_state(self) -> None:
+        """Remember the state as it is now, before the callback changes parameters by hand."""
 
 
 class Callback:
     """Watches a run. Override what you need; ``run.stop(reason)`` ends the run after the present step.
 
-    ``run`` is the :class:`~ppl_vae.training.Trainer`: its ``pair``, ``step``, ``epoch``, ``history``. A callback that
-    remembers something gives it in ``state()``, so that a resumed run goes on as if it had not stopped.
+    A callback that remembers something gives it in ``state()``, so that a resumed run goes on as if it had not stopped.
     """
 
-    def on_start(self, run: Trainer) -> None:
+    def on_start(self, run: Run) -> None:
         """Called before the first step."""
 
-    def on_step(self, run: Trainer, report: Tensor) -> None:
+    def on_step(self, run: Run, report: Tensor) -> None:
         """Called after every step with its report (4,) on the device; overriding it costs speed."""
 
-    def on_epoch(self, run: Trainer, row: dict[str, Any]) -> None:
+    def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
         """Called after every epoch with its row of the history."""
 
-    def on_end(self, run: Trainer) -> None:
+    def on_end(self, run: Run) -> None:
         """Called when the run has ended, however it ended."""
 
     def state(self) -> dict[str, Any]:
@@ -73,7 +90,7 @@ class EarlyStopping(_Watch):
         super().__init__(metric, min_delta)
         self.patience = patience
 
-    def on_epoch(self, run: Trainer, row: dict[str, Any]) -> None:
+    def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
         """End the run when patience is over."""
         if not self._better(row) and row["epoch"] - self.best_epoch >= self.patience:
             run.stop("early stopping")
@@ -89,12 +106,12 @@ class KeepBest(_Watch):
         super().__init__(metric)
         self._kept: dict[str, Tensor] = {}
 
-    def on_epoch(self, run: Trainer, row: dict[str, Any]) -> None:
+    def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
         """Keep a copy of the parameters if they are the best so far."""
         if self._better(row):
             self._kept = {name: t.detach().clone() for name, t in run.tensors().items()}
 
-    def on_end(self, run: Trainer) -> None:
+    def on_end(self, run: Run) -> None:
         """Give the pair the best parameters."""
         if self._kept:
             run.freeze_state()  # a resumed run starts from the last epoch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ def test_every_row_comes_once_an_epoch(kind):
     for epoch in range(3):
         found = order(batches, 0, epoch)
         assert [len(rows) for rows in found] == SIZES
-        assert sorted(sum(found, [])) == list(range(N))
+        assert sorted(chain.from_iterable(found)) == list(range(N))
 
 
 @shuffled
@@ -175,7 +176,7 @@ FINGERPRINTS = {
     "fewer rows": InMemoryBatches(Rows.of(X[:12]), B),
     "other rows": InMemoryBatches(Rows.of(X + 1), B),
     "rows in another order": InMemoryBatches(Rows.of(X.flip(0)), B),
-    "other batches, as many": InMemoryBatches(Rows.of(X), 5 - 1 + 1),
+    "other batches, as many": InMemoryBatches(Rows.of(X), 5),
     "a transform": TransformedBatches(InMemoryBatches(Rows.of(X), B), dynamic_binarization),
 }
 
@@ -207,10 +208,10 @@ def test_a_loader_may_drop_its_last_batch():
 
 
 def test_a_sampler_says_how_many_rows_the_batches_stand_for():
-    """The usual split of one data set by two samplers: N is that of the part, and so is the weight of the likelihood."""
+    """The usual split of a data set by two samplers: N is that of the part, and so is the weight of the likelihood."""
     batches = loader(sampler=SubsetRandomSampler(range(6)))
     found = list(batches.epoch(0, 0))
-    assert sorted(sum((numbers(b) for b in found), [])) == list(range(6))
+    assert sorted(chain.from_iterable(map(numbers, found))) == list(range(6))
     assert {b.num_data for b in found} == {6}
 
 

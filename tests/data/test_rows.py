@@ -1,4 +1,4 @@
-"""Laws of data in memory: every form that a person has becomes the same rows, and what cannot is refused by its place."""
+"""Laws of data in memory: every form that a person has becomes the same rows; what cannot is refused by its place."""
 
 from __future__ import annotations
 
@@ -125,7 +125,10 @@ ERRORS = {
     "unequal lengths": ((X, Y[:3]), r"^data: all parts must have the same number of rows .*\[4, 3\]$"),
     "unequal named lengths": ({"x": X, "y": Y[:3]}, r"same number of rows .*\[4, 3\]$"),
     "strings": (np.array(["a", "b"]), r"^data: numbers are required, got an array of <U1$"),
-    "a frame with a word": (pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}), r"^data: numbers are required, got DataFrame"),
+    "a frame with a word": (
+        pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}),
+        r"^data: numbers are required, got DataFrame",
+    ),
     "a list of words": (["a", "b"], r"^data: numbers are required"),
     "objects": (np.array([{}, {}]), r"^data: numbers are required, got ndarray"),
     "complex numbers": (np.array([1j, 2j]), r"^data: numbers are required, got an array of complex128$"),

@@ -1,0 +1,54 @@
+# `make demo` and `make test` work on a fresh clone. Everything is installed into .venv, once, with the versions in constraints.txt.
+#
+#   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"    # torch without CUDA on Linux
+#   make test ARGS="-k storage -x"                                                  # what pytest is given besides
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt
+RECIPE := setup.cfg pyproject.toml constraints.txt
+
+.PHONY: help demo test test-slow bench lint clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: .venv/.installed  ## fit a VAE on real handwritten digits, judge it, and write runs/demo
+	$(BIN)/ppl-vae fit vae --out runs/demo --overwrite
+
+test: .venv/.installed-test  ## the tests and doctests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: .venv/.installed-test  ## the slow rest
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+bench: .venv/.installed-bench  ## every number that the README claims
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+lint: .venv/.installed-test  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove what make and the tools made (runs/ stays)
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each set of extras, so that nothing is installed twice.
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: .venv/bin/python $(RECIPE)
+	@echo "installing ppl_vae and the pinned versions of what it needs into .venv (once; a minute or two)"
+	@$(PIP) -e .
+	@touch $@
+
+.venv/.installed-%: .venv/bin/python $(RECIPE)
+	@echo "installing ppl_vae[$*] and the pinned versions of what it needs into .venv (once; a minute or two)"
+	@$(PIP) -e '.[$*]'
+	@touch $@ .venv/.installed

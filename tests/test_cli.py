@@ -1,0 +1,435 @@
+"""The command line: what it writes, what it says, and that bad input is one clear line with exit code 2."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import ppl_vae
+from ppl_vae.cli import main
+from ppl_vae.recipes import session
+from ppl_vae.storage import RunFolder
+
+HEAVY = ("torch", "pyro", "arviz", "matplotlib", "sklearn", "pandas", "numpy", "scipy", "xarray")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments: object) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small data: binary images with labels and test rows, and a table of real numbers."""
+    place = tmp_path_factory.mktemp("cli")
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 2, 40)
+    images = (rng.random((40, 9)) < 0.2 + 0.6 * classes[:, None]).astype(np.uint8)
+    np.savez(
+        place / "bits.npz",
+        train=images[:30],
+        test=images[30:],
+        train_labels=classes[:30],
+        test_labels=classes[30:],
+    )
+    table = rng.normal(size=(30, 3)) * [1.0, 1e-3, 1e3] + [0.0, 5.0, 1e4]
+    np.savetxt(place / "table.csv", table, delimiter=",", header="a,b,c", comments="")
+    return place
+
+
+FIT = ("--epochs", 2, "--batch-size", 10, "--latent-dim", 2)
+
+
+@pytest.fixture(scope="module")
+def fitted(place: Path) -> tuple[Path, str]:
+    """A small run, and what the command said."""
+    folder = place / "fitted"
+    return folder, succeed("fit", "vae", "--data", place / "bits.npz", *FIT, "--out", folder)
+
+
+def table_of(output: str) -> str:
+    return output[output.index("nats per datum") : output.index("\n\n", output.index("nats per datum"))]
+
+
+# help
+
+
+@pytest.mark.parametrize("command", [[], ["fit"], ["evaluate"], ["sample"]])
+def test_help_has_examples(command: list[str]) -> None:
+    text = succeed(*command, "--help")
+    assert "Examples:" in text
+    assert re.search(r"^ +ppl-vae \w+", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["--version"], ["list"], ["fit", "vea"]])
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from ppl_vae.cli import main\n"
+        f"try: main({arguments!r})\n"
+        f"finally: print('heavy:', *(name for name in {HEAVY!r} if name in sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout
+    assert out.splitlines()[-1] == "heavy:"
+
+
+def test_version_and_list() -> None:
+    assert ppl_vae.__version__ in succeed("--version")
+    assert re.search(r"^ +vae +variational autoencoder", succeed("list"), re.MULTILINE)
+
+
+# fit
+
+
+def test_fit_writes_a_run_folder_that_verifies(fitted: tuple[Path, str]) -> None:
+    folder = RunFolder(fitted[0])
+    folder.verify()
+    expected = {
+        "config.json",
+        "model.safetensors",
+        "state.safetensors",
+        "history.csv",
+        "environment.json",
+        "posterior.nc",
+        "README.md",
+        "plots/elbo.png",
+        "plots/latent.png",
+        "plots/overview.png",
+    }
+    assert expected <= set(folder.names())
+    assert not (fitted[0] / folder.CHECKPOINT).exists()
+    assert len(folder.read_text("history.csv").splitlines()) == 3
+
+
+def test_fit_ends_with_a_table_and_a_verdict(fitted: tuple[Path, str]) -> None:
+    lines = table_of(fitted[1]).splitlines()
+    assert re.fullmatch(r"nats per datum +train \(30 rows, K = 5000\) +test \(10 rows, K = 5000\)", lines[0])
+    names = ["ELBO", "reconstruction", "KL", "log-likelihood", "  its standard error"]
+    values = []
+    for line, name in zip(lines[1:], names, strict=True):
+        assert line.startswith(name)
+        values.append([float(text) for text in line.split()[-2:]])
+    elbo, reconstruction, kl, evidence, error = torch.tensor(values)
+    assert torch.allclose(elbo, reconstruction - kl, atol=2e-3)
+    assert (evidence > elbo).all()
+    assert (error > 0).all()
+    assert re.search(r"\d of 2 latent dimensions are active; \d+ % of test rows have k-hat < 0.7; the ELBO", fitted[1])
+
+
+def test_the_model_card_has_the_numbers(fitted: tuple[Path, str]) -> None:
+    card = RunFolder(fitted[0]).read_text("README.md")
+    for number in re.findall(r"-?\d+\.\d{3}", table_of(fitted[1])):
+        assert number in card
+
+
+def test_the_run_loads_as_a_fit_with_the_same_numbers(fitted: tuple[Path, str], place: Path) -> None:
+    fit = ppl_vae.load(fitted[0])
+    data = torch.tensor(np.load(place / "bits.npz")["test"], dtype=torch.float32)
+    shown = float(re.search(r"ELBO.* (-\d+\.\d+)", table_of(fitted[1])).group(1))
+    assert float(fit.elbo(data, num_samples=500).mean()) == pytest.approx(shown, abs=0.1)
+
+
+def test_evaluate_says_what_fit_said(fitted: tuple[Path, str]) -> None:
+    assert table_of(succeed("evaluate", fitted[0])) == table_of(fitted[1])
+
+
+def test_a_seed_is_a_run_to_the_bit(fitted: tuple[Path, str], place: Path) -> None:
+    weights = {}
+    for name, seed in (("same", 0), ("other", 1)):
+        out = place / f"seed-{name}"
+        succeed("fit", "vae", "--data", place / "bits.npz", *FIT, "--seed", seed, "--out", out)
+        weights[name] = RunFolder(out).read_tree("model.safetensors")
+    first = RunFolder(fitted[0]).read_tree("model.safetensors")
+    assert all(torch.equal(first[key], weights["same"][key]) for key in first)
+    assert not all(torch.equal(first[key], weights["other"][key]) for key in first)
+
+
+def test_the_default_folder_is_named_after_recipe_and_data(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = succeed("fit", "vae", "--data", place / "bits.npz", *FIT)
+    assert out.splitlines()[-1].startswith("runs/vae-bits: ")
+    assert RunFolder(tmp_path / "runs" / "vae-bits").exists()
+
+
+def test_an_existing_run_is_replaced_only_on_request(fitted: tuple[Path, str], place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = ("fit", "vae", "--data", place / "bits.npz", *FIT, "--out", out)
+    succeed(*command)
+    refused = run(*command)
+    assert refused.exit_code == 2
+    assert "there is a run here already; --overwrite replaces it, --resume goes on with it" in refused.stderr
+    succeed(*command, "--overwrite", "--epochs", 1)
+    assert len(RunFolder(out).read_text("history.csv").splitlines()) == 2
+
+
+# resume
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    a, b = (RunFolder(folder).read_tree("model.safetensors") for folder in (first, second))
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="module")
+def longer(place: Path) -> Path:
+    """The same run as ``fitted`` with twice the epochs, never interrupted."""
+    succeed("fit", "vae", "--data", place / "bits.npz", *FIT, "--epochs", 4, "--out", place / "longer")
+    return place / "longer"
+
+
+def test_a_finished_run_goes_on_as_if_it_had_not_ended(place: Path, longer: Path, tmp_path: Path) -> None:
+    succeed("fit", "vae", "--data", place / "bits.npz", *FIT, "--out", tmp_path / "run")
+    succeed("fit", "vae", "--resume", "--epochs", 4, "--out", tmp_path / "run")
+    assert same_weights(tmp_path / "run", longer)
+    assert len(RunFolder(tmp_path / "run").read_text("history.csv").splitlines()) == 5
+
+
+def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not(place: Path, longer: Path, tmp_path: Path) -> None:
+    given = {"data": str(place / "bits.npz"), "epochs": 3, "batch_size": 10, "latent_dim": 2}
+    session.fit(session.prepare(session.Plan.of("vae", given)), tmp_path / "run", progress=False)
+    refused = run("fit", "vae", "--data", place / "bits.npz", "--out", tmp_path / "run")
+    assert refused.exit_code == 2
+    assert "a run was cut off here; --resume goes on with it, --overwrite starts again" in refused.stderr
+    succeed("fit", "vae", "--resume", "--epochs", 4, "--out", tmp_path / "run")
+    assert same_weights(tmp_path / "run", longer)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seed", 1], "the run has --seed 0, got 1; leave it out to resume"),
+        (["--lr", 0.5], "the run has --lr 0.001, got 0.5"),
+        (["--latent-dim", 3], "the run has --latent-dim 2, got 3"),
+        (["--overwrite"], "--overwrite starts again and --resume goes on"),
+    ],
+)
+def test_a_resumed_run_keeps_its_options(fitted: tuple[Path, str], options: list[object], message: str) -> None:
+    result = run("fit", "vae", "--resume", "--out", fitted[0], *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+# sample
+
+
+@pytest.mark.parametrize("mean", [[], ["--mean"]])
+def test_samples_are_written_as_arrays(fitted: tuple[Path, str], tmp_path: Path, mean: list[str]) -> None:
+    for name in ("a.npy", "b.npy"):
+        succeed("sample", fitted[0], "-n", 5, "--out", tmp_path / name, *mean)
+    rows = np.load(tmp_path / "a.npy", allow_pickle=False)
+    assert rows.shape == (5, 9)
+    assert set(np.unique(rows)) <= {0, 1} or mean
+    assert np.array_equal(rows, np.load(tmp_path / "b.npy"))
+    succeed("sample", fitted[0], "-n", 5, "--seed", 1, "--out", tmp_path / "c.npy", *mean)
+    assert not np.array_equal(rows, np.load(tmp_path / "c.npy"))
+
+
+def test_samples_go_to_the_run_folder_by_default(fitted: tuple[Path, str]) -> None:
+    assert succeed("sample", fitted[0]).strip() == f"{fitted[0] / 'samples.npy'}: (64, 9)"
+    RunFolder(fitted[0]).verify()
+
+
+def test_samples_of_a_standardized_table_are_in_its_own_units(place: Path, tmp_path: Path) -> None:
+    succeed("fit", "vae", "--data", place / "table.csv", *FIT, "--out", tmp_path / "run")
+    succeed("sample", tmp_path / "run", "-n", 400, "--out", tmp_path / "a.csv")
+    rows = np.loadtxt(tmp_path / "a.csv", delimiter=",")
+    assert rows.shape == (400, 3)
+    assert np.allclose(rows.mean(0), [0.0, 5.0, 1e4], atol=[1.0, 1e-3, 1e3])
+    assert "standard deviations of the column" in RunFolder(tmp_path / "run").read_text("README.md")
+
+
+def test_digits_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default recipe on the real digits, a few steps of it, with every picture."""
+    monkeypatch.setattr("ppl_vae.recipes.report.BUDGET", 100_000)
+    out = succeed("fit", "vae", "--epochs", 1, "--batch-size", 500, "--out", tmp_path / "run")
+    names = RunFolder(tmp_path / "run").names()
+    assert {"plots/samples.png", "plots/reconstructions.png", "plots/latent.png"} <= set(names)
+    assert "% of test digits have k-hat < 0.7" in out
+    succeed("sample", tmp_path / "run", "-n", 9, "--out", tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+# a pair of one's own
+
+MINE = """
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+
+
+def model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+
+def guide(x):
+    weight = pyro.param("weight", torch.tensor(0.1))
+    scale = pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(weight * x[:, 0], scale))
+
+
+def pair(data):
+    return model, lambda x: guide(x)
+
+
+def shared_mean(data):
+    def model(x):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(m, 1.0), obs=x[:, 0])
+
+    def guide(x):
+        pyro.sample("m", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 0.2))
+
+    return model, guide
+
+
+def bad_shape(data):
+    return (lambda x: model(x @ torch.ones(7, 7))), guide
+"""
+
+
+@pytest.fixture(scope="module")
+def mine(place: Path) -> Path:
+    path = place / "mine.py"
+    path.write_text(MINE)
+    np.save(place / "column.npy", np.random.default_rng(1).normal(size=(40, 1)))
+    return path
+
+
+@pytest.mark.parametrize("function", ["pair", "shared_mean"])
+def test_a_pair_of_ones_own_is_fitted_evaluated_and_sampled(
+    function: str, mine: Path, place: Path, tmp_path: Path
+) -> None:
+    target, out = f"{mine}:{function}", tmp_path / "run"
+    said = succeed("fit", target, "--data", place / "column.npy", "--epochs", 2, "--out", out)
+    assert ("test (8 rows" in said) == (function == "pair")
+    assert RunFolder(out).read_json("config.json")["recipe"] is None
+    for command in ("evaluate", "sample"):
+        refused = run(command, out)
+        assert refused.exit_code == 2
+        assert f"name it again with --pair {target}" in " ".join(refused.stderr.split())
+    assert table_of(succeed("evaluate", out, "--pair", target)) == table_of(said)
+    assert "samples.npy" in succeed("sample", out, "--pair", target)
+
+
+# bad input
+
+
+def bad_files(place: Path) -> None:
+    np.save(place / "nan.npy", np.array([[1.0, 2.0], [3.0, np.nan]]))
+    np.save(place / "empty.npy", np.zeros((0, 3)))
+    (place / "nan.csv").write_text("a,b\n1,2\n3,\n")
+    (place / "empty.csv").write_text("")
+    (place / "words.csv").write_text("1,2\n3,cat\n")
+    (place / "garbage.npz").write_bytes(b"\x00" * 100)
+    np.savez(place / "shapes.npz", train=np.ones((5, 3)), test=np.ones((5, 4)))
+    (place / "thesis").mkdir(exist_ok=True)
+    (place / "thesis" / "thesis.tex").write_text("a file of the user")
+
+
+BAD = {
+    "unknown recipe": (["fit", "vea"], "unknown recipe 'vea'; did you mean vae?"),
+    "unknown data": (["fit", "vae", "--data", "digit"], "unknown data 'digit'; did you mean digits?"),
+    "no such file": (["fit", "vae", "--data", "{place}/no.csv"], "no.csv must be a file, and there is none"),
+    "unreadable": (["fit", "vae", "--data", "{place}/garbage.npz"], "must be a readable .npz file"),
+    "words": (["fit", "vae", "--data", "{place}/words.csv"], "must hold numbers, got 'cat' at row 1, column 1"),
+    "NaN": (["fit", "vae", "--data", "{place}/nan.npy"], "got NaN at row 1, column 1"),
+    "NaN by name": (["fit", "vae", "--data", "{place}/nan.csv"], "got NaN at row 1, column 'b'"),
+    "shapes": (["fit", "vae", "--data", "{place}/shapes.npz"], "test must be (M, 3) as train is, got (5, 4)"),
+    "no rows": (["fit", "vae", "--data", "{place}/empty.npy"], "must hold at least one row, got shape (0, 3)"),
+    "empty file": (["fit", "vae", "--data", "{place}/empty.csv"], "must hold at least one row, got an empty file"),
+    "no MNIST": (["fit", "vae", "--data", "mnist:{place}"], "must hold train-images-idx3-ubyte"),
+    "no file": (["fit", "no.py:pair"], "no.py: no such file"),
+    "no function": (["fit", "{place}/mine.py"], "FILE.py:FUNCTION is required"),
+    "not the function": (["fit", "{place}/mine.py:pear"], "no function 'pear'; there is bad_shape, guide, model"),
+    "shape in a pair": (["fit", "{place}/mine.py:bad_shape", "--data", "{place}/column.npy"], "mine.py:bad_shape: "),
+    "latent dim": (["fit", "{place}/mine.py:pair", "--latent-dim", "2"], "--latent-dim is for recipes"),
+    "device": (["fit", "vae", "--device", "nonsense"], "--device nonsense: "),
+    "epochs": (["fit", "vae", "--epochs", "0"], "0 is not in the range x>=1"),
+    "rate": (["fit", "vae", "--lr", "-1"], "-1.0 is not in the range x>0"),
+    "not a run": (["fit", "vae", "--out", "{place}/thesis"], "thesis: exists and is not a run folder"),
+    "not even then": (["fit", "vae", "--out", "{place}/thesis", "--overwrite"], "is not a run folder"),
+    "nothing to resume": (["fit", "vae", "--out", "{place}/none", "--resume"], "there is no run to resume"),
+    "no run": (["evaluate", "{place}/none"], "this is not a run folder"),
+    "no run to sample": (["sample", "{place}/none"], "this is not a run folder"),
+    "no suffix": (["sample", "{place}/fitted", "--out", "a.jpg"], "a.jpg: the suffix must be one of .npy, .csv, .png"),
+    "no images": (["sample", "{place}/fitted", "--out", "a.png"], "the data of this run are no images"),
+    "other columns": (
+        ["evaluate", "{place}/fitted", "--data", "iris"],
+        "MLP: the input must be (..., 9), got (120, 4)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_clear_line(
+    name: str, place: Path, fitted: object, mine: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad_files(place)
+    monkeypatch.chdir(tmp_path)
+    arguments, message = BAD[name]
+    result = run(*(text.format(place=place) for text in arguments))
+    assert result.exit_code == 2, result.output
+    *usage, line = result.stderr.strip().splitlines()
+    assert line.startswith("Error: ")
+    assert message in line
+    assert all(text.startswith(("Usage: ", "Try ")) or not text for text in usage)
+    assert "Traceback" not in result.output
+
+
+def test_a_damaged_run_is_named(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    succeed("fit", "vae", "--data", place / "bits.npz", *FIT, "--out", out)
+    raw = bytearray((out / "model.safetensors").read_bytes())
+    raw[-1] ^= 1
+    (out / "model.safetensors").write_bytes(raw)
+    for command in ("evaluate", "sample"):
+        result = run(command, out)
+        assert result.exit_code == 2
+        assert "model.safetensors: the content does not match the manifest" in result.stderr
+
+
+@pytest.mark.parametrize("rows", [1, 2, 21])
+def test_few_rows_are_enough(rows: int, tmp_path: Path) -> None:
+    np.save(tmp_path / "few.npy", np.random.default_rng(0).normal(size=(rows, 2)))
+    out = succeed("fit", "vae", "--data", tmp_path / "few.npy", *FIT, "--out", tmp_path / "run")
+    assert ("test" in table_of(out)) == (rows > 20)
+
+
+def test_a_run_that_leaves_the_numbers_says_so_in_one_line(place: Path, tmp_path: Path) -> None:
+    data, out = place / "table.csv", tmp_path / "run"
+    result = run("fit", "vae", "--data", data, *FIT, "--lr", 1e30, "--out", out)
+    assert result.exit_code == 2
+    assert re.fullmatch(r"Error: .*(not finite|nan).*\n", result.stderr)
+
+
+def test_debug_shows_the_error_itself() -> None:
+    with pytest.raises(ValueError, match="unknown recipe"):
+        CliRunner().invoke(main, ["fit", "vea", "--debug"], catch_exceptions=False)
+
+
+def test_a_mistake_of_the_program_is_told_from_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("oh")
+
+    monkeypatch.setattr("ppl_vae.recipes.session.Plan.of", broken)
+    result = run("fit", "vae")
+    assert result.exit_code == 1
+    assert "Error: KeyError: 'oh' (unexpected; --debug shows where)" in result.stderr

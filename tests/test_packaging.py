@@ -1,0 +1,186 @@
+"""What a person gets who installs the package, and that the catalogue costs nothing until it is used."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import ppl_vae
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "pyro", "arviz", "matplotlib", "sklearn", "pandas", "numpy", "scipy", "zuko", "xarray")
+NOT_SOURCE = (".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", "runs")
+
+
+def run(command: list[str | Path], cwd: Path) -> str:
+    """Output of a command in a clean environment; its whole output is the message when it fails."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+# the wheel and the sdist
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and the wheel that was built from that sdist."""
+    place = tmp_path_factory.mktemp("built")
+    shutil.copytree(ROOT, place / "source", symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
+    run([sys.executable, "-m", "build", "--no-isolation", "--outdir", place / "dist", place / "source"], place)
+    return place / "dist"
+
+
+def wheel_names(built: Path) -> list[str]:
+    (wheel,) = built.glob("*.whl")
+    return zipfile.ZipFile(wheel).namelist()
+
+
+def test_the_wheel_holds_one_top_level_package(built: Path) -> None:
+    tops = {name.split("/")[0] for name in wheel_names(built)}
+    assert tops == {"ppl_vae", f"ppl_vae-{ppl_vae.__version__}.dist-info"}
+
+
+def test_the_wheel_holds_every_source_file(built: Path) -> None:
+    names = set(wheel_names(built))
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ppl_vae").rglob("*.py")}
+    linked = {
+        f"ppl_vae/{room}/{path.relative_to(ROOT / room).as_posix()}"
+        for room in ("models", "guides")
+        for path in (ROOT / room).rglob("*.py")
+    }
+    assert linked
+    assert sources | linked | {"ppl_vae/py.typed"} <= names
+
+
+def test_the_sdist_holds_plain_files(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        members = archive.getmembers()
+    assert not [member.name for member in members if member.issym() or member.islnk()]
+    names = {member.name.split("/", 1)[-1] for member in members if member.isfile()}
+    assert {"ppl_vae/models/vae.py", "ppl_vae/guides/amortized_normal.py", "LICENSE", "setup.cfg"} <= names
+
+
+FIT = """
+import sys, torch, ppl_vae
+from ppl_vae.guides import AmortizedNormal
+from ppl_vae.models import VAE
+from ppl_vae.nn import MLP
+assert ppl_vae.__file__.startswith(sys.prefix), ppl_vae.__file__
+model = VAE(MLP(2, 5, hidden=(8,)), latent_dim=2, likelihood="bernoulli")
+guide = AmortizedNormal(MLP(5, 4, hidden=(8,)), latent_dim=2)
+fit = ppl_vae.fit(model, guide, torch.ones(20, 5), steps=3, progress=False)
+assert len(fit.elbo(torch.ones(20, 5))) == 20
+try:
+    import models
+except ModuleNotFoundError:
+    print("fitted")
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh virtual environment outside the tree with the wheel in it.
+
+    The dependencies are those of the environment that runs the tests, found through a .pth file: to install
+    torch again would take a minute. A path in a .pth file does not have its own .pth files read, so an
+    editable installation of this repository there stays invisible.
+    """
+    place = tmp_path_factory.mktemp("installed")
+    venv.create(place, with_pip=False, symlinks=True)
+    scheme = {"base": str(place), "platbase": str(place)}
+    packages = Path(sysconfig.get_path("purelib", "venv", scheme))
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (wheel,) = built.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "--python", place / "bin" / "python", "--disable-pip-version-check"]
+    run([*pip, "install", "--no-deps", "--no-index", "--ignore-installed", wheel], place)
+    return place
+
+
+def test_the_wheel_fits_outside_the_tree(installed: Path) -> None:
+    assert run([installed / "bin" / "python", "-c", FIT], installed).endswith("fitted\n")
+
+
+def test_the_command_is_installed(installed: Path) -> None:
+    assert ppl_vae.__version__ in run([installed / "bin" / "ppl-vae", "--version"], installed)
+
+
+# the catalogue
+
+
+def test_every_name_of_the_catalogue_is_found() -> None:
+    for name in ppl_vae.__all__:
+        assert getattr(ppl_vae, name) is not None
+        assert name in dir(ppl_vae)
+
+
+def test_no_public_name_is_also_a_module() -> None:
+    """Importing ``ppl_vae/fit.py`` would put the module in the place of the function ``ppl_vae.fit``."""
+    modules = {module.name for module in pkgutil.iter_modules(ppl_vae.__path__)}
+    assert not modules & set(ppl_vae.__all__)
+
+
+def test_importing_everything_leaves_the_catalogue_as_it_is() -> None:
+    for module in pkgutil.walk_packages(ppl_vae.__path__, "ppl_vae."):
+        importlib.import_module(module.name)
+    assert callable(ppl_vae.fit)
+    assert callable(ppl_vae.load)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'ppl_vae' has no attribute 'nonsense'"):
+        ppl_vae.nonsense  # noqa: B018
+
+
+def test_the_two_lists_of_the_catalogue_agree() -> None:
+    assert set(ppl_vae.__all__) == {*ppl_vae._HOME, "__version__"}
+    text = Path(ppl_vae.__file__).read_text()
+    typed = text[text.index("if TYPE_CHECKING") : text.index("_HOME = ")]
+    for name, home in ppl_vae._HOME.items():
+        (line,) = [line for line in typed.splitlines() if f"from {home} import" in line]
+        assert name in line.split("import")[1].replace(",", " ").split()
+
+
+@pytest.mark.parametrize("module", ["ppl_vae", "ppl_vae.cli", "ppl_vae.storage"])
+def test_the_import_is_light(module: str) -> None:
+    code = f"import sys, {module}; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+    assert run([sys.executable, "-c", code], ROOT).split() == []
+
+
+def test_the_version_is_said_once_and_the_rest_agrees() -> None:
+    assert "version = attr: ppl_vae.__version__" in (ROOT / "setup.cfg").read_text()
+    assert f"version: {ppl_vae.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_every_requirement_is_pinned() -> None:
+    """A dependency that is not in constraints.txt would change under the feet of the tests."""
+    import configparser
+    import re
+
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = config["options.extras_require"].values()
+    lines = "\n".join([config["options"]["install_requires"], *extras]).split()
+    needed = {re.split(r"[<>=\[]", line)[0].lower() for line in lines}
+    pinned = {re.split("[<>=]", line)[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert needed <= pinned, needed - pinned
+
+
+def test_continuous_integration_runs_the_same_command_as_a_person() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    assert script.read_text().splitlines()[-1] == "exec make test"

@@ -1,0 +1,357 @@
+"""The guard: the first step that is not finite is not made, nothing that was there before it is lost, and it is named."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from runs import BATCH, PER_EPOCH, Run, data, differences, no_latents, plain, snapshot, state_in
+from torch import nn
+from torch.distributions import constraints
+from torch.optim import lr_scheduler
+
+from ppl_vae import Alternating, KeepBest, VariationalEM
+from ppl_vae.data import Rows
+from ppl_vae.data.batches import InMemoryBatches, TransformedBatches
+from ppl_vae.objectives import ELBO
+from ppl_vae.storage import decode_tree, encode_tree
+from ppl_vae.training import EachStep, GradientStep, NonFiniteError, build_optimizer, leaves_by_group
+from ppl_vae.training.guard import Guard
+from ppl_vae.training.step import EVERYONE
+
+HUGE = 2.0**127  # finite, and its square is not
+
+
+def poison(x):
+    """Now and then (a function of the place in the run) one number of a batch becomes too big to be squared."""
+    x = x.clone()
+    if torch.rand(()) < 0.08:
+        x[0, 0] = HUGE
+    return x
+
+
+def first_bad_step(seed: int) -> int:
+    """The oracle: go through the batches, and look."""
+    batches = TransformedBatches(InMemoryBatches(Rows.of(data()), BATCH), poison)
+    for step in range(1000):
+        if float(batches.at(seed, *divmod(step, PER_EPOCH)).args[0].max()) == HUGE:
+            return step
+    raise AssertionError("no batch is poisoned")
+
+
+FIRST_EPOCH = next(seed for seed in range(1000) if 1 <= first_bad_step(seed) < PER_EPOCH)  # with argument checks on
+LATER = next(seed for seed in range(1000) if 10 <= first_bad_step(seed) < 15)
+M_STEP = next(seed for seed in range(1000) if first_bad_step(seed) == 5)  # the first M-step, after five E-steps
+SEEDS = {"first epoch": FIRST_EPOCH, "later": LATER}
+
+
+def poisoned(seed: int, **em) -> Run:
+    return Run(em=em, fit={"batch_size": BATCH, "transform": poison, "seed": seed})
+
+
+EMS = {
+    "Adam": {},
+    "plain SGD": {"optimizer": torch.optim.SGD, "lr": 0.01},
+    "momentum": {"optimizer": partial(torch.optim.SGD, momentum=0.9), "lr": 0.01},
+    "RMSprop": {"optimizer": torch.optim.RMSprop, "lr": 0.01},
+    "a state of plain numbers": {"optimizer": pyro.optim.ClippedAdam({"lr": 0.02, "lrd": 0.9})},
+    "clipped": {"clip_norm": 0.1},
+    "schedule by step": {"lr_scheduler": EachStep(partial(lr_scheduler.CosineAnnealingLR, T_max=30))},
+    "schedule by epoch": {"lr_scheduler": partial(lr_scheduler.ExponentialLR, gamma=0.5)},
+    "alternating": {"schedule": Alternating()},
+    "averaged": {"optimizer": torch.optim.ASGD, "lr": 0.01},
+}
+
+
+@pytest.fixture(params=["plain", "latched"])
+def path(request, monkeypatch):
+    """Both ways to guard: look at each step, or undo on the device and look at the next check."""
+    if request.param == "latched":
+        monkeypatch.setattr("ppl_vae.training.step.Guard", partial(Guard, latched=True))
+    return request.param
+
+
+@pytest.mark.parametrize("when", SEEDS)
+@pytest.mark.parametrize("name", EMS)
+def test_everything_is_as_before_the_bad_step(name, when, path, tmp_path):
+    """Parameters, running means, optimizer, schedule, history and place are those of a run that ended there by itself."""
+    seed = SEEDS[when]
+    bad = first_bad_step(seed)
+    whole = snapshot(poisoned(seed, **EMS[name])(bad))
+    with pytest.raises(NonFiniteError, match=rf"^step {bad}: ") as caught:
+        poisoned(seed, **EMS[name])(40, folder=tmp_path)
+    assert (caught.value.step, caught.value.fit.steps) == (bad, bad)
+    assert caught.value.fit.ended == "non-finite"
+    assert differences(whole, snapshot(caught.value.fit)) == []
+
+
+def test_a_first_m_step_that_is_bad_leaves_no_optimizer_state(path):
+    """The optimizer makes the state of θ in that very step: there is nothing to put back, so it must not be made."""
+    run = poisoned(M_STEP, schedule=Alternating(e_steps=5, m_steps=1))
+    whole = snapshot(run(5))
+    with pytest.raises(NonFiniteError, match="^step 5: ") as caught:
+        run(40)
+    assert not any(name.startswith("model.") for name in whole["optimizer"]["state"])
+    assert differences(whole, snapshot(caught.value.fit)) == []
+
+
+@pytest.mark.parametrize("name", EMS)
+def test_both_paths_agree_on_good_runs(name, monkeypatch):
+    looked = snapshot(Run(em=EMS[name])(13))
+    monkeypatch.setattr("ppl_vae.training.step.Guard", partial(Guard, latched=True))
+    assert differences(looked, snapshot(Run(em=EMS[name])(13))) == []
+
+
+def test_the_checkpoint_is_intact_and_a_healthy_run_goes_on_from_it(path, tmp_path):
+    bad = first_bad_step(LATER)
+    with pytest.raises(NonFiniteError):
+        poisoned(LATER)(40, folder=tmp_path)
+    assert differences(snapshot(poisoned(LATER)(bad)), state_in(tmp_path)) == []
+    with pytest.raises(NonFiniteError, match=f"^step {bad}: "):  # the same batch, the same noise: the same end
+        poisoned(LATER)(40, folder=tmp_path, resume=True)
+    assert differences(snapshot(poisoned(LATER)(bad)), state_in(tmp_path)) == []
+
+
+def test_the_fit_of_the_error_can_be_used(path):
+    with pytest.raises(NonFiniteError) as caught:
+        poisoned(LATER)(40)
+    fit = caught.value.fit
+    assert fit.elbo(data()).isfinite().all()
+    assert fit.history.drop(columns="lr").notna().all().all()
+    assert "ended      non-finite after" in repr(fit)
+    with pytest.raises(NonFiniteError, match=f"^step {first_bad_step(LATER)}: ") as again:
+        fit.resume(steps=10)
+    assert again.value.fit is fit
+    em = VariationalEM(fit.model, fit.guide)  # and the modules go on with other data
+    assert em.fit(data(), steps=5).ended == "completed"
+
+
+def test_keep_best_still_gives_the_best_back(path):
+    run = poisoned(LATER)
+    with pytest.raises(NonFiniteError) as caught:
+        run(40, callbacks=[KeepBest(metric="elbo")])
+    fit = caught.value.fit
+    best = int(fit.history["elbo"].idxmax())
+    expected = snapshot(run((best + 1) * PER_EPOCH))["tensors"]
+    assert differences(expected, {k: v.detach() for k, v in fit.trainer.tensors().items()}) == []
+
+
+def test_a_guard_that_lets_go_breaks_the_law(monkeypatch):
+    """The negative twin: without it the parameters are lost."""
+    monkeypatch.setattr(Guard, "update", lambda self, *_: self.optimizer.step())
+    run = poisoned(LATER)
+    assert any(not t.isfinite().all() for t in run(first_bad_step(LATER) + 1).params.values())
+
+
+def test_a_latch_that_makes_the_first_state_breaks_the_law(monkeypatch):
+    """The negative twin of the first M-step: undo what was there before, and what the step has made stays."""
+    monkeypatch.setattr("ppl_vae.training.step.Guard", partial(Guard, latched=True))
+    monkeypatch.setattr(Guard, "_can_be_undone", lambda self: bool(self.optimizer.state))
+    monkeypatch.setattr(Guard, "_moved_by_optimizer", lambda self: [leaf.data for leaf in self.leaves])
+    run = poisoned(M_STEP, schedule=Alternating(e_steps=5, m_steps=1))
+    with pytest.raises(NonFiniteError) as caught:
+        run(40)
+    assert differences(snapshot(run(5))["optimizer"], snapshot(caught.value.fit)["optimizer"]) != []
+
+
+# the step by itself
+
+
+def gradient_step(latched: bool, factory=torch.optim.Adam) -> GradientStep:
+    em = VariationalEM(*Run().pair(0))
+    em.pair.initialize(data())
+    leaves = leaves_by_group(em.pair, ELBO())
+    optimizer = build_optimizer(factory, leaves, dict.fromkeys(leaves, 0.05))
+    members = [leaf for group in leaves.values() for leaf in group.values()]
+    guard = Guard(members, list(em.pair.buffers_by_name().values()), optimizer, em.pair.device, latched=latched)
+    return GradientStep(em.pair, ELBO(), optimizer, guard=guard)
+
+
+def state_of(step: GradientStep):
+    names = {id(leaf): name for members in step.leaves.values() for name, leaf in members.items()}
+    tree = {
+        "leaves": {name: leaf for members in step.leaves.values() for name, leaf in members.items()},
+        "buffers": step.pair.buffers_by_name(),
+        "optimizer": {names[id(leaf)]: dict(values) for leaf, values in step.optimizer.state.items()},
+    }
+    return decode_tree(encode_tree(tree))
+
+
+@pytest.mark.parametrize("latched", [True, False])
+def test_after_a_bad_step_nothing_moves_until_it_is_dealt_with(latched):
+    step, good, bad = gradient_step(latched), Rows.of(data()).batch(), Rows.of(data().fill_(HUGE)).batch()
+    with step.pair.scope(), step.pair.mode(training=True):
+        for t in range(3):
+            step(good, t, EVERYONE)
+        before = state_of(step)
+        step(bad, 3)
+        assert differences(before, state_of(step)) == []
+        for t in range(4, 8):
+            step(good, t)
+            assert differences(before, state_of(step)) == []
+        step(bad, 8)
+        assert step.guard.failed_step() == 3  # the first one
+        step.guard.reset()
+        assert step.guard.failed_step() is None
+        step(good, 9)
+        assert differences(before, state_of(step)) != []
+
+
+def test_steps_by_hand_go_on_after_a_bad_one():
+    em, twin = (VariationalEM(*Run().pair(0), lr=0.05) for _ in range(2))
+    for t in range(6):
+        if t == 3:
+            with pytest.raises(NonFiniteError, match="^step 3: "):
+                em.step(data().fill_(HUGE))
+        else:
+            assert em.step(data()) == em.step(data()) or True
+    assert all(t.isfinite().all() for t in em.pair.params.values())
+    assert torch.isfinite(torch.tensor(twin.step(data())))
+
+
+# names
+
+
+def trap(where: str):
+    """A pair that breaks at one place, as soon as a number of x is above 40."""
+
+    def model(x):
+        weight = pyro.param("weight", torch.ones(()))
+        scale = pyro.param("scale", torch.ones(()), constraint=constraints.positive)
+        broken = torch.where(x[:, 0] > 40, torch.nan, 0.0)
+        zero = torch.where(x[:, 0] > 40, 0.0, 1.0)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            if where == "likelihood":
+                z = z + broken
+            if where == "gradient":
+                z = z + (weight * zero).abs().sqrt()  # finite at 0, and its slope is not
+            if where == "weight of a site":
+                pyro.factor("extra", -1.0 / zero + 1.0)
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1), scale).to_event(1), obs=x.clamp(max=5))
+
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(()))
+        broken = torch.where(x[:, 0] > 40, torch.nan, 0.0)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc + (broken if where == "guide" else 0.0), 1.0))
+
+    return model, guide
+
+
+PLACES = {
+    "guide": ("z", "the value of the guide's site 'z' was not finite"),
+    "likelihood": ("x", "the log density of the model's site 'x' was not finite"),
+    "gradient": ("weight", "the gradient of 'weight' was not finite"),
+    "weight of a site": ("extra", "the log density of the model's site 'extra' was not finite"),
+}
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+@pytest.mark.parametrize("where", PLACES)
+def test_the_error_names_the_site_and_the_step(where, epoch, path):
+    """In the first epoch argument checks are on, and stop at a NaN; later the guard meets it. The error is the same."""
+
+    def spoil(x):
+        return torch.where(torch.rand(()) < 0.1, 50.0, x)
+
+    def bad_step(seed: int) -> int:
+        batches = TransformedBatches(InMemoryBatches(Rows.of(data()), BATCH), spoil)
+        found = (t for t in range(1000) if float(batches.at(seed, *divmod(t, PER_EPOCH)).args[0].max()) == 50.0)
+        return next(found)
+
+    seed = next(s for s in range(1000) if bad_step(s) // PER_EPOCH == epoch and bad_step(s) > 0)
+    # the first look at the pair must not meet the trap
+    model, guide = trap(where)
+    em = VariationalEM(model, guide)
+    em.pair.initialize(data())
+    site, detail = PLACES[where]
+    with pytest.raises(NonFiniteError) as caught:
+        em.fit(data(), steps=100, batch_size=BATCH, seed=seed, transform=spoil)
+    assert str(caught.value).startswith(f"step {bad_step(seed)}: {detail}")
+    assert (caught.value.step, caught.value.site) == (bad_step(seed), site)
+
+
+def test_infinite_data_are_named(path):
+    em = VariationalEM(*plain())
+    em.pair.initialize(data())
+    x = data()
+    x[5, 1] = torch.inf
+    with pytest.raises(NonFiniteError, match=r"the data \(part 0\) hold a value that is not finite"):
+        em.fit(x, steps=3)
+
+
+def test_an_infinite_weight_is_the_objectives(path):
+    objective = ELBO(beta=lambda step: float("nan") if step == 6 else 1.0)
+    with pytest.raises(NonFiniteError, match="^step 6: the gradient of") as caught:
+        Run(em={"objective": objective})(20)
+    assert caught.value.fit.steps == 6
+
+
+def test_a_norm_that_overflows_is_not_finite(path):
+    """Every gradient finite, their norm not: clipping by it would make the step a step of zeros or NaN."""
+    model, guide = no_latents(2)
+    x = torch.full((4, 2), 2.5e19) * torch.tensor([1.0, -1.0])
+    em = VariationalEM(model, guide, clip_norm=1.0)
+    with pytest.raises(NonFiniteError):
+        em.fit(x, steps=3)
+
+
+def test_a_run_that_diverges_is_caught(path):
+    """The usual way into it: a learning rate that is too large, from the first steps on."""
+    run = Run(em={"optimizer": torch.optim.SGD, "lr": 1e30})
+    with pytest.raises(NonFiniteError) as caught:
+        run(20)
+    assert caught.value.step < PER_EPOCH
+    assert differences(snapshot(run(caught.value.step)), snapshot(caught.value.fit)) == []
+
+
+# errors that are no NaN pass as they are, and nothing is lost by them either
+
+
+class Breaks(nn.Module):
+    """A decoder that raises at its n-th call in training."""
+
+    def __init__(self, net: nn.Module, at: int, error: Exception) -> None:
+        super().__init__()
+        self.net, self.at, self.error, self.calls = net, at, error, 0
+
+    def forward(self, z):
+        self.calls += self.training
+        if self.calls == self.at:
+            raise self.error
+        return self.net(z)
+
+
+ERRORS = {"RuntimeError": RuntimeError("mine"), "ValueError": ValueError("mine"), "Ctrl-C": KeyboardInterrupt()}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_error_inside_a_step_leaves_the_state_before_it(error, tmp_path):
+    """The guide has run before the model breaks, and its running means have moved: they are put back."""
+
+    def pair(start):
+        model, guide = Run().pair(start)
+        model.decoder = Breaks(model.decoder, 9 if start == 0 else -1, ERRORS[error])
+        return model, guide
+
+    whole = snapshot(Run(pair=partial(lambda start: pair(1) if start else _unbroken(pair)))(20))
+    broken = Run(pair=pair)
+    if error == "Ctrl-C":
+        assert broken(20, folder=tmp_path, every=1).ended == "interrupted"
+    else:
+        with pytest.raises(type(ERRORS[error]), match="mine"):
+            broken(20, folder=tmp_path, every=1)
+    at = state_in(tmp_path)["step"]
+    assert 0 < at < 20
+    resumed = snapshot(broken(20, folder=tmp_path, resume=True, start=1))
+    assert differences(whole, resumed) == []
+
+
+def _unbroken(pair):
+    model, guide = pair(0)
+    model.decoder.at = -1
+    return model, guide
