@@ -44,7 +44,7 @@ def load(
         raise ValueError("load: give both model and guide, or neither")
     if model is None or guide is None:
         model, guide = _from_recipe(config, run)
-    dtype = getattr(torch, config["fit"].get("dtype", "float32"))
+    dtype = _dtype(config, run)
     plate = config["fit"].get("data_plate")
     pair = Pair(model, guide, data_plate=plate, device=device, dtype=dtype)
     state = run.read_tree(RunFolder.STATE) if RunFolder.STATE in run else None
@@ -71,3 +71,13 @@ def _from_recipe(config: dict[str, Any], run: RunFolder) -> tuple[Any, Any]:
     if not config.get("recipe"):
         raise ValueError(f"load: {run.path} is not of a recipe; give the model and the guide")
     return rebuild(config["recipe"])
+
+
+_DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
+
+
+def _dtype(config: dict[str, Any], run: RunFolder) -> torch.dtype:
+    name = config["fit"].get("dtype", "float32")
+    if name not in _DTYPES:
+        raise StorageError(run.path / RunFolder.CONFIG, f"dtype must be one of {', '.join(_DTYPES)}, got {name!r}")
+    return _DTYPES[name]

@@ -104,7 +104,7 @@ class LoaderBatches(Batches):
                 batches = iter(self.loader) if batches is None else batches
                 batch = next(batches, None)
             if batch is None:
-                return
+                raise ValueError(f"fit: the DataLoader's length is {self.per_epoch}, but it gave {position} batches")
             if position >= start:
                 rows = self._place(tuple(batch) if isinstance(batch, list) else batch)
                 yield Batch(rows.args, rows.kwargs, None, self.num_data)
@@ -120,7 +120,7 @@ class TransformedBatches(Batches):
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The source's batches; the noise of the transform is a function of (seed, epoch, position)."""
         for position, batch in enumerate(self.source.epoch(seed, epoch, start), start):
-            tensors = {**dict(enumerate(batch.args)), **batch.kwargs}
+            tensors: dict[Any, Tensor] = {**dict(enumerate(batch.args)), **batch.kwargs}
             first = next(iter(tensors))  # the first tensor, by its place or by its name
             with isolated_rng(fold(seed, "transform", epoch, position), tensors[first].device):
                 tensors[first] = self.transform(tensors[first])
@@ -134,7 +134,7 @@ class TransformedBatches(Batches):
 
 
 def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
 
 
 def dynamic_binarization(x: Tensor) -> Tensor:

@@ -265,9 +265,10 @@ class Binding:
         shared = [name for name, site in self.latents.items() if not site.is_local]
         shared = shared or [name for name, site in self._guide_sites.items() if not site.is_local]
         if shared and self.layout.axis is not None:
+            at = ", ".join(map(repr, shared))
             raise GlobalLatentError(
-                f"{what}: a value per datum needs latents of each datum's own, but {', '.join(map(repr, shared))} stand "
-                f"outside the data plate {self.data_plate!r} and tie all data together"
+                f"{what}: a value per datum needs latents of each datum's own, but {at} stand outside the data plate "
+                f"{self.data_plate!r} and tie all data together"
             )
 
     def require_density(self, what: str) -> None:

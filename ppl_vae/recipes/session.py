@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +16,9 @@ from ppl_vae.recipes.sources import Scale, open_source
 from ppl_vae.storage import RunFolder, load_tree, read_json, save_tree, write_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ppl_vae.data import Dataset
-    from ppl_vae.inference import VariationalEM
     from ppl_vae.recipes.report import Report
     from ppl_vae.result import Fit
-
-
-SMALL_STEP = 20_000_000  # multiplications in one pass, about
 
 
 @dataclass(frozen=True)
@@ -139,36 +133,17 @@ def fit(prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool 
     batch_size = plan.batch_size if plan.batch_size < len(rows) else None
     with blame(plan.target) if is_pair_file(plan.target) else nullcontext():
         em = VariationalEM(prepared.model, prepared.guide, lr=plan.lr, device=device)
-        with _threads(em, rows[:batch_size]):
-            found = em.fit(
-                rows,
-                epochs=plan.epochs,
-                batch_size=batch_size,
-                seed=plan.seed,
-                checkpoint=checkpoint,
-                resume=resume,
-                progress=progress,
-            )
+        found = em.fit(
+            rows,
+            epochs=plan.epochs,
+            batch_size=batch_size,
+            seed=plan.seed,
+            checkpoint=checkpoint,
+            resume=resume,
+            progress=progress,
+        )
     found.config["source"] = prepared.source()
     return found
-
-
-@contextmanager
-def _threads(em: VariationalEM, batch: Tensor) -> Iterator[None]:
-    """One thread for small steps: a second costs more than it saves, and several times that on a busy machine.
-
-    A rule in sizes, so that a seed still means the same numbers.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    weights = sum(p.numel() for module in em.pair.modules() for p in module.parameters())
-    if weights * len(batch) + batch.numel() < SMALL_STEP:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def resumed(plan: Plan, given: Mapping[str, Any], folder: Path) -> Plan:

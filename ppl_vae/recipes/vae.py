@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ppl_vae.recipes.base import Facts, Recipe, Settings
+from ppl_vae.recipes.base import Facts, Recipe, Settings, Training
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,4 +39,5 @@ RECIPE = Recipe(
     description="variational autoencoder, two hidden layers of 128 on each side, 8 latent dimensions",
     data="digits",
     build=build,
+    training=Training(epochs=200, lr=2e-3),
 )

@@ -27,7 +27,10 @@ class History:
         self._pending.append((report, size))
 
     def forget(self, count: int) -> None:
-        """Take back the last ``count`` reports of this epoch."""
+        """Take back the last ``count`` reports, and open again the epochs that they had closed."""
+        while count > len(self._pending) and self._closed:
+            count -= len(self._pending)
+            self._pending = self._closed.pop()[1]
         self._pending = self._pending[: len(self._pending) - count]
 
     def close_epoch(self, row: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from ppl_vae.training.nonfinite import NonFiniteError, diagnose, explained
 from ppl_vae.training.optimizers import EachStep, load_optimizer_state, optimizer_state
 from ppl_vae.training.progress import Progress
 from ppl_vae.training.step import EVERYONE, GradientStep
+from ppl_vae.training.threads import is_small, one_thread
 
 CHECK_EVERY = 50
 STATE_FORMAT = 1
@@ -92,6 +93,8 @@ class Trainer:
         self._frozen: dict[str, Any] | None = None
         self._whole = True  # False inside a step: there the state is none to go on from
         self._schedule_before: tuple[int, Any, Any] = (0, None, None)
+        first = batches.at(seed, 0, 0)
+        self._is_small = is_small(self.gradient_step.everything(), first, objective.num_particles)
         self._epochs_are_watched = bool(self.callbacks or validation or self.scheduler or (checkpoint and not every))
         self._watches_steps = any(type(c).on_step is not Callback.on_step for c in self.callbacks)
 
@@ -141,6 +144,8 @@ class Trainer:
             self._advance(target, interrupt)
             self._check()
             self._close_epoch_if_over()
+            if self.history.waiting >= CHECK_EVERY:
+                self.history.read()
             bar.show(self.step, self.history.rows[-1] if self.history.rows else None)
             self._save_if_due()
             if interrupt.requested:
@@ -154,19 +159,25 @@ class Trainer:
         count = min(CHECK_EVERY if not self._watches_steps else 1, target - self.step)
         if self.checkpoint is not None and self.every is not None:
             count = min(count, self.every - self.step % self.every)
+        guard = self.gradient_step.guard
         first_epoch = self.epoch == 0  # it sees every row once, with argument checks on
         self._remember_schedule()
-        with self.pair.scope(), isolated_rng(None, self.pair.device), validated(first_epoch):
+        with (
+            self.pair.scope(),
+            isolated_rng(None, self.pair.device),
+            validated(first_epoch),
+            one_thread(self._is_small),
+        ):
             for batch in islice(self._ahead(), count):
                 self._make_step(batch)
-                if interrupt.requested:
+                if interrupt.requested or (not guard.latched and guard.failed_step() is not None):
                     break
 
     def _ahead(self) -> Iterator[Batch]:
         """Batches from here on: to the end of the epoch if somebody waits for it, else across its end."""
         while True:
             yield from self.batches.epoch(self.seed, self.epoch, self.position)
-            if self.epoch == 0 or self._epochs_are_watched:
+            if self.epoch == 0 or self._epochs_are_watched or self.gradient_step.guard.latched:
                 return
             self._close_epoch_if_over()
 
@@ -203,9 +214,8 @@ class Trainer:
     def _rewind(self, step: int) -> None:
         """Go back to the place of a bad step; the guard has kept all tensors as they were there."""
         self.gradient_step.guard.reset()
-        made = self.step - step
-        self.history.forget(made)
-        self.step, self.position = step, self.position - made
+        self.history.forget(self.step - step)
+        self.step, (self.epoch, self.position) = step, divmod(step, self.batches.per_epoch)
         start, schedule, groups = self._schedule_before
         if schedule is not None and self.scheduler is not None:
             self.scheduler.load_state_dict(schedule)
@@ -227,7 +237,9 @@ class Trainer:
             row |= {f"val_{name}": value for name, value in self.evaluate(self.validation).items()}
         self.history.close_epoch(row)
         self.epoch, self.position = self.epoch + 1, 0
-        rows = self.history.read() if self._epochs_are_watched or self.history.waiting >= CHECK_EVERY else []
+        if not self._epochs_are_watched:  # the row is read later, when the guard has been asked
+            return
+        rows = self.history.read()
         if self.scheduler is not None and not self._schedule_each_step:
             self._step_scheduler(rows[-1])
         self._tell(lambda callback: callback.on_epoch(self, rows[-1]))
