@@ -211,7 +211,7 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not(place: Path, longer: Pa
     ("options", "message"),
     [
         (["--seed", 1], "the run has --seed 0, got 1; leave it out to resume"),
-        (["--lr", 0.5], "the run has --lr 0.001, got 0.5"),
+        (["--lr", 0.5], "the run has --lr 0.002, got 0.5"),
         (["--latent-dim", 3], "the run has --latent-dim 2, got 3"),
         (["--overwrite"], "--overwrite starts again and --resume goes on"),
     ],

@@ -14,7 +14,7 @@ from ppl_vae.data.rows import Batch
 from ppl_vae.objectives.closed_form import closed_form_kl, eligible, sum_event
 from ppl_vae.objectives.objective import Objective, Terms, num_data_of
 from ppl_vae.objectives.schedules import Schedule, at
-from ppl_vae.pair import Execution, Pair, SiteScore
+from ppl_vae.pair import Execution, GuideScore, Pair, SiteScore
 
 
 @dataclass
@@ -121,7 +121,9 @@ class ELBO(Objective):
             surrogate = surrogate + self._score_function(run, model, guide, num_data) / num_data
         value = reconstruction.local - beta * counted.local
         shared = reconstruction.shared - beta * counted.shared
-        like = next(iter(model.values())).log_prob
+        like = next(
+            t for t in (reconstruction.local, reconstruction.shared, kl.local, kl.shared) if isinstance(t, Tensor)
+        )
         mean_reconstruction, mean_kl = reconstruction.per_datum(num_data), kl.per_datum(num_data)
         return Terms(
             value=_tensor(value, like).mean(0) if isinstance(value, Tensor) else like.new_zeros(1),
@@ -133,7 +135,7 @@ class ELBO(Objective):
             kl=_tensor(mean_kl, like),
         )
 
-    def _parts(self, run: Execution, model: dict[str, SiteScore], guide: dict[str, SiteScore]) -> _Parts:
+    def _parts(self, run: Execution, model: dict[str, SiteScore], guide: dict[str, GuideScore]) -> _Parts:
         parts = _Parts()
         for name, p in model.items():
             if p.observed:
@@ -151,22 +153,21 @@ class ELBO(Objective):
                 parts.surrogate_kl.add(q.entropy * q.weight if q.weighted else q.entropy, q.local)
         return parts
 
-    def _add_kl(self, parts: _Parts, run: Execution, q: SiteScore, p: SiteScore) -> None:
+    def _add_kl(self, parts: _Parts, run: Execution, q: GuideScore, p: SiteScore) -> None:
         closed = closed_form_kl(q.site["fn"], p.site["fn"]) if self.analytic_kl and eligible(run, q, p) else None
         if self.free_bits and p.local:
-            parts.bits.append(_by_dimension(run, q, p, closed))
+            parts.bits.append(_by_dimension(q, p, closed))
             return
         if closed is None:
             kl = _weigh(q.log_prob, q) - _weigh(p.log_prob, p)
             surrogate = kl if q.entropy is q.log_prob else _weigh(q.entropy, q) - _weigh(p.log_prob, p)
         else:
-            summed = run.layout.reduce(sum_event(closed, q.site["fn"]), q.site, run.num_particles is not None)
-            kl = surrogate = _weigh(summed, p)
+            kl = surrogate = _weigh(q.reduce(sum_event(closed, q.site["fn"])), p)
         parts.kl.add(kl, p.local)
         parts.surrogate_kl.add(surrogate, p.local)
 
     def _score_function(
-        self, run: Execution, model: dict[str, SiteScore], guide: dict[str, SiteScore], num_data: int
+        self, run: Execution, model: dict[str, SiteScore], guide: dict[str, GuideScore], num_data: int
     ) -> Tensor:
         """Sum over unreparametrized sites of (their cost, detached) * log q, scaled to all data."""
         if self.free_bits:
@@ -201,7 +202,7 @@ def _tensor(value: Any, like: Tensor) -> Tensor:
     return value if isinstance(value, Tensor) else like.new_tensor(value)
 
 
-def _by_dimension(run: Execution, q: SiteScore, p: SiteScore, closed: Tensor | None) -> Tensor:
+def _by_dimension(q: GuideScore, p: SiteScore, closed: Tensor | None) -> Tensor:
     """The KL of a local site by latent dimension, (S, B, dims): in closed form or sampled."""
     if not is_identically_zero(q.score):
         raise ValueError(f"ELBO: free_bits needs a reparametrized guide, but {q.name!r} has only a score function")
@@ -212,8 +213,7 @@ def _by_dimension(run: Execution, q: SiteScore, p: SiteScore, closed: Tensor | N
         return (q.log_prob - p.log_prob).unsqueeze(-1)
     event_rank = closed.dim() - len(fn_q.batch_shape)
     flat = closed.flatten(-event_rank) if event_rank else closed.unsqueeze(-1)
-    columns = [run.layout.reduce(c, q.site, run.num_particles is not None) for c in flat.unbind(-1)]
-    return torch.stack(columns, -1)
+    return torch.stack([q.reduce(column) for column in flat.unbind(-1)], -1)
 
 
 def _independent(fn: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ppl_vae.data.rows import Batch
 from ppl_vae.objectives.objective import Objective, Terms, num_data_of
-from ppl_vae.pair import Execution, GlobalLatentError, Pair, SiteScore
+from ppl_vae.pair import Execution, GlobalLatentError, GuideScore, Pair, SiteScore
 from ppl_vae.pair.detach import detached, frozen
 
 Gradient = Literal["iwae", "stl", "dreg"]
@@ -70,7 +71,7 @@ class IWAE(Objective):
     def _assemble(
         self,
         pair: Pair,
-        scores: list[tuple[dict[str, SiteScore], dict[str, SiteScore]]],
+        scores: Sequence[tuple[Mapping[str, SiteScore], Mapping[str, GuideScore]]],
         log_w: Tensor,
         bound: Tensor,
         stopped: Tensor | None,
@@ -115,7 +116,7 @@ class IWAE(Objective):
             return _sum(run.score_guide_with(detached), pair)
 
 
-def _sum(scores: dict[str, SiteScore], pair: Pair, *, observed: bool = False) -> Tensor:
+def _sum(scores: Mapping[str, SiteScore], pair: Pair, *, observed: bool = False) -> Tensor:
     """The sum over sites: (S, B), or (S,) if a latent stands outside the data plate."""
     local = [s.log_prob for s in scores.values() if s.local and (s.observed or not observed)]
     shared = [s.log_prob for s in scores.values() if not s.local and (s.observed or not observed)]
@@ -126,7 +127,7 @@ def _sum(scores: dict[str, SiteScore], pair: Pair, *, observed: bool = False) ->
     return sum(shared, joint)  # type: ignore[return-value]
 
 
-def _check(model: dict[str, SiteScore], guide: dict[str, SiteScore]) -> None:
+def _check(model: Mapping[str, SiteScore], guide: Mapping[str, GuideScore]) -> None:
     for score in (*model.values(), *guide.values()):
         if score.weighted:
             raise ValueError(

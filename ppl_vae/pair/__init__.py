@@ -2,7 +2,7 @@
 
 from ppl_vae.pair.axis import DataAxis, DataAxisError, GlobalLatentError
 from ppl_vae.pair.draws import Draws, LogProb
-from ppl_vae.pair.execution import Execution, SiteScore
+from ppl_vae.pair.execution import Execution, GuideScore, SiteScore
 from ppl_vae.pair.pair import Pair
 from ppl_vae.pair.particles import Site
 
@@ -12,6 +12,7 @@ __all__ = [
     "Draws",
     "Execution",
     "GlobalLatentError",
+    "GuideScore",
     "LogProb",
     "Pair",
     "Site",

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import pyro
 from pyro import poutine
+from pyro.distributions.distribution import Distribution
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
@@ -53,32 +55,6 @@ class Layout:
         return tensor if has_particles else tensor.unsqueeze(0)
 
 
-@dataclass(frozen=True)
-class SiteScore:
-    """The log density of one site.
-
-    ``log_prob``: (S, B) inside the data plate, (S,) outside, in nats, masked but not weighted. ``entropy`` is the part
-    that is differentiated in -log q (for a site of the guide; the number 0 where the score function stands for it) and
-    ``score`` the score function term, or 0. ``weight`` is what ``poutine.scale`` put on the site: a factor that belongs
-    to an objective, and to no density. ``raw`` is the masked log density in the shape that Pyro gives it.
-    """
-
-    name: str
-    log_prob: Tensor
-    raw: Tensor
-    local: bool
-    observed: bool
-    weight: Any
-    site: Mapping[str, Any]
-    entropy: Any = None
-    score: Any = 0
-
-    @property
-    def weighted(self) -> bool:
-        """Has the model's author put a weight on this site?"""
-        return isinstance(self.weight, Tensor) or self.weight != 1.0
-
-
 def weight_of(site: Mapping[str, Any], layout: Layout) -> Any:
     """The site's scale without the data plate's own factor, which per-datum terms never carry."""
     scale = site["scale"]
@@ -90,30 +66,79 @@ def weight_of(site: Mapping[str, Any], layout: Layout) -> Any:
     return scale
 
 
-def score_site(name: str, site: Mapping[str, Any], layout: Layout, particles: bool) -> SiteScore:
-    """The log density of a site of the model."""
-    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    raw = scale_and_mask(log_prob, 1.0, site["mask"])
-    weight, local = weight_of(site, layout), layout.is_local(site)
-    return SiteScore(name, layout.reduce(raw, site, particles), raw, local, site["is_observed"], weight, site)
+class SiteScore:
+    """The log density of one site of a run, worked out when it is first asked for.
+
+    Attributes:
+        local: does it stand inside the data plate?
+        observed: is its value given?
+        weight: what ``poutine.scale`` put on the site: a factor that belongs to an objective, and to no density.
+    """
+
+    def __init__(self, name: str, site: Mapping[str, Any], layout: Layout, particles: bool) -> None:
+        self.name, self.site = name, site
+        self.local: bool = layout.is_local(site)
+        self.observed: bool = site["is_observed"]
+        self.weight: Any = weight_of(site, layout)
+        self._layout, self._particles = layout, particles
+
+    @cached_property
+    def raw(self) -> Tensor:
+        """The masked log density in the shape that Pyro gives it, in nats."""
+        site = self.site
+        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        return self._masked(log_prob)
+
+    @cached_property
+    def log_prob(self) -> Tensor:
+        """The masked log density, unweighted: (S, B) inside the data plate, (S,) outside, in nats."""
+        return self.reduce(self.raw)
+
+    def reduce(self, term: Tensor) -> Tensor:
+        """A term of this site in Pyro's shape, summed to (S, B) or (S,)."""
+        return self._layout.reduce(term, self.site, self._particles)
+
+    def _masked(self, term: Any) -> Any:
+        return scale_and_mask(term, 1.0, self.site["mask"])
+
+    @property
+    def weighted(self) -> bool:
+        """Has the model's author put a weight on this site?"""
+        return isinstance(self.weight, Tensor) or self.weight != 1.0
 
 
-def score_guide_site(name: str, site: Mapping[str, Any], layout: Layout, particles: bool) -> SiteScore:
-    """The log density of a site of the guide, in the parts that gradients need."""
-    parts = site["fn"].score_parts(site["value"], *site["args"], **site["kwargs"])
-    mask = site["mask"]
-    raw = scale_and_mask(parts.log_prob, 1.0, mask)
-    log_prob = layout.reduce(raw, site, particles)
-    if parts.entropy_term is parts.log_prob:
-        entropy: Any = log_prob
-    elif is_identically_zero(parts.entropy_term):
-        entropy = 0
-    else:
-        entropy = layout.reduce(scale_and_mask(parts.entropy_term, 1.0, mask), site, particles)
-    weight, local = weight_of(site, layout), layout.is_local(site)
-    return SiteScore(
-        name, log_prob, raw, local, site["is_observed"], weight, site, entropy=entropy, score=parts.score_function
-    )
+class GuideScore(SiteScore):
+    """The log density of a site of the guide, with the parts that gradients need."""
+
+    @property
+    def pathwise(self) -> bool:
+        """Is the draw reparametrized through and through, so that log q is differentiated as it stands?"""
+        fn = self.site["fn"]
+        return bool(getattr(fn, "has_rsample", False)) and type(fn).score_parts is Distribution.score_parts
+
+    @cached_property
+    def _parts(self) -> Any:
+        site = self.site
+        return site["fn"].score_parts(site["value"], *site["args"], **site["kwargs"])
+
+    @cached_property
+    def raw(self) -> Tensor:
+        """The masked log density in the shape that Pyro gives it, in nats."""
+        log_prob: Tensor = self._masked(self._parts.log_prob)
+        return log_prob
+
+    @cached_property
+    def entropy(self) -> Any:
+        """What is differentiated in -log q, like ``log_prob``; 0 where the score function stands for it."""
+        entropy = self._parts.entropy_term
+        if entropy is self._parts.log_prob:
+            return self.log_prob
+        return 0 if is_identically_zero(entropy) else self.reduce(self._masked(entropy))
+
+    @property
+    def score(self) -> Any:
+        """The score function term in Pyro's shape; 0 for a reparametrized draw."""
+        return 0 if self.pathwise else self._parts.score_function
 
 
 @dataclass(frozen=True)
@@ -127,17 +152,17 @@ class Execution:
 
     def score_model(self) -> dict[str, SiteScore]:
         """Every sample site of the model, latent and observed, in the model's order."""
-        return _scores(score_site, self.model_trace, self.layout, self.num_particles)
+        return _scores(SiteScore, self.model_trace, self.layout, self.num_particles)
 
-    def score_guide(self) -> dict[str, SiteScore]:
+    def score_guide(self) -> dict[str, GuideScore]:
         """Every sample site of the guide, auxiliary ones included."""
-        return _scores(score_guide_site, self.guide_trace, self.layout, self.num_particles)
+        return _scores(GuideScore, self.guide_trace, self.layout, self.num_particles)
 
     def score_guide_with(self, change: Callable[[Any], Any]) -> dict[str, SiteScore]:
         """The guide's sites scored under ``change(distribution)`` at the values drawn."""
         particles = self.num_particles is not None
         return {
-            name: score_site(name, {**site, "fn": change(site["fn"])}, self.layout, particles)
+            name: SiteScore(name, {**site, "fn": change(site["fn"])}, self.layout, particles)
             for name, site in sample_sites(self.guide_trace)
         }
 
@@ -153,9 +178,10 @@ class Execution:
         return None
 
 
-def _scores(
-    score: Callable[..., SiteScore], trace: Trace, layout: Layout, num_particles: int | None
-) -> dict[str, SiteScore]:
+Score = TypeVar("Score", bound=SiteScore)
+
+
+def _scores(score: Callable[..., Score], trace: Trace, layout: Layout, num_particles: int | None) -> dict[str, Score]:
     return {name: score(name, site, layout, num_particles is not None) for name, site in sample_sites(trace)}
 
 

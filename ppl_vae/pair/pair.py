@@ -16,7 +16,7 @@ from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.binding import Binding
 from ppl_vae.pair.calls import names
 from ppl_vae.pair.draws import Draws, LogProb
-from ppl_vae.pair.execution import Execution, Layout, run_model, score_guide_site, score_site, with_particles
+from ppl_vae.pair.execution import Execution, GuideScore, Layout, SiteScore, run_model, with_particles
 from ppl_vae.pair.handlers import Constrain, Substitute
 from ppl_vae.pair.particles import inward, outward, without_particles
 from ppl_vae.pair.support import unconstrained
@@ -94,7 +94,7 @@ class Pair(Binding):
 
         def score(given: dict[str, Tensor], count: int | None) -> LogProb:
             trace = run_model(self._model_call, batch, self.layout, values=given, num_particles=count)
-            return self._log_prob(_score_all(score_site, trace, self.layout, count))
+            return self._log_prob(_score_all(SiteScore, trace, self.layout, count))
 
         return self._at(batch, given, score, seed=0)
 
@@ -112,7 +112,7 @@ class Pair(Binding):
         def score(given: dict[str, Tensor], count: int | None) -> LogProb:
             fn = Substitute(given)(with_particles(self._guide_call, self.layout, count))
             trace = poutine.trace(fn).get_trace(batch)
-            return self._log_prob(_score_all(score_guide_site, trace, self.layout, count))
+            return self._log_prob(_score_all(GuideScore, trace, self.layout, count))
 
         return self._at(batch, given, score, seed=0)
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributions import constraints
 from torch.optim import lr_scheduler
 
-from ppl_vae import Alternating, KeepBest, VariationalEM
+from ppl_vae import Alternating, Callback, KeepBest, VariationalEM
 from ppl_vae.data import Rows
 from ppl_vae.data.batches import InMemoryBatches, TransformedBatches
 from ppl_vae.objectives import ELBO
@@ -333,29 +333,55 @@ class Breaks(nn.Module):
 ERRORS = {"RuntimeError": RuntimeError("mine"), "ValueError": ValueError("mine"), "Ctrl-C": KeyboardInterrupt()}
 
 
-@pytest.mark.parametrize("error", ERRORS)
-def test_an_error_inside_a_step_leaves_the_state_before_it(error, tmp_path):
-    """The guide has run before the model breaks, and its running means have moved: they are put back."""
+def breaking(at: int, error: Exception) -> Run:
+    """A run whose model breaks once, if it begins from the start 0."""
 
     def pair(start):
         model, guide = Run().pair(start)
-        model.decoder = Breaks(model.decoder, 9 if start == 0 else -1, ERRORS[error])
+        model.decoder = Breaks(model.decoder, -1 if start else at, error)
         return model, guide
 
-    whole = snapshot(Run(pair=partial(lambda start: pair(1) if start else _unbroken(pair)))(20))
-    broken = Run(pair=pair)
+    return Run(pair=pair)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_error_inside_a_step_leaves_the_state_before_it(error, tmp_path):
+    """The guide has run before the model breaks, and its running means have moved: they are put back."""
+    whole, broken = breaking(-1, ERRORS[error])(20), breaking(9, ERRORS[error])
     if error == "Ctrl-C":
         assert broken(20, folder=tmp_path, every=1).ended == "interrupted"
     else:
         with pytest.raises(type(ERRORS[error]), match="mine"):
             broken(20, folder=tmp_path, every=1)
-    at = state_in(tmp_path)["step"]
-    assert 0 < at < 20
-    resumed = snapshot(broken(20, folder=tmp_path, resume=True, start=1))
-    assert differences(whole, resumed) == []
+    assert 0 < state_in(tmp_path)["step"] < 20
+    assert differences(snapshot(whole), snapshot(broken(20, folder=tmp_path, resume=True, start=1))) == []
 
 
-def _unbroken(pair):
-    model, guide = pair(0)
-    model.decoder.at = -1
-    return model, guide
+def test_a_model_that_broke_goes_on_in_the_same_process():
+    fits = []
+
+    class Keep(Callback):
+        def on_start(self, run):
+            fits.append(run.pair)
+
+    with pytest.raises(RuntimeError, match="mine"):
+        breaking(9, RuntimeError("mine"))(20, callbacks=[Keep()])
+    (fit,) = fits
+    fit.resume(steps=20 - fit.steps)
+    assert differences(snapshot(breaking(-1, RuntimeError())(20)), snapshot(fit)) == []
+
+
+def test_running_means_that_stay_moved_break_the_law(monkeypatch, tmp_path):
+    """The negative twin."""
+    monkeypatch.setattr(Guard, "restore", lambda self: None)
+    whole, broken = breaking(-1, RuntimeError("mine"))(20), breaking(9, RuntimeError("mine"))
+    fits = []
+
+    class Keep(Callback):
+        def on_start(self, run):
+            fits.append(run.pair)
+
+    with pytest.raises(RuntimeError, match="mine"):
+        broken(20, callbacks=[Keep()])
+    fits[0].resume(steps=20 - fits[0].steps)
+    assert differences(snapshot(whole), snapshot(fits[0])) != []

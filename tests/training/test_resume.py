@@ -267,7 +267,9 @@ def test_what_does_not_change_the_parameters_may_differ(tmp_path):
     from ppl_vae import Callback
 
     Run(**BASE)(5, folder=tmp_path)
-    watched = Run(**{**BASE, "fit": {"batch_size": BATCH, "validation": data(5), "every": 2}, "callbacks": lambda: [Callback()]})
+    watched = Run(
+        **{**BASE, "fit": {"batch_size": BATCH, "validation": data(5), "every": 2}, "callbacks": lambda: [Callback()]}
+    )
     cut = watched(9, folder=tmp_path, resume=True)
     assert differences(snapshot(Run(**BASE)(9))["tensors"], snapshot(cut)["tensors"]) == []
 
