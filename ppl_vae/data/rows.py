@@ -53,8 +53,10 @@ class Rows:
     index: Tensor | None = None
 
     @classmethod
-    def of(cls, data: Any, *, name: str = "data") -> Rows:
+    def of(cls, data: Any, *, name: str = "data", dtype: torch.dtype | None = None) -> Rows:
         """Make rows of a tensor, array, data frame, a tuple or dictionary of these, a ``TensorDataset``, or None.
+
+        Fractions that are no tensor yet take ``dtype``, or torch's default.
 
         Raises:
             ValueError: for no rows, different lengths, numbers that are NaN (with row and column), or objects.
@@ -65,14 +67,14 @@ class Rows:
             return cls()
         if isinstance(data, Mapping):
             masked = "mask" in data  # what is masked out may be NaN; the model fills it
-            rows = cls((), {k: _tensor(v, f"{name}[{k!r}]", allow_nan=masked) for k, v in data.items()})
+            rows = cls((), {k: _tensor(v, f"{name}[{k!r}]", dtype, allow_nan=masked) for k, v in data.items()})
             rows._check_masked(name)
         elif isinstance(data, torch.utils.data.TensorDataset):
-            rows = cls(tuple(_tensor(t, f"{name}[{i}]") for i, t in enumerate(data.tensors)))
+            rows = cls(tuple(_tensor(t, f"{name}[{i}]", dtype) for i, t in enumerate(data.tensors)))
         elif isinstance(data, tuple):
-            rows = cls(tuple(_tensor(value, f"{name}[{i}]") for i, value in enumerate(data)))
+            rows = cls(tuple(_tensor(value, f"{name}[{i}]", dtype) for i, value in enumerate(data)))
         else:
-            rows = cls((_tensor(data, name),))
+            rows = cls((_tensor(data, name, dtype),))
         rows._check(name)
         return rows
 
@@ -119,11 +121,11 @@ class Rows:
         return Batch(self.args, self.kwargs, self.index, num_data if num_data is not None else (len(self) or None))
 
 
-def _tensor(value: Any, name: str, *, allow_nan: bool = False) -> Tensor:
-    """One part of the data as a tensor, checked for NaN; float64 arrays take torch's default dtype."""
+def _tensor(value: Any, name: str, dtype: torch.dtype | None, *, allow_nan: bool = False) -> Tensor:
+    """One part of the data as a tensor, checked for NaN."""
     columns: Sequence[Any] | None = getattr(value, "columns", None)
     if not isinstance(value, Tensor):
-        value = _from_array(value, name)
+        value = _from_array(value, name, dtype or torch.get_default_dtype())
     if not value.dim():
         raise ValueError(f"{name}: rows along axis 0 are required, got a single number")
     if not allow_nan:
@@ -131,7 +133,7 @@ def _tensor(value: Any, name: str, *, allow_nan: bool = False) -> Tensor:
     return value
 
 
-def _from_array(value: Any, name: str) -> Tensor:
+def _from_array(value: Any, name: str, dtype: torch.dtype) -> Tensor:
     try:
         array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
         array = array.astype(np.float64) if array.dtype == object else array
@@ -140,7 +142,7 @@ def _from_array(value: Any, name: str) -> Tensor:
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name}: numbers are required, got an array of {array.dtype}")
     tensor = torch.from_numpy(np.array(array))  # a copy: the fit must not see later changes of the caller's array
-    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def _refuse_nan(value: Tensor, name: str, columns: Sequence[Any] | None) -> None:

@@ -16,10 +16,10 @@ from ppl_vae._random import fold, isolated_rng
 from ppl_vae.data.rows import Batch, Rows
 from ppl_vae.pair.axis import DataAxisError, GlobalLatentError, find_data_axis, frames_of, sample_sites
 from ppl_vae.pair.calls import call_with_batch, names, shape_key
-from ppl_vae.pair.execution import Execution, Layout, run_pair
+from ppl_vae.pair.execution import Execution, Layout, SiteScore, run_pair
 from ppl_vae.pair.parameters import allow_local_params, buffers_of, collect, modules_of, reached_by
 from ppl_vae.pair.particles import Site, is_delta, outward, without_particles
-from ppl_vae.pair.scope import scoped, validation
+from ppl_vae.pair.scope import LOCK, scoped, validation
 
 _TEMPLATE_ROWS = 256
 
@@ -62,7 +62,8 @@ class Binding:
         if device is None:
             device = floats[0].device if floats else torch.device("cpu")
         if dtype is None:
-            dtype = floats[0].dtype if floats else torch.get_default_dtype()
+            with LOCK:  # the scope of a pair in another thread may have set another default for a while
+                dtype = floats[0].dtype if floats else torch.get_default_dtype()
         for module in self.modules():
             module.to(device=torch.device(device), dtype=dtype)
         return torch.device(device), dtype
@@ -115,7 +116,7 @@ class Binding:
 
     def rows(self, data: Any) -> Rows:
         """The data as rows on the pair's device, in its precision."""
-        return Rows.of(data).to(device=self.device, dtype=self.dtype)
+        return Rows.of(data, dtype=self.dtype).to(device=self.device, dtype=self.dtype)
 
     # -- what it is made of --------------------------------------------------------------------------------------------
 
@@ -322,22 +323,23 @@ class Binding:
     def _compare_vectorized(self, batch: Batch) -> bool:
         try:
             both = self.run(batch, num_particles=2)
-            scores = [both.score_model(), both.score_guide()]
-            for i in range(2):
-                values = {
-                    name: without_particles(outward(s["value"], self._guide_sites[name], self.layout, True)[i],
-                                            self._guide_sites[name], self.layout)
-                    for name, s in sample_sites(both.guide_trace)
-                    if not s["is_observed"]
-                }  # fmt: skip
-                one = self.run(batch, values=values)
-                for together, alone in zip(scores, (one.score_model(), one.score_guide()), strict=True):
-                    for name, score in together.items():
-                        if not torch.allclose(score.log_prob[i], alone[name].log_prob[0], rtol=1e-3, atol=1e-3):
-                            return False
+            together = {**_tagged("model", both.score_model()), **_tagged("guide", both.score_guide())}
+            return all(self._agrees(batch, both, together, i) for i in range(2))
         except (RuntimeError, ValueError, IndexError, KeyError):
             return False  # a shape that only holds without a particle dimension
-        return True
+
+    def _agrees(self, batch: Batch, both: Execution, together: Mapping[str, SiteScore], i: int) -> bool:
+        """Does draw ``i`` of a vectorized run have the densities that it has alone?"""
+        values, traced = {}, dict(sample_sites(both.guide_trace))
+        for name, site in self._guide_sites.items():
+            drawn = outward(traced[name]["value"], site, self.layout, True)[i]
+            values[name] = without_particles(drawn, site, self.layout)
+        one = self.run(batch, values=values)
+        alone = {**_tagged("model", one.score_model()), **_tagged("guide", one.score_guide())}
+        return all(
+            torch.allclose(score.log_prob[i], alone[name].log_prob[0], rtol=1e-3, atol=1e-3)
+            for name, score in together.items()
+        )
 
     def _as_batch(self, data: Any) -> Batch:
         if isinstance(data, Batch):
@@ -369,3 +371,7 @@ def _global_store() -> dict[str, Any]:
     import pyro
 
     return dict(pyro.get_param_store().get_state())
+
+
+def _tagged(role: str, scores: Mapping[str, SiteScore]) -> dict[str, SiteScore]:
+    return {f"{role}.{name}": score for name, score in scores.items()}

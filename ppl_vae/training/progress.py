@@ -17,6 +17,11 @@ class Progress:
 
             self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True, leave=True)
 
+    @property
+    def is_shown(self) -> bool:
+        """Is there a bar?"""
+        return self._bar is not None
+
     def show(self, step: int, row: dict[str, Any] | None) -> None:
         """Advance to ``step``, with the latest row of the history."""
         if self._bar is None:

@@ -144,7 +144,7 @@ class Trainer:
             self._advance(target, interrupt)
             self._check()
             self._close_epoch_if_over()
-            if self.history.waiting >= CHECK_EVERY:
+            if bar.is_shown or self.history.waiting >= CHECK_EVERY:
                 self.history.read()
             bar.show(self.step, self.history.rows[-1] if self.history.rows else None)
             self._save_if_due()

@@ -74,6 +74,15 @@ def test_arrays_follow_the_default_dtype():
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.parametrize("form", ["array", "frame", "list", "named", "tuple"])
+def test_fractions_are_not_rounded_on_their_way_to_a_precision(form):
+    value = {"array": X, "frame": pd.DataFrame(X), "list": X.tolist(), "named": {"x": X}, "tuple": (X,)}[form]
+    rows = Rows.of(value, dtype=torch.float64)
+    (x,) = (*rows.args, *rows.kwargs.values())
+    assert torch.equal(x, torch.tensor(X))
+    assert Rows.of(Y, dtype=torch.float64).args[0].dtype == torch.int64
+
+
 SEVERAL = {  # several parts: positional in their order, or by name
     "tuple": ((X, Y), 2, []),
     "tuple of frames": ((pd.DataFrame(X), pd.Series(Y)), 2, []),

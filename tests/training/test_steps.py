@@ -45,7 +45,7 @@ def test_equal_rows_make_equal_steps_in_batches_of_any_size(batch_size, clip_nor
     step = moved(x, batch_size=batch_size, clip_norm=clip_norm)
     torch.testing.assert_close(step, moved(x, clip_norm=clip_norm), rtol=1e-12, atol=1e-12)
     if clip_norm == 0.1:
-        assert float(step.norm()) == pytest.approx(0.5 * 0.1, rel=1e-6)
+        assert float(step.norm()) == pytest.approx(0.5 * 0.1, rel=1e-5)
 
 
 def test_a_loss_that_is_not_divided_by_the_rows_breaks_the_laws(monkeypatch):
