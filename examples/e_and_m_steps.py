@@ -2,10 +2,11 @@
 
     log p_theta(x) = ELBO(phi, theta) + KL(q_phi(z | x) || p_theta(z | x))
 
-An E-step moves phi: log p(x) stands still, to the bit, and the ELBO climbs towards it. An M-step moves theta: both climb, and
-the gap may open again. The model is linear and Gaussian, so log p(x) is exact, and the picture is the lecture's.
+An E-step moves phi: log p(x) stands still, to the bit, and the ELBO climbs towards it. An M-step moves theta: both
+climb, and the gap may open again. The model is linear and Gaussian, so log p(x) is exact, and the picture is the
+lecture's.
 
-    python examples/e_and_m_steps.py            (half a minute)
+    python examples/e_and_m_steps.py            (ten seconds)
     python examples/e_and_m_steps.py --smoke    (seconds)
 """
 
@@ -36,14 +37,12 @@ def make(x: Tensor) -> tuple[VAE, VariationalEM]:
     model = VAE(MLP(LATENT, d, hidden=()), latent_dim=LATENT, likelihood="normal")
     guide = AmortizedNormal(MLP(d, 2 * LATENT, hidden=()), latent_dim=LATENT)
     objective = ELBO(num_particles=16)  # the mean of 16 draws a row: little noise in steps and measurements
-    return model, VariationalEM(
-        model, guide, objective=objective, lr=0.03, schedule=Joint(), dtype=torch.float64
-    )
+    return model, VariationalEM(model, guide, objective=objective, lr=0.03, schedule=Joint(), dtype=torch.float64)
 
 
 @torch.no_grad()
 def log_likelihood(model: VAE, x: Tensor) -> float:
-    """log N(x; b, W W' + sigma^2 I), the mean over rows, exactly; nats."""
+    """Log N(x; b, W W' + sigma^2 I), the mean over rows, exactly; nats."""
     layer = model.decoder.layers[0]
     noise = model.likelihood.scale**2 * torch.eye(x.shape[1], dtype=x.dtype)
     marginal = MultivariateNormal(layer.bias, layer.weight @ layer.weight.T + noise)
@@ -59,6 +58,7 @@ class Track:
     log_p: list[float] = field(default_factory=list)
 
     def note(self, side: str, model: VAE, em: VariationalEM, x: Tensor) -> None:
+        """Measure the pair as it stands."""
         self.side.append(side)
         self.elbo.append(em.evaluate(x, seed=1)["elbo"])  # the same noise each time: differences are clean
         self.log_p.append(log_likelihood(model, x))
@@ -95,9 +95,8 @@ def report(path: Track, length: int) -> None:
         start = end - length
         rise, rise_p = path.elbo[end] - path.elbo[start], path.log_p[end] - path.log_p[start]
         gap = path.log_p[end] - path.elbo[end]
-        print(
-            f"    {path.side[end]}     {path.elbo[end]:9.4f} {path.log_p[end]:10.4f} {gap:8.4f} {rise:12.4f} {rise_p:17.4f}"
-        )
+        numbers = f"{path.elbo[end]:9.4f} {path.log_p[end]:10.4f} {gap:8.4f} {rise:12.4f} {rise_p:17.4f}"
+        print(f"    {path.side[end]}     {numbers}")
         if path.side[end] == "E" and rise_p != 0:
             raise AssertionError("an E-step has moved log p(x): theta was not frozen")
 
@@ -129,7 +128,8 @@ def main() -> None:
     alternating = alternate(x, rounds=rounds, length=length)
     joint = together(x, steps=2 * rounds * length)
     report(alternating, length)
-    print(f"after {2 * rounds * length} gradient steps: alternating {alternating.elbo[-1]:.4f}, joint {joint.elbo[-1]:.4f} nats a row")
+    print(f"after {2 * rounds * length} gradient steps, nats a row:")
+    print(f"    alternating {alternating.elbo[-1]:.4f}, both at once {joint.elbo[-1]:.4f}")
     draw(alternating, joint, length, options.out / "e_and_m_steps.png")
 
 

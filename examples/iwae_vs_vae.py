@@ -6,7 +6,7 @@ IWAE trains q to propose well, not to look like the posterior, so its fits must 
 are judged by here is the importance weighted log-likelihood of test rows, with its Monte Carlo error, and the
 difference to the plain VAE row by row.
 
-    python examples/iwae_vs_vae.py            (three minutes)
+    python examples/iwae_vs_vae.py            (two minutes)
     python examples/iwae_vs_vae.py --smoke    (seconds)
 """
 

@@ -63,6 +63,7 @@ class Watch(Callback):
         self.values: list[float] = []
 
     def on_epoch(self, run, row) -> None:
+        """Called by the run after every epoch."""
         if row["epoch"] % self.every == 0:
             self.steps.append(row["epoch"] + 1)
             self.values.append(self.measure())

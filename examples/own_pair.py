@@ -2,10 +2,10 @@
 
     z_n ~ N(0, I_2),    x_nd ~ StudentT(df=4; loc_d + z_n . weight_d, scale_d)
 
-Nothing is inherited: a model and a guide as in Pyro's own documentation, with ``pyro.param``, and one call in the
-place of the SVI loop. The guide has heavy tails, as the posterior under this likelihood has: with a normal one in its
-place the ELBO is about the same, but more than half of the flowers have k-hat above 0.7 (try it). The two estimators of log p(x) know nothing of each other (one proposes from the guide, one from
-the prior), so their agreement within the error bars is a test of both.
+Nothing is inherited: a model and a guide as in Pyro's own documentation, with ``pyro.param``, and one call in the place
+of the SVI loop. The two estimators of log p(x) know nothing of each other (one proposes from the guide, one from the
+prior), so their agreement within the error bars is a test of both. The guide's tails are heavier than those of a normal:
+with a normal one in its place the ELBO is about the same, but half of the flowers have k-hat above 0.7 (try it).
 
     python examples/own_pair.py            (half a minute)
     python examples/own_pair.py --smoke    (seconds)

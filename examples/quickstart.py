@@ -1,5 +1,7 @@
 """The first fifteen lines: declare a VAE, fit it to real digits, judge it, keep it, hand it to ArviZ.
 
+As in the README, line by line; what stands alone on a line there (and shows itself in a notebook) is printed here.
+
     python examples/quickstart.py            (half a minute)
     python examples/quickstart.py --smoke    (seconds)
 """

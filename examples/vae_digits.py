@@ -2,7 +2,7 @@
 
 The last 200 training rows choose the epoch; the test rows are looked at once, at the end.
 
-    python examples/vae_digits.py            (two minutes)
+    python examples/vae_digits.py            (a minute)
     python examples/vae_digits.py --smoke    (seconds)
 """
 

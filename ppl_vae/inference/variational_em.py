@@ -67,6 +67,10 @@ class VariationalEM:
         for name, rate in (("lr", lr), ("e_lr", e_lr), ("m_lr", m_lr)):
             if rate is not None and not rate > 0:
                 raise ValueError(f"VariationalEM: {name} must be positive, got {rate}")
+        if schedule is not None and not callable(getattr(schedule, "moves", None)):
+            raise TypeError(f"VariationalEM: a schedule such as Joint() or Alternating() is required, got {schedule!r}")
+        if lr_scheduler is not None and not callable(lr_scheduler):
+            raise TypeError(f"VariationalEM: lr_scheduler must be a function of the optimizer, got {lr_scheduler!r}")
         self.objective, self.optimizer, self.schedule = as_objective(objective), optimizer, schedule or Joint()
         self.lr, self.e_lr, self.m_lr = lr, e_lr if e_lr is not None else lr, m_lr if m_lr is not None else lr
         self.lr_scheduler, self.clip_norm = lr_scheduler, clip_norm
