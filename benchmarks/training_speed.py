@@ -1,12 +1,12 @@
 """Seconds per epoch of a VAE on binary digits: ours, a hand-written PyTorch loop, Pyro's SVI, in one process.
 
 The same networks (64-128-128-8 and back), batches of 100, Adam at 1e-3. Rounds are interleaved, every other one
-backwards; the figure is the median round. What counts are the ratios, for absolute times depend on the machine. The last
-column is the ELBO of the last epoch: all do the same work, so all arrive at about the same place.
+backwards; the figure is the median round. What counts are the ratios, for absolute times depend on the machine. The
+last column is the ELBO of the last epoch: all do the same work, so all arrive at about the same place.
 
 "fused" is torch's fused Adam, which ppl_vae takes by default. Pyro checks the arguments of every distribution in every
-step unless told not to; ppl_vae does so in the first epoch only (which is the warm-up here), so Pyro is shown both ways.
-Small steps of ppl_vae stay on one thread, whatever number torch is set to.
+step unless told not to; ppl_vae does so in the first epoch only (which is the warm-up here), so Pyro is shown both
+ways. Small steps of ppl_vae stay on one thread, whatever number torch is set to.
 
     python benchmarks/training_speed.py [--rounds 9] [--epochs 5] [--threads 1 2] [--json] [--smoke]
 """

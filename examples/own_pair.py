@@ -4,8 +4,8 @@
 
 Nothing is inherited: a model and a guide as in Pyro's own documentation, with ``pyro.param``, and one call in the place
 of the SVI loop. The two estimators of log p(x) know nothing of each other (one proposes from the guide, one from the
-prior), so their agreement within the error bars is a test of both. The guide's tails are heavier than those of a normal:
-with a normal one in its place the ELBO is about the same, but half of the flowers have k-hat above 0.7 (try it).
+prior), so their agreement within the error bars is a test of both. The guide's tails are heavier than those of a
+normal: with a normal one the ELBO is about the same, but half of the flowers have k-hat above 0.7 (try it).
 
     python examples/own_pair.py            (half a minute)
     python examples/own_pair.py --smoke    (seconds)
@@ -57,7 +57,7 @@ def run(out: Path, *, steps: int, num_samples: int) -> None:
         print(f"  {name:<9}{[round(v, 2) for v in value.flatten().tolist()]}")
 
     proposed = fit.log_evidence(x, ImportanceWeighted(num_samples))
-    naive = fit.log_evidence(x, NaiveMonteCarlo(20 * num_samples))
+    naive = fit.log_evidence(x, NaiveMonteCarlo(100 * num_samples))
     print(f"ELBO                      {fit.elbo(x, num_samples=500).mean():.3f} nats a flower")
     print(f"importance weighted       {proposed.mean()}")
     print(f"naive Monte Carlo         {naive.mean()}")

@@ -15,7 +15,7 @@ import torch
 
 from ppl_vae import ELBO, Fit, KeepBest, VariationalEM
 from ppl_vae.data import Dataset, load_digits
-from ppl_vae.diagnostics import active_units, kl_per_dimension, verdict
+from ppl_vae.diagnostics import Verdict, active_units, kl_per_dimension
 from ppl_vae.evidence import decomposition
 from ppl_vae.guides import AmortizedNormal
 from ppl_vae.models import VAE
@@ -52,8 +52,7 @@ def judge(fit: Fit, test: torch.Tensor, *, num_samples: int) -> None:
     print(f"gap KL(q(z|x) || p(z|x))  {means['gap']:9.3f}")
     print(f"log p(x), K = {num_samples:<12}{means['evidence']:9.3f} ± {evidence.standard_error:.3f}")
     print(f"KL by dimension           {[round(v, 2) for v in kl_per_dimension(fit, test)['z'].tolist()]}")
-    print(f"{active_units(fit, test)}")
-    print(verdict(fit, test, noun="test digits"))
+    print(Verdict.of(pieces, active_units(fit, test), noun="test digits"))
 
 
 def draw(fit: Fit, data: Dataset, path: Path) -> None:

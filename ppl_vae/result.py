@@ -51,7 +51,8 @@ class Fit(Pair):
     def restore(self, config: dict[str, Any], state: dict[str, Any] | None) -> None:
         """Take what a run folder says of the run that made this fit."""
         rows = (state or {}).get("history", {}).get("rows", [])
-        self.config, self._record = dict(config["fit"]), {**config["run"], "rows": rows}
+        saved = [row for row in rows if row["epoch"] < config["run"]["epochs"]]  # a later checkpoint has more
+        self.config, self._record = dict(config["fit"]), {**config["run"], "rows": saved}
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class Fit(Pair):
 
     def decode(self, latents: Any, *, mean: bool = True, seed: int = 0) -> Any:
         """The data that latents stand for: the mean of p(x | z) or a draw; (n, ...) by observed site."""
-        given = latents if isinstance(latents, Mapping) else {next(iter(self.latents)): torch.as_tensor(latents)}
+        given = self._as_values(latents)
         sizes = [len(v) for name, v in given.items() if self.latents[name].is_local]
         found = self.simulate(sizes[0] if sizes else 1, seed=seed, mean=mean, latents=given)
         return _single({name: found[name] for name in self.observed})

@@ -44,7 +44,8 @@ def save_fit(
         RunFolder.ENVIRONMENT: environment(),
         RunFolder.README: _card(fit),
     }
-    files[RunFolder.STATE] = fit.trainer.state() if fit.has_run else {"template": fit.template_state()}
+    looked_at = {"template": fit.template_state(), "history": {"rows": fit.history.to_dict("records")}}
+    files[RunFolder.STATE] = fit.trainer.state() if fit.has_run else looked_at
     if data is not None:
         files[RunFolder.POSTERIOR] = _posterior_writer(fit, data)
     run.write({**files, **(extra or {})}, keep=False)

@@ -1,4 +1,4 @@
-"""A mean shared by all data, on mini-batches: the exact posterior, where slicing by hand gives one that is far too wide."""
+"""A mean shared by all data, on mini-batches: the exact posterior, where slicing by hand gives one far too wide."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_steps_by_hand_must_be_told_how_many_rows_there_are(num_data):
     by_hand(lambda rows: run.step(rows, num_data=num_data))
     sd = posterior(run.result())[1]
     if num_data == N:
-        assert abs(sd / SD - 1) < 0.1
+        assert abs(sd / SD - 1) < 0.15
     else:
         assert sd > 2 * SD
         assert sd == pytest.approx((FEW / NOISE**2 + 1 / PRIOR**2) ** -0.5, rel=0.15)
