@@ -134,10 +134,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5, help="epochs a round")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--smoke", action="store_true", help="one short round")
+    parser.add_argument("--smoke", action="store_true", help="one short round on the first number of threads")
     options = parser.parse_args()
-    rounds, epochs = (1, 1) if options.smoke else (options.rounds, options.epochs)
-    rows = [row for threads in options.threads for row in measure(threads, rounds, epochs)]
+    rounds, epochs, threads = options.rounds, options.epochs, options.threads
+    if options.smoke:
+        rounds, epochs, threads = 1, 1, threads[:1]
+    rows = [row for count in threads for row in measure(count, rounds, epochs)]
     if options.json:
         print(json.dumps(rows, indent=1))
         return

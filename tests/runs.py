@@ -1,4 +1,4 @@
-"""Small runs that a loop can get wrong in every way (running means, dropout, a small last batch), compared by the bit."""
+"""Small runs that a loop can get wrong in every way (running means, dropout, a small last batch), and their bits."""
 
 from __future__ import annotations
 

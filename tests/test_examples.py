@@ -66,6 +66,16 @@ def test_benchmark_prints_its_table(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir()), "a benchmark writes nothing"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", [(), ("--full",)], ids=["diagonal", "full"])
+def test_a_linear_vae_reaches_the_maximum_likelihood_of_ppca(guide: tuple[str, ...], tmp_path: Path) -> None:
+    """Within 0.01 nat a row on iris and wine; the script itself fails when an exact ELBO on the way lies above it."""
+    report = run(ROOT / "examples" / "linear_vae_is_ppca.py", *guide, "--out", str(tmp_path), cwd=tmp_path)
+    gaps = [float(gap) for gap in re.findall(r"gap +(\S+)", report)]
+    assert len(gaps) == 2
+    assert all(-1e-9 <= gap < 0.01 for gap in gaps), report
+
+
 @pytest.mark.parametrize("folder, table", [("examples", EXAMPLES), ("benchmarks", BENCHMARKS)])
 def test_none_is_forgotten(folder: str, table: dict[str, str]) -> None:
     assert {path.name for path in (ROOT / folder).glob("*.py")} == set(table)

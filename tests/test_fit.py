@@ -71,11 +71,11 @@ def test_the_elbo_is_a_function_of_its_seed(linear):
     assert torch.equal(fit.elbo(x.numpy(), seed=1), first)
 
 
-@pytest.mark.parametrize("elements", [1, 40, 1000])
+@pytest.mark.parametrize("elements", [3, 15, 1000])
 def test_the_elbo_does_not_hang_on_how_it_is_cut(linear, monkeypatch, elements):
     module, fit, x = linear
     monkeypatch.setattr("ppl_vae.result.MAX_ELEMENTS", elements)
-    found = torch.stack([fit.elbo(x, num_samples=8, seed=1000 * seed) for seed in range(20)])
+    found = torch.stack([fit.elbo(x, num_samples=3, seed=1000 * seed) for seed in range(20)])
     assert found.shape == (20, N)
     assert no_further_than(found, module.exact_elbo(x)).max() < 5.5  # the largest of 25, by t with 19 degrees
 
@@ -147,7 +147,7 @@ def test_decode_is_the_mean_of_x_given_z(linear, form):
     torch.testing.assert_close(fit.decode(form(z)), expected)
     draws = torch.stack([fit.decode(z, mean=False, seed=seed) for seed in range(300)])
     assert no_further_than(draws, expected).max() < 4.5
-    assert float(draws.std(0).mean()) == pytest.approx(float(module.log_sigma.exp()), rel=0.05)
+    assert float(draws.std(0).mean()) == pytest.approx(float(module.log_sigma.detach().exp()), rel=0.05)
 
 
 def test_reconstruct_is_decode_of_encode(linear):

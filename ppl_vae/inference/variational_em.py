@@ -119,7 +119,8 @@ class VariationalEM:
             DataAxisError, ValueError: what is wrong with the data, before the first step.
         """
         batches = self._batches(data, batch_size, seed, transform)
-        held_out = None if validation is None else self._batches(validation, batch_size, seed, transform)
+        size = None if isinstance(validation, DataLoader) else batch_size
+        held_out = None if validation is None else self._batches(validation, size, seed, transform)
         fit = Fit.of(self.pair)
         state_file = None if checkpoint is None else Path(checkpoint) / RunFolder.STATE
         if state_file is not None:

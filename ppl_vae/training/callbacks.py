@@ -61,6 +61,11 @@ class _Watch(Callback):
         self.metric, self.min_delta = metric, float(min_delta)
         self.best, self.best_epoch = -math.inf, -1
 
+    def on_start(self, run: Run) -> None:
+        """Begin anew with a new run: what was best in another one is no measure for this."""
+        if run.step == 0:
+            self.best, self.best_epoch = -math.inf, -1
+
     def _better(self, row: dict[str, Any]) -> bool:
         if self.metric not in row:
             need = " (give fit a validation=)" if self.metric.startswith("val_") else ""
@@ -105,6 +110,12 @@ class KeepBest(_Watch):
     def __init__(self, *, metric: str = "val_objective") -> None:
         super().__init__(metric)
         self._kept: dict[str, Tensor] = {}
+
+    def on_start(self, run: Run) -> None:
+        """Begin anew with a new run."""
+        super().on_start(run)
+        if run.step == 0:
+            self._kept = {}
 
     def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
         """Keep a copy of the parameters if they are the best so far."""

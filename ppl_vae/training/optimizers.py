@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.optim import PyroOptim
+from pyro.optim import PyroLRScheduler, PyroOptim
 from torch import Tensor
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
@@ -43,6 +43,11 @@ def _unwrap(factory: Any) -> tuple[OptimizerFactory, dict[str, Any]]:
         if not isinstance(factory.pt_optim_args, dict):
             raise TypeError(
                 "optimizer: a pyro.optim optimizer with a dictionary of options is required, got a callable"
+            )
+        if factory.pt_clip_args or isinstance(factory, PyroLRScheduler):
+            raise TypeError(
+                "optimizer: a pyro.optim optimizer without clipping and schedule is required; give clip_norm= and "
+                "lr_scheduler= instead"
             )
         factory, options = factory.pt_optim_constructor, dict(factory.pt_optim_args)
     if not callable(factory):

@@ -76,6 +76,8 @@ class Trainer:
         rates = {group.get("name", "all"): group["lr"] for group in optimizer.param_groups}
         self.scheduler = lr_scheduler(optimizer) if lr_scheduler is not None else None
         self._schedule_each_step = isinstance(lr_scheduler, EachStep)
+        if self._schedule_each_step and isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ValueError("EachStep: ReduceLROnPlateau looks at whole epochs; give it without EachStep")
         self.callbacks, self.checkpoint, self.every = list(callbacks), checkpoint, every
         self.fingerprint = {
             "seed": seed,
@@ -120,6 +122,9 @@ class Trainer:
             self.ended = "interrupted"
         except NonFiniteError as error:
             self.ended, error.fit = "non-finite", self.pair
+            raise
+        except BaseException:
+            self.ended = "failed"
             raise
         finally:
             self.seconds += time.perf_counter() - started
@@ -267,8 +272,13 @@ class Trainer:
 
     def _finish(self) -> None:
         self.history.read()
-        for callback in self.callbacks:
-            callback.on_end(self)
+        try:
+            for callback in self.callbacks:
+                callback.on_end(self)
+        finally:
+            self._save_at_the_end()
+
+    def _save_at_the_end(self) -> None:
         if self.checkpoint is not None and self.step and self._whole:
             self.save()
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from runs import BATCH, PER_EPOCH, Run, data, differences, plain, snapshot
+from runs import BATCH, PER_EPOCH, Run, data, differences, plain, snapshot, state_in
 
 from ppl_vae import Callback, EarlyStopping, KeepBest
 from ppl_vae.training import Trainer
@@ -58,10 +58,12 @@ def test_the_end_is_told_however_it_comes():
         def on_epoch(self, run, row):
             raise RuntimeError("mine")
 
-    diary = Fails()
+    diary, fits = Fails(), []
+    diary.on_start = lambda run: fits.append(run.pair)
     with pytest.raises(RuntimeError, match="mine"):
         Run()(20, callbacks=[diary])
     assert diary.story[-1][0] == "end"
+    assert fits[0].ended == "failed"
 
 
 def test_a_callback_may_end_the_run_at_any_step():
@@ -146,6 +148,12 @@ def test_a_metric_that_is_not_there_is_named(kind):
         Run()(20, callbacks=[kind(metric="loss")])
 
 
+def test_early_stopping_begins_anew_with_another_run():
+    early = EarlyStopping(patience=2, metric="objective", min_delta=1e6)
+    for _ in range(2):
+        assert Run()(100, callbacks=[early]).epochs == 3
+
+
 # the best parameters
 
 
@@ -213,6 +221,24 @@ def test_a_second_fit_goes_on_from_the_best():
 
     em.fit(data(), steps=1, callbacks=[First()])
     assert differences(best, seen[0]) == []
+
+
+def test_keep_best_begins_anew_with_another_run():
+    """Its memory is of another pair: not a tensor of it may come back."""
+    best = KeepBest(metric="elbo")
+    Run(pair=plain, em={"lr": 0.05})(8 * PER_EPOCH, callbacks=[best])
+    fit = Run(pair=plain, em={"lr": 1e-6})(PER_EPOCH, start=1, callbacks=[best])
+    assert differences(Run(pair=plain, em={"lr": 1e-6})(PER_EPOCH, start=1).params, fit.params) == []
+
+
+def test_a_callback_that_fails_at_the_end_does_not_cost_the_checkpoint(tmp_path):
+    class Fails(Callback):
+        def on_end(self, run):
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        Run()(6, folder=tmp_path, callbacks=[Fails()])
+    assert differences(snapshot(Run()(6)), state_in(tmp_path)) == []
 
 
 def test_without_a_better_epoch_the_last_one_stays():

@@ -74,7 +74,7 @@ def untouched():
     pyro.param("weight", torch.tensor([7.0]))  # the name that the function pair uses too
     pyro.get_param_store()["slope"] = torch.tensor([8.0])
     torch.manual_seed(5)
-    np.random.seed(5)  # noqa: NPY002
+    np.random.seed(5)
     random.seed(5)
     torch.rand(3)
 
@@ -82,7 +82,7 @@ def untouched():
         store = pyro.get_param_store()
         return {
             "torch": torch.get_rng_state().tolist(),
-            "numpy": str(np.random.get_state()),  # noqa: NPY002
+            "numpy": str(np.random.get_state()),
             "python": random.getstate(),
             "store": {name: (value.tolist(), id(store._params[name])) for name, value in store.items()},
             "settings": {k: str(v) for k, v in pyro.settings.get().items()},

@@ -1,4 +1,4 @@
-"""The guard: the first step that is not finite is not made, nothing that was there before it is lost, and it is named."""
+"""The guard: the first step that is not finite is not made, nothing from before it is lost, and it is named."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def path(request, monkeypatch):
 @pytest.mark.parametrize("when", SEEDS)
 @pytest.mark.parametrize("name", EMS)
 def test_everything_is_as_before_the_bad_step(name, when, path, tmp_path):
-    """Parameters, running means, optimizer, schedule, history and place are those of a run that ended there by itself."""
+    """Parameters, running means, optimizer, schedule, history and place are those of a run that ended there."""
     seed = SEEDS[when]
     bad = first_bad_step(seed)
     whole = snapshot(poisoned(seed, **EMS[name])(bad))

@@ -8,6 +8,8 @@ import torch
 from pyro.infer import Trace_ELBO
 from runs import BATCH, PER_EPOCH, Run, data, no_latents
 
+from torch.utils.data import DataLoader, TensorDataset
+
 from ppl_vae import IWAE, Callback, VariationalEM
 from ppl_vae.objectives import ELBO
 from ppl_vae.training.history import History
@@ -88,6 +90,14 @@ def test_validation_is_averaged_over_rows():
     x = uneven()
     history, exact = standing_still(x, validation=x)
     assert history["val_objective"].iloc[0] == pytest.approx(exact, rel=1e-12)
+
+
+def test_validation_may_come_from_a_loader():
+    x = uneven()
+    loader = DataLoader(TensorDataset(x), batch_size=5)
+    history, exact = standing_still(data(dtype=torch.float64), validation=loader)
+    assert history["val_objective"].iloc[0] == pytest.approx(standing_still(x)[1], rel=1e-12)
+    assert history["val_objective"].iloc[0] != pytest.approx(exact)
 
 
 def test_an_average_over_batches_breaks_the_law(monkeypatch):

@@ -1,4 +1,4 @@
-"""A process killed by ``kill -9`` anywhere, inside a save too, leaves a checkpoint from which the same bits are reached."""
+"""A process killed by ``kill -9`` anywhere, inside a save too, leaves a checkpoint that leads to the same bits."""
 
 from __future__ import annotations
 

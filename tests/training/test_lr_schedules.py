@@ -78,6 +78,11 @@ def test_plateaus(name):
     assert rates(schedule) == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_plateau_by_step_is_refused():
+    with pytest.raises(ValueError, match="EachStep: ReduceLROnPlateau looks at whole epochs"):
+        rates(EachStep(lr_scheduler.ReduceLROnPlateau))
+
+
 class Recorder(lr_scheduler.ReduceLROnPlateau):
     """Remembers what it was shown."""
 

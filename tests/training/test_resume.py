@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from ppl_vae import IWAE, Alternating, EarlyStopping, KeepBest
+from ppl_vae import IWAE, Alternating, Callback, EarlyStopping, KeepBest
 from ppl_vae.data import dynamic_binarization
 from ppl_vae.data.batches import InMemoryBatches
 from ppl_vae.guides import MeanField
@@ -37,6 +37,16 @@ def half_frozen(start: int):
     with seeded(start):
         model.decoder = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 3))
     model.decoder[0].requires_grad_(False)
+    return model, guide
+
+
+def shared(start: int):
+    """A layer with running means in both sides, as in a flow."""
+    model, guide = plain(start)
+    with seeded(start):
+        both = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+        model.decoder = nn.Sequential(nn.Linear(2, 3), both)
+        guide.encoder = nn.Sequential(both, nn.Linear(3, 4))
     return model, guide
 
 
@@ -75,6 +85,7 @@ RUNS = {
     "loader": Run(fit={}, rows=loader),
     "a loss of Pyro": Run(em={"objective": Trace_ELBO()}),
     "random features": Run(pair=half_frozen),
+    "shared layers": Run(pair=shared, em={"schedule": Alternating(1, 2)}),
 }
 
 
@@ -263,9 +274,7 @@ def test_the_same_run_is_not_refused(tmp_path):
 
 
 def test_what_does_not_change_the_parameters_may_differ(tmp_path):
-    """Another way to watch is no other run: a validation set, a callback without a memory, the rhythm of checkpoints."""
-    from ppl_vae import Callback
-
+    """Another way to watch is no other run: a validation set, a callback without a memory, another rhythm of saving."""
     Run(**BASE)(5, folder=tmp_path)
     watched = Run(
         **{**BASE, "fit": {"batch_size": BATCH, "validation": data(5), "every": 2}, "callbacks": lambda: [Callback()]}

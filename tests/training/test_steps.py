@@ -147,6 +147,11 @@ BAD_OPTIMIZERS = {
         SGD([torch.zeros(1, requires_grad=True)], lr=0.1),
         "a torch optimizer class .* is required, got SGD",
     ),
+    "clipping of Pyro": (pyro.optim.Adam({"lr": 0.1}, {"clip_norm": 1.0}), "without clipping and schedule"),
+    "schedule of Pyro": (
+        pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.9}),
+        "give clip_norm= and lr_scheduler= instead",
+    ),
     "rates by parameter": (pyro.optim.Adam(lambda name: {"lr": 0.1}), "with a dictionary of options is required"),
 }
 

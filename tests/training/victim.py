@@ -1,6 +1,6 @@
 """A process that is killed by SIGKILL again and again while it fits, and goes on each time from its checkpoint.
 
-Run as a script by ``test_killed.py``: torch is imported once, and each life is a fork. ``python victim.py FOLDER PLANS``,
+A script for ``test_killed.py``; torch is imported once, and each life is a fork. ``python victim.py FOLDER PLANS``,
 where PLANS is JSON: by the name of a run, a list of deaths. ``["step", 7]`` dies after step 7; ``["os.replace", 2]`` in
 the second save of that life, before the new file takes its name; ``["chased", 5]`` is shot from outside some time after
 step 5, while it runs on. The last life runs to the end. Printed: one line a life, how it ended and what it left.
