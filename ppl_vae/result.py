@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ppl_vae._random import fold
 from ppl_vae.evidence import Evidence, log_evidence
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
 from ppl_vae.pair import Pair
@@ -119,11 +120,11 @@ class Fit(Pair):
         self.initialize(rows)
         plan = Plan.of(self, rows, num_samples, MAX_ELEMENTS)
         found = []
-        for _, chunk in plan.row_chunks(rows):
+        for place, chunk in plan.row_chunks(rows):
             total: Any = 0.0
             for piece in slices(num_samples, plan.draws):
-                count = piece.stop - piece.start
-                total = total + self.draw(chunk, count, seed=seed + piece.start).log_weight.sum(0)
+                noise = fold(seed, "elbo", place.start, piece.start)
+                total = total + self.draw(chunk, piece.stop - piece.start, seed=noise).log_weight.sum(0)
             found.append(total / num_samples)
         return torch.cat(found) if found[0].dim() else found[0]
 
@@ -148,33 +149,40 @@ class Fit(Pair):
     def encode(self, data: Any, *, sample: bool = False, seed: int = 0) -> Any:
         """The posterior mean of each datum's latent, or a draw: (N, ...), a dictionary if there are several latents.
 
+        A discrete latent gives its most probable value. Where the guide draws a latent given others, or has no mean in
+        closed form, 256 draws are averaged.
+
         Args:
             data: N rows.
-            sample: draw from q(z | x) instead of taking its mean (draws are averaged where q has no mean in closed
-            form).
+            sample: draw from q(z | x) instead.
+            seed: of the draws.
         """
         if sample:
             return _single({name: value[0] for name, value in self.draw(data, 1, seed=seed).values.items()})
         batch = self._as_batch(data)
         with self.evaluating(seed):
-            run = self.run(batch)
-            sites = dict(sample_sites(run.guide_trace))
+            sites = dict(sample_sites(self.run(batch).guide_trace))
             derived = any(site["infer"].get("is_auxiliary") for site in sites.values())
-            found = {name: None if derived else self._mean_of(sites[name], name) for name in self.latents}
-        if any(value is None for value in found.values()):
+            first = next(iter(self._guide_sites), None)
+            known = [name for name in self.latents if name == first and not derived]
+            found = {name: self._center(sites[name], name) for name in known}
+        missing = [name for name in self.latents if found.get(name) is None]
+        if missing:
             draws = self.draw(data, 256, seed=seed).values
-            found = {name: draws[name].double().mean(0) if value is None else value for name, value in found.items()}
-        return _single(found)
+            found |= {name: _center_of_draws(draws[name]) for name in missing}
+        return _single({name: found[name] for name in self.latents})
 
-    def _mean_of(self, site: Mapping[str, Any], name: str) -> Tensor | None:
+    def _center(self, site: Mapping[str, Any], name: str) -> Tensor | None:
+        """The mean of a site's distribution, or its mode if it is discrete; None where it has none."""
+        latent = self.latents[name]
         try:
-            mean = site["fn"].mean
+            center = site["fn"].mode if latent.is_discrete else site["fn"].mean
         except NotImplementedError:
             return None
-        if not bool(torch.isfinite(mean).all()):
+        if not bool(torch.isfinite(center).all()):
             return None
-        shape = site["value"].shape
-        return outward(mean.expand(shape), self.latents[name], self.layout, False)[0].detach().cpu()
+        center = center.expand(site["value"].shape).to(site["value"].dtype)
+        return outward(center, latent, self.layout, False)[0].detach().cpu()
 
     def decode(self, latents: Any, *, mean: bool = True, seed: int = 0) -> Any:
         """The data that latents stand for: the mean of p(x | z) or a draw; (n, ...) by observed site."""
@@ -210,6 +218,8 @@ class Fit(Pair):
             raise ValueError(f"interpolate: equally many rows are required, got {len(start)} and {len(end)}")
         line = torch.stack([torch.lerp(start, end, float(w)) for w in torch.linspace(0, 1, steps)], 1)
         decoded = self.decode(line.flatten(0, 1))
+        if isinstance(decoded, dict):
+            return {name: value.unflatten(0, (len(start), steps)) for name, value in decoded.items()}
         return decoded.unflatten(0, (len(start), steps))
 
     # -- to keep -------------------------------------------------------------------------------------------------------
@@ -262,6 +272,13 @@ class Fit(Pair):
             f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in self.summary().items()
         )
         return f"<table><caption>Fit</caption>{cells}</table>"
+
+
+def _center_of_draws(draws: Tensor) -> Tensor:
+    """The mean over draws (S, ...), or the most frequent value of whole numbers."""
+    if not draws.is_floating_point() or bool((draws == draws.round()).all()):
+        return draws.mode(0).values
+    return draws.double().mean(0).to(draws.dtype)
 
 
 def _single(values: dict[str, Any]) -> Any:

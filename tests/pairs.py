@@ -220,6 +220,77 @@ def crossed_plates(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(w * z, 1.0), obs=x.T)
 
 
+def annotated() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """``pyro.deterministic`` inside and outside the plate, on both sides, and a factor for every row."""
+
+    def model(x: Tensor) -> None:
+        sigma = pyro.deterministic("sigma", pyro.param("log_sigma", lambda: torch.zeros(())).exp())
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+            loc = pyro.deterministic("loc", z.sum(-1, keepdim=True).expand(*z.shape[:-1], DIM), event_dim=1)
+            pyro.factor("penalty", -0.1 * z.square().sum(-1))
+            pyro.sample("x", dist.Normal(loc, sigma).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        slope = pyro.deterministic("slope", pyro.param("raw", lambda: 0.1 * torch.ones(DIM, LATENT)))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x @ slope, 0.7).to_event(1))
+
+    return model, guide
+
+
+def positive_latent() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """A latent scale for every row, under a transformed guide."""
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", lambda: torch.zeros(DIM))
+        with pyro.plate("data", x.shape[0]):
+            scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(loc, scale.unsqueeze(-1)).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        slope = pyro.param("slope", lambda: 0.1 * torch.ones(DIM))
+        spread = pyro.param("spread", lambda: torch.tensor(0.5), constraint=constraints.positive)
+        with pyro.plate("data", x.shape[0]):
+            pyro.sample("scale", dist.LogNormal(x @ slope, spread))
+
+    return model, guide
+
+
+def index_trap() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """``z[:, 0]`` is right for one draw and wrong for many, and a weight that starts at 0 hides it."""
+
+    def model(x: Tensor) -> None:
+        w = pyro.param("w", lambda: torch.zeros(()))
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(torch.zeros(x.shape[0], 1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal((w * z[:, 0]).unsqueeze(-1), torch.ones(DIM)).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0]):
+            pyro.sample("z", dist.Normal(pyro.param("a", lambda: torch.ones(())) * x[:, :1], 0.7).to_event(1))
+
+    return model, guide
+
+
+def two_levels() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """A local latent that the guide draws given another."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            u = pyro.sample("u", dist.Normal(z, 1.0))
+            pyro.sample("x", dist.Normal(u.unsqueeze(-1), torch.ones(DIM)).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        a = pyro.param("a", lambda: torch.ones(()))
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(a * x[:, 0], 1.0))
+            pyro.sample("u", dist.Normal(3 * z, 0.1))
+
+    return model, guide
+
+
 @dataclass(frozen=True)
 class Case:
     """One kind of pair: how to make it, and what should be found of it."""
@@ -257,6 +328,10 @@ CASES: dict[str, Case] = {
     "methods": Case(_methods(LinearGaussian), theta=10, phi=10),
     "tutorial": Case(_methods(TutorialVAE), theta=9, phi=16, vectorizes=False, observed=("obs",)),
     "mixed latents": Case(mixed_latents, theta=3, phi=9),
+    "annotated": Case(annotated, theta=1, phi=6),
+    "positive latent": Case(positive_latent, theta=3, phi=4),
+    "index trap": Case(index_trap, theta=1, phi=1, vectorizes=False),
+    "two levels": Case(two_levels, theta=0, phi=1),
     "AutoNormal": Case(_auto(AutoNormal), theta=0, phi=8, joint=True),
     "AutoMultivariateNormal": Case(_auto(AutoMultivariateNormal), theta=0, phi=4 + 4 + 16, joint=True),
     "AutoLowRank": Case(_auto(AutoLowRankMultivariateNormal), theta=0, phi=4 + 4 + 8, joint=True),

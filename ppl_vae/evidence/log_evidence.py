@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae.evidence.chunks import MAX_ELEMENTS
+from ppl_vae.evidence.estimator import Estimator
 from ppl_vae.evidence.importance import ImportanceWeighted
 
 if TYPE_CHECKING:
-    from ppl_vae.evidence.estimator import Estimator
     from ppl_vae.evidence.result import Evidence
     from ppl_vae.pair import Pair
 
@@ -40,4 +40,7 @@ def log_evidence(
         an Evidence: value, standard_error (nats), ess, khat, each (N,), or () when latents are shared by all
             data.
     """
-    return (estimator or DEFAULT).estimate(pair, pair.rows(data), seed, max_elements=max_elements)
+    estimator = DEFAULT if estimator is None else estimator
+    if isinstance(estimator, type) or not isinstance(estimator, Estimator):
+        raise TypeError(f"log_evidence: an estimator such as ImportanceWeighted(1000) is required, got {estimator!r}")
+    return estimator.estimate(pair, pair.rows(data), seed, max_elements=max_elements)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pyro.distributions.torch_distribution import MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from ppl_vae.pair import Execution, SiteScore
 from ppl_vae.pair.particles import is_delta
-
-_UNSUPPORTED: set[tuple[type, type]] = set()
 
 
 def closed_form_kl(q: Any, p: Any) -> Tensor | None:
@@ -23,13 +22,9 @@ def closed_form_kl(q: Any, p: Any) -> Tensor | None:
         if q.reinterpreted_batch_ndims != p.reinterpreted_batch_ndims:
             return None
         return closed_form_kl(q.base_dist, p.base_dist)
-    kinds = (type(q), type(p))
-    if kinds in _UNSUPPORTED:
-        return None
     try:
         return kl_divergence(q, p)
     except NotImplementedError:
-        _UNSUPPORTED.add(kinds)
         return None
 
 
@@ -51,9 +46,17 @@ def eligible(run: Execution, q: SiteScore, p: SiteScore) -> bool:
         return False
     if site_q["infer"].get("is_auxiliary") or site_q["infer"].get("_deterministic"):
         return False
+    if _bears_mask(site_q["fn"]) or _bears_mask(site_p["fn"]):
+        return False
     if site_q["mask"] is not None or site_p["mask"] is not None or not _same(q.weight, p.weight):
         return False
     return _latents_before(run.model_trace, q.name) <= _latents_before(run.guide_trace, q.name)
+
+
+def _bears_mask(fn: Any) -> bool:
+    while not isinstance(fn, MaskedDistribution) and hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, MaskedDistribution)
 
 
 def _same(a: Any, b: Any) -> bool:

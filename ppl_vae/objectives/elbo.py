@@ -94,7 +94,9 @@ class ELBO(Objective):
         self._beta = at(self.beta, step)
 
     def __repr__(self) -> str:
-        parts = [] if self.beta == 1.0 else [f"beta={self.beta}"]
+        # A function is named, not shown: its address differs from run to run, and a checkpoint compares this.
+        beta = getattr(self.beta, "__qualname__", self.beta)
+        parts = [] if self.beta == 1.0 else [f"beta={beta}"]
         parts += [f"free_bits={self.free_bits}"] if self.free_bits else []
         parts += [] if self.analytic_kl else ["analytic_kl=False"]
         parts += [f"num_particles={self.num_particles}"] if self.num_particles > 1 else []
@@ -124,6 +126,8 @@ class ELBO(Objective):
         like = next(
             t for t in (reconstruction.local, reconstruction.shared, kl.local, kl.shared) if isinstance(t, Tensor)
         )
+        if any(score.weighted for score in (*model.values(), *guide.values())):  # what is reported bears no weight
+            reconstruction, kl = _unweighted(model, guide)
         mean_reconstruction, mean_kl = reconstruction.per_datum(num_data), kl.per_datum(num_data)
         return Terms(
             value=_tensor(value, like).mean(0) if isinstance(value, Tensor) else like.new_zeros(1),
@@ -154,6 +158,11 @@ class ELBO(Objective):
         return parts
 
     def _add_kl(self, parts: _Parts, run: Execution, q: GuideScore, p: SiteScore) -> None:
+        if q.local != p.local:
+            inside, outside = ("guide", "model") if q.local else ("model", "guide")
+            raise ValueError(
+                f"ELBO: {q.name!r} is inside the data plate in the {inside}, and outside it in the {outside}"
+            )
         closed = closed_form_kl(q.site["fn"], p.site["fn"]) if self.analytic_kl and eligible(run, q, p) else None
         if self.free_bits and p.local:
             parts.bits.append(_by_dimension(q, p, closed))
@@ -189,6 +198,16 @@ class ELBO(Objective):
         return total / (run.num_particles or 1)
 
 
+def _unweighted(model: dict[str, SiteScore], guide: dict[str, GuideScore]) -> tuple[Split, Split]:
+    """Reconstruction and KL from densities as they are, sampled."""
+    reconstruction, kl = Split(), Split()
+    for p in model.values():
+        (reconstruction if p.observed else kl).add(p.log_prob if p.observed else -p.log_prob, p.local)
+    for q in guide.values():
+        kl.add(q.log_prob, q.local)
+    return reconstruction, kl
+
+
 def _weigh(term: Any, score: SiteScore) -> Any:
     return term * score.weight if score.weighted else term
 
@@ -207,13 +226,17 @@ def _by_dimension(q: GuideScore, p: SiteScore, closed: Tensor | None) -> Tensor:
     if not is_identically_zero(q.score):
         raise ValueError(f"ELBO: free_bits needs a reparametrized guide, but {q.name!r} has only a score function")
     fn_q, fn_p, value = q.site["fn"], p.site["fn"], p.site["value"]
+    if q.weighted or p.weighted:
+        raise ValueError(f"ELBO: free_bits count nats, but {q.name!r} is weighted with poutine.scale")
+    if q.site["mask"] is not p.site["mask"]:
+        return (q.log_prob - p.log_prob).unsqueeze(-1)
     if closed is None and _independent(fn_q) and _independent(fn_p):
         closed = fn_q.base_dist.log_prob(value) - fn_p.base_dist.log_prob(value)
     if closed is None:  # dependent dimensions share one floor
         return (q.log_prob - p.log_prob).unsqueeze(-1)
     event_rank = closed.dim() - len(fn_q.batch_shape)
     flat = closed.flatten(-event_rank) if event_rank else closed.unsqueeze(-1)
-    return torch.stack([q.reduce(column) for column in flat.unbind(-1)], -1)
+    return torch.stack([q.reduce(q.masked(column)) for column in flat.unbind(-1)], -1)
 
 
 def _independent(fn: Any) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ppl_vae.data.rows import Batch
 from ppl_vae.objectives.objective import Objective, Terms, num_data_of
 from ppl_vae.pair import Execution, GlobalLatentError, GuideScore, Pair, SiteScore
-from ppl_vae.pair.detach import detached, frozen
+from ppl_vae.pair.detach import detached, frozen, is_plain
 
 Gradient = Literal["iwae", "stl", "dreg"]
 
@@ -65,7 +65,7 @@ class IWAE(Objective):
         bound = torch.logsumexp(log_w, 0) - math.log(len(log_w))
         stopped = None
         if self.gradient != "iwae" and torch.is_grad_enabled():
-            stopped = log_p - torch.cat([self._stopped_log_q(pair, run) for run in runs])
+            stopped = log_p - torch.cat([self._stopped_log_q(pair, batch, run) for run in runs])
         return self._assemble(pair, scores, log_w, bound, stopped, num_data)
 
     def _assemble(
@@ -110,10 +110,14 @@ class IWAE(Objective):
                 "use ELBO()"
             )
 
-    def _stopped_log_q(self, pair: Pair, run: Execution) -> Tensor:
-        """Log q at z with the gradient through z alone."""
+    def _stopped_log_q(self, pair: Pair, batch: Batch, run: Execution) -> Tensor:
+        """Log q at z with the gradient through z alone.
+
+        Plain distributions are copied without their gradients; a guide with transforms is run anew at z.
+        """
+        plain = all(is_plain(score.site["fn"]) for score in run.score_guide().values())
         with frozen(pair.parameters.of("phi", "shared").values()):
-            return _sum(run.score_guide_with(detached), pair)
+            return _sum(run.score_guide_with(detached) if plain else pair.rescore_guide(batch, run), pair)
 
 
 def _sum(scores: Mapping[str, SiteScore], pair: Pair, *, observed: bool = False) -> Tensor:

@@ -44,7 +44,7 @@ class PyroLoss(Objective):
         if axis is None:
             return _announced(pair._model_call, pair), _announced(pair._guide_call, pair), 1
         num_data = batch.num_data or batch.size or 1
-        factor = 1.0 if axis.subsampled else num_data / (batch.size or num_data)
+        factor = 1.0 if axis.scaled else num_data / (batch.size or num_data)
         model, guide = (ScaleData(axis.name, factor)(fn) for fn in (pair._model_call, pair._guide_call))
         return _announced(model, pair), _announced(guide, pair), num_data
 
@@ -98,6 +98,11 @@ def as_objective(objective: Any) -> Objective:
         return ELBO()
     if isinstance(objective, Objective):
         return objective
+    if isinstance(objective, PyroELBO) and type(objective).__name__.startswith("Jit"):
+        raise TypeError(
+            f"objective: {type(objective).__name__} reads parameters from Pyro's global store, which a fit does not "
+            "use; give the same loss without Jit"
+        )
     if isinstance(objective, PyroELBO):
         return PyroLoss(objective)
     raise TypeError(f"objective: an Objective or a Pyro ELBO instance is required, such as ELBO(), got {objective!r}")

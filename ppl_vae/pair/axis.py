@@ -22,11 +22,18 @@ class GlobalLatentError(ValueError):
 
 @dataclass(frozen=True)
 class DataAxis:
-    """The data plate: its name, its tensor dimension (negative), and whether the pair subsamples it itself."""
+    """The data plate.
+
+    Attributes:
+        name, dim: its name and its tensor dimension (negative).
+        subsampled: does the pair draw a subsample of its rows itself (``subsample_size``)?
+        scaled: does the plate itself scale by N/B (``subsample=index``, or ``subsample_size``)?
+    """
 
     name: str
     dim: int
     subsampled: bool
+    scaled: bool
 
 
 def sample_sites(trace: Trace) -> list[tuple[str, Any]]:
@@ -46,8 +53,10 @@ def frames_of(traces: Iterable[Trace]) -> list[tuple[Any, bool]]:
     return list(found.values())
 
 
-def find_data_axis(traces: Iterable[Trace], size: int | None, name: str | None) -> DataAxis | None:
-    """The plate called ``name``, or else the only outermost plate over ``size`` rows.
+def find_data_axis(
+    traces: Iterable[Trace], size: int | None, name: str | None, num_data: int | None = None
+) -> DataAxis | None:
+    """The plate called ``name``, or else the only outermost plate over ``size`` rows, or ``size`` of ``num_data``.
 
     Returns None for a pair without data (``size`` None). Raises :class:`DataAxisError` when there is no such plate, or
     more than one.
@@ -58,11 +67,15 @@ def find_data_axis(traces: Iterable[Trace], size: int | None, name: str | None) 
     elif size is None:
         return None
     else:
-        candidates = [f for f, outermost in frames if outermost and f.full_size == size]
+        wholes = (size, num_data)
+        candidates = [
+            f for f, outermost in frames if outermost and (f.full_size == size or (f.size, f.full_size) == wholes)
+        ]
     if len(candidates) != 1:
         raise DataAxisError(_complaint(frames, candidates, size, name))
     frame = candidates[0]
-    return DataAxis(frame.name, frame.dim, subsampled=frame.size != frame.full_size)
+    scaled = frame.size != frame.full_size
+    return DataAxis(frame.name, frame.dim, subsampled=scaled and frame.size != size, scaled=scaled)
 
 
 def _complaint(frames: list[tuple[Any, bool]], candidates: list[Any], size: int | None, name: str | None) -> str:

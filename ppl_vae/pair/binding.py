@@ -5,18 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
 
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.data.rows import Batch, Rows
 from ppl_vae.pair.axis import DataAxisError, GlobalLatentError, find_data_axis, frames_of, sample_sites
 from ppl_vae.pair.calls import call_with_batch, names, shape_key
-from ppl_vae.pair.execution import Execution, Layout, SiteScore, run_pair
+from ppl_vae.pair.execution import Execution, Layout, SiteScore, run_pair, with_particles
+from ppl_vae.pair.handlers import Substitute, has_density
 from ppl_vae.pair.parameters import allow_local_params, buffers_of, collect, modules_of, reached_by
 from ppl_vae.pair.particles import Site, is_delta, outward, without_particles
 from ppl_vae.pair.scope import LOCK, scoped, validation
@@ -115,8 +120,18 @@ class Binding:
                 part.training = was
 
     def rows(self, data: Any) -> Rows:
-        """The data as rows on the pair's device, in its precision."""
-        return Rows.of(data, dtype=self.dtype).to(device=self.device, dtype=self.dtype)
+        """The data as rows on the pair's device, in its precision.
+
+        Raises:
+            ValueError: a guide with a posterior for each row (one that names ``index``) gets other rows than it knows.
+        """
+        rows = Rows.of(data, dtype=self.dtype).to(device=self.device, dtype=self.dtype)
+        if self.initialized and rows.index is None and len(rows) != self._num_rows and self.takes("index"):
+            raise ValueError(
+                f"{type(self.guide).__name__}: a free posterior exists only for the {self._num_rows} rows that it was "
+                f"fitted to (its signature names index), got {len(rows)} other rows"
+            )
+        return rows
 
     # -- what it is made of --------------------------------------------------------------------------------------------
 
@@ -137,22 +152,23 @@ class Binding:
         if self.initialized:
             return self
         rows = self.rows(data)
-        self._template = rows.take(slice(0, _TEMPLATE_ROWS))
+        self._template, self._num_rows = rows.take(slice(0, _TEMPLATE_ROWS)), len(rows)
         key = fold(seed, "initialize")
         few = rows.take(slice(0, batch_size)) if batch_size is not None and batch_size < len(rows) else rows
         try:
             self._initialize(few.batch(num_data=len(rows) or None), key, strict=True)
-        except Exception:
+        except Exception as error:
             if len(few) == len(rows):
                 raise
             self._forget()
             self._initialize(rows.batch(), key, strict=True)
             if not self.layout.axis.subsampled:  # type: ignore[union-attr]
+                first_line = str(error).partition("\n")[0]
                 raise DataAxisError(
-                    f"Pair: the plate {self.data_plate!r} has the fixed size {len(rows)}, so mini-batches of "
-                    f"{batch_size} rows cannot be scaled; make it `pyro.plate({self.data_plate!r}, len(x))`, give the "
-                    "plate a subsample_size, or fit without batch_size"
-                ) from None
+                    f"Pair: it runs on all {len(rows)} rows, but not on a mini-batch of {batch_size} ({first_line}); "
+                    f"if the plate {self.data_plate!r} has a fixed size, make it `pyro.plate({self.data_plate!r}, "
+                    "len(x))` or give it a subsample_size, or fit without batch_size"
+                ) from error
         return self
 
     def _forget(self) -> None:
@@ -163,7 +179,8 @@ class Binding:
         # Under Pyro's own SVI (no seed) lazy parameters are drawn from the caller's generator, as Pyro does.
         noise = isolated_rng(seed, self.device) if seed is not None else nullcontext()
         try:
-            with self.scope(), noise, validation(True), torch.enable_grad():
+            # In eval mode: a look at the pair must not move running means.
+            with self.scope(), noise, validation(True), torch.enable_grad(), self.mode(training=False):
                 self._inspect(batch, strict)
         except (NotImplementedError, AttributeError) as error:
             known = "local param mode" in str(error) or "param_state" in str(error)
@@ -184,7 +201,7 @@ class Binding:
             model_trace = poutine.trace(poutine.replay(self._model_call, trace=guide_trace)).get_trace(batch)
         traces = (model_trace, guide_trace)
         try:
-            axis = find_data_axis(traces, batch.size, self._data_plate)
+            axis = find_data_axis(traces, batch.size, self._data_plate, batch.num_data)
         except DataAxisError:
             if strict:
                 raise
@@ -196,14 +213,13 @@ class Binding:
         self._guide_sites = {n: Site.of(n, s, self._layout) for n, s in drawn}
         derived = any(s["infer"].get("is_auxiliary") for _, s in drawn)
         self._point_masses = [] if derived else [n for n, s in drawn if n in model_trace.nodes and is_delta(s["fn"])]
-        self._observed = [
-            n for n, s in sample_sites(model_trace) if s["is_observed"] and not s["infer"].get("_deterministic")
-        ]
+        observed = [(n, s) for n, s in sample_sites(model_trace) if s["is_observed"] and has_density(s)]
+        self._observed = [n for n, s in observed if not isinstance(s["fn"], Unit)]
+        self._tied = [n for n, s in [*observed, *drawn] if not self._layout.is_local(s)]
         self._latent = [n for n, s in sample_sites(model_trace) if not s["is_observed"]]
-        store = self._store if self._store is not None else _global_store()
-        if self._store is not None:
-            store = _global_store()  # the pair's own one, which the scope has put in place
+        store = _global_store()  # the pair's own one, which the scope has put in place
         self.parameters = collect(self.model, self.guide, store, guide_trace, reached_by(model_trace), by_guide)
+        check_shapes(model_trace, guide_trace)
 
     @property
     def layout(self) -> Layout:
@@ -233,8 +249,8 @@ class Binding:
 
     @property
     def has_global_latents(self) -> bool:
-        """Does a draw outside the data plate (the model's, or an autoguide's own) tie the data together?"""
-        return any(not site.is_local for site in (*self.latents.values(), *self._guide_sites.values()))
+        """Does a density outside the data plate tie the data together (a latent, an autoguide's draw, a factor)?"""
+        return any(not site.is_local for site in self.latents.values()) or bool(self._tied)
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -264,7 +280,7 @@ class Binding:
     def require_local(self, what: str) -> None:
         """Raise :class:`GlobalLatentError` if a latent stands outside the data plate."""
         shared = [name for name, site in self.latents.items() if not site.is_local]
-        shared = shared or [name for name, site in self._guide_sites.items() if not site.is_local]
+        shared = shared or self._tied
         if shared and self.layout.axis is not None:
             at = ", ".join(map(repr, shared))
             raise GlobalLatentError(
@@ -304,6 +320,13 @@ class Binding:
             self._model_call, self._guide_call, batch, self.layout, num_particles=num_particles, values=values
         )
 
+    def rescore_guide(self, batch: Batch, run: Execution) -> dict[str, SiteScore]:
+        """Run the guide anew at the values that ``run`` has drawn: densities on parameters as they are frozen now."""
+        values = {n: s["value"] for n, s in sample_sites(run.guide_trace) if not s["is_observed"]}
+        guide = with_particles(self._guide_call, self.layout, run.num_particles)
+        trace = poutine.trace(Substitute(values)(guide)).get_trace(batch)
+        return Execution(trace, trace, self.layout, run.num_particles).score_model()
+
     def runs(self, batch: Batch, num_particles: int) -> list[Execution]:
         """``num_particles`` runs: a single vectorized one where the pair allows it, else one after the other."""
         if num_particles == 1:
@@ -316,15 +339,31 @@ class Binding:
         """Can many draws be made in one run? Found by comparing a run of two draws with the same draws one by one."""
         key = shape_key(batch)
         if key not in self._vectorizes:
-            with torch.no_grad(), isolated_rng(fold(0, "vectorizes"), self.device), self.mode(training=False):
+            noise, still = isolated_rng(fold(0, "vectorizes"), self.device), self.mode(training=False)
+            with torch.no_grad(), noise, still, self._shaken():
                 self._vectorizes[key] = self._compare_vectorized(batch)
         return self._vectorizes[key]
 
-    def _compare_vectorized(self, batch: Batch) -> bool:
+    @contextmanager
+    def _shaken(self) -> Iterator[None]:
+        """Every parameter a little off: where a weight starts at 0, a wrong broadcast would not be seen."""
+        before = [(leaf, leaf.clone()) for leaf in self.parameters.leaves.values()]
+        for leaf, value in before:
+            leaf.copy_(value + 0.1 * torch.randn_like(value))
         try:
-            both = self.run(batch, num_particles=2)
+            yield
+        finally:
+            for leaf, value in before:
+                leaf.copy_(value)
+
+    def _compare_vectorized(self, batch: Batch) -> bool:
+        sizes = {size for t in (*batch.args, *batch.kwargs.values()) if isinstance(t, Tensor) for size in t.shape}
+        sizes |= {size for site in self._guide_sites.values() for size in site.event_shape}
+        count = next(n for n in (2, 3, 5, 7, 11, 13, 17, 19, 23) if n not in sizes or n == 23)  # like no other axis
+        try:
+            both = self.run(batch, num_particles=count)
             together = {**_tagged("model", both.score_model()), **_tagged("guide", both.score_guide())}
-            return all(self._agrees(batch, both, together, i) for i in range(2))
+            return all(self._agrees(batch, both, together, i) for i in range(count))
         except (RuntimeError, ValueError, IndexError, KeyError):
             return False  # a shape that only holds without a particle dimension
 
@@ -371,6 +410,18 @@ def _global_store() -> dict[str, Any]:
     import pyro
 
     return dict(pyro.get_param_store().get_state())
+
+
+def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
+    """Pyro's own checks of both traces: plates against batch shapes, model against guide."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sites on one side alone: some objectives allow them, ours say so themselves
+        model, guide = (prune_subsample_sites(trace) for trace in (model_trace, guide_trace))
+        check_model_guide_match(model, guide)
+        for trace in (model, guide):
+            trace.compute_log_prob()
+            for _, site in sample_sites(trace):
+                check_site_shape(site, cast(int, float("inf")))
 
 
 def _tagged(role: str, scores: Mapping[str, SiteScore]) -> dict[str, SiteScore]:

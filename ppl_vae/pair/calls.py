@@ -74,9 +74,11 @@ def _without_announcements(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def shape_key(batch: Batch) -> Hashable:
-    """The shapes of a batch without the number of rows: what the structure of a run can depend on."""
+    """The shapes of a batch, and of the number of rows whether it is 1 or more: what a broadcast can depend on."""
 
     def key(value: Any) -> Hashable:
-        return tuple(value.shape[1:]) if isinstance(value, Tensor) else type(value).__name__
+        if not isinstance(value, Tensor):
+            return type(value).__name__
+        return (min(len(value), 2), *value.shape[1:]) if value.dim() else ()
 
     return tuple(map(key, batch.args)), tuple((name, key(value)) for name, value in sorted(batch.kwargs.items()))

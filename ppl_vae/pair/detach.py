@@ -24,21 +24,24 @@ def frozen(leaves: Iterable[Tensor]) -> Iterator[None]:
             leaf.requires_grad_(True)
 
 
-def detached(part: Any) -> Any:
-    """A copy of a distribution (or transform) whose tensors carry no gradient.
+def is_plain(fn: Any) -> bool:
+    """Is this a distribution of tensors alone, without transforms?"""
+    parts = vars(fn).values()
+    if any(isinstance(part, Transform) or _holds_transforms(part) for part in parts):
+        return False
+    return all(is_plain(part) for part in parts if isinstance(part, Distribution))
 
-    Transforms that are modules keep their parameters; evaluate them under :func:`frozen`.
-    """
-    if isinstance(part, Tensor):
-        return part.detach()
-    if isinstance(part, (list, tuple)) and any(isinstance(p, (Tensor, Distribution, Transform)) for p in part):
-        return type(part)(detached(p) for p in part)
-    if not isinstance(part, (Distribution, Transform)):
-        return part
-    twin = copy.copy(part)
-    for name, value in vars(part).items():
-        if name.startswith("_cached"):  # what a transform remembers of its last call still has a graph
-            twin.__dict__[name] = (None, None) if isinstance(value, tuple) else None
-        else:
+
+def _holds_transforms(part: Any) -> bool:
+    return isinstance(part, list | tuple) and any(isinstance(p, Transform) for p in part)
+
+
+def detached(fn: Any) -> Any:
+    """A copy of a plain distribution whose tensors carry no gradient."""
+    twin = copy.copy(fn)
+    for name, value in vars(fn).items():
+        if isinstance(value, Tensor):
+            twin.__dict__[name] = value.detach()
+        elif isinstance(value, Distribution):
             twin.__dict__[name] = detached(value)
     return twin

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ppl_vae.data.rows import Batch
 from ppl_vae.pair.axis import DataAxis, sample_sites
-from ppl_vae.pair.handlers import Substitute
+from ppl_vae.pair.handlers import Substitute, has_density
 
 PARTICLES = "_particles"
 
@@ -87,7 +87,7 @@ class SiteScore:
         """The masked log density in the shape that Pyro gives it, in nats."""
         site = self.site
         log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-        return self._masked(log_prob)
+        return self.masked(log_prob)
 
     @cached_property
     def log_prob(self) -> Tensor:
@@ -98,7 +98,8 @@ class SiteScore:
         """A term of this site in Pyro's shape, summed to (S, B) or (S,)."""
         return self._layout.reduce(term, self.site, self._particles)
 
-    def _masked(self, term: Any) -> Any:
+    def masked(self, term: Any) -> Any:
+        """A term of this site in Pyro's shape, 0 where the site is masked."""
         return scale_and_mask(term, 1.0, self.site["mask"])
 
     @property
@@ -124,7 +125,7 @@ class GuideScore(SiteScore):
     @cached_property
     def raw(self) -> Tensor:
         """The masked log density in the shape that Pyro gives it, in nats."""
-        log_prob: Tensor = self._masked(self._parts.log_prob)
+        log_prob: Tensor = self.masked(self._parts.log_prob)
         return log_prob
 
     @cached_property
@@ -133,7 +134,7 @@ class GuideScore(SiteScore):
         entropy = self._parts.entropy_term
         if entropy is self._parts.log_prob:
             return self.log_prob
-        return 0 if is_identically_zero(entropy) else self.reduce(self._masked(entropy))
+        return 0 if is_identically_zero(entropy) else self.reduce(self.masked(entropy))
 
     @property
     def score(self) -> Any:
@@ -164,6 +165,7 @@ class Execution:
         return {
             name: SiteScore(name, {**site, "fn": change(site["fn"])}, self.layout, particles)
             for name, site in sample_sites(self.guide_trace)
+            if has_density(site)
         }
 
     @property
@@ -182,7 +184,8 @@ Score = TypeVar("Score", bound=SiteScore)
 
 
 def _scores(score: Callable[..., Score], trace: Trace, layout: Layout, num_particles: int | None) -> dict[str, Score]:
-    return {name: score(name, site, layout, num_particles is not None) for name, site in sample_sites(trace)}
+    particles = num_particles is not None
+    return {name: score(name, site, layout, particles) for name, site in sample_sites(trace) if has_density(site)}
 
 
 def with_particles(fn: Callable[..., Any], layout: Layout, num_particles: int | None) -> Callable[..., Any]:

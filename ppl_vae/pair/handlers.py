@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyro.distributions import Unit
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
@@ -21,6 +22,19 @@ class Substitute(Messenger):
         if msg["name"] in self.values and not msg["is_observed"]:
             msg["value"] = self.values[msg["name"]]
             msg["done"] = True
+
+
+def has_density(site: Any) -> bool:
+    """Is this a site with a density of its own, and not a ``pyro.deterministic``?"""
+    return not site["infer"].get("_deterministic")
+
+
+class Forget(Messenger):
+    """Sample the observed sites anew; what is deterministic, or a factor, stays as the model computes it."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and has_density(msg) and not isinstance(msg["fn"], Unit):
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
 
 
 class ScaleData(Messenger):

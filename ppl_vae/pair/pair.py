@@ -17,7 +17,7 @@ from ppl_vae.pair.binding import Binding
 from ppl_vae.pair.calls import names
 from ppl_vae.pair.draws import Draws, LogProb
 from ppl_vae.pair.execution import Execution, GuideScore, Layout, SiteScore, run_model, with_particles
-from ppl_vae.pair.handlers import Constrain, Substitute
+from ppl_vae.pair.handlers import Constrain, Forget, Substitute, has_density
 from ppl_vae.pair.particles import inward, outward, without_particles
 from ppl_vae.pair.support import unconstrained
 
@@ -49,7 +49,14 @@ class Pair(Binding):
             name: outward(_value(run.model_trace, name), site, self.layout, particles).detach().cpu()
             for name, site in self.latents.items()
         }
-        log_p, log_q = self._log_prob(run.score_model()), self._log_prob(run.score_guide())
+        model, guide = run.score_model(), run.score_guide()
+        forgotten = [name for name, score in model.items() if not score.observed and name not in guide]
+        if forgotten:
+            raise ValueError(
+                f"Pair: {', '.join(map(repr, forgotten))} of the model was neither observed nor drawn by the guide, so "
+                "draws cannot be weighed; give all data that the model observes, and a guide for every latent site"
+            )
+        log_p, log_q = self._log_prob(model), self._log_prob(guide)
         return Draws(values, log_p, log_q)
 
     def draw(self, data: Any, num_samples: int, *, seed: int = 0) -> Draws:
@@ -205,7 +212,7 @@ class Pair(Binding):
                 fn, batch = (lambda _: self.model(num_samples=n)), Batch()
             else:
                 batch = self._template_batch(n)
-        fn = Substitute(values)(poutine.uncondition(with_particles(fn, self.layout, count)))
+        fn = Substitute(values)(Forget()(with_particles(fn, self.layout, count)))
         return poutine.trace(fn).get_trace(batch)
 
     def _read(self, trace: Any, names_: list[str], count: int | None, mean: bool) -> dict[str, Tensor]:
@@ -256,7 +263,7 @@ class Pair(Binding):
 
 
 def _score_all(score: Callable[..., Any], trace: Any, layout: Layout, count: int | None) -> dict[str, Any]:
-    return {name: score(name, site, layout, count is not None) for name, site in sample_sites(trace)}
+    return {n: score(n, site, layout, count is not None) for n, site in sample_sites(trace) if has_density(site)}
 
 
 def _value(trace: Any, name: str) -> Tensor:

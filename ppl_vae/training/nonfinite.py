@@ -51,9 +51,9 @@ def explained(step: GradientStep, batch: Batch, number: int) -> Iterator[None]:
     """Where an argument check of the block has met a NaN, say so by step and site; other errors pass as they are."""
     try:
         yield
-    except ValueError:
+    except (ValueError, torch.linalg.LinAlgError):
         found = None
-        with validation(False), suppress(ValueError):
+        with validation(False), suppress(ValueError, torch.linalg.LinAlgError):
             found = _first_bad(step, batch, number)
         if found is None:
             raise

@@ -172,6 +172,8 @@ class Trainer:
             isolated_rng(None, self.pair.device),
             validated(first_epoch),
             one_thread(self._is_small),
+            torch.inference_mode(False),
+            torch.enable_grad(),
         ):
             for batch in islice(self._ahead(), count):
                 self._make_step(batch)

@@ -128,7 +128,9 @@ def test_a_plate_of_fixed_size_refuses_mini_batches_but_not_full_ones():
             pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
 
     assert Pair(model, guide).initialize(rows()).data_plate == "data"
-    with pytest.raises(DataAxisError, match="fixed size 20, so mini-batches of 5 rows cannot be scaled"):
+    with pytest.raises(
+        DataAxisError, match="runs on all 20 rows, but not on a mini-batch of 5 .* if the plate 'data' has a fixed size"
+    ):
         Pair(model, guide).initialize(rows(), batch_size=5)
 
 
@@ -254,6 +256,92 @@ def test_sums_of_densities_do_not_mix_shapes():
     mixed = LogProb({"a": torch.zeros(5), "b": torch.zeros(5, 5)}, (), joint=False)
     with pytest.raises(ValueError, match="'b' is of shape"):
         mixed.total  # noqa: B018
+
+
+def test_a_vectorized_run_is_not_believed_for_other_sizes():
+    """One row, or weights at 0, cannot tell z[:, 0] from z[..., 0]: the check looks again, and at shaken weights."""
+    model, guide = CASES["index trap"].make()
+    x = rows(dtype=torch.float32)
+    pair = Pair(model, guide).initialize(x)
+    with pair.scope():
+        pyro.param("w").unconstrained().data.fill_(2.0)
+    fresh = pair.log_joint(x, torch.zeros(4, 20, 1)).total
+    pair._vectorizes.clear()
+    pair.draw(x[:1], 8)  # a one-row call first
+    assert torch.equal(pair.log_joint(x, torch.zeros(4, 20, 1)).total, fresh)
+    assert not pair.vectorizes(pair.rows(x).batch())
+
+
+@pytest.mark.parametrize(
+    ("observed", "message"),
+    [(lambda x, w: dist.Normal(x * w, 1.0), "invalid log_prob shape"), (lambda x, w: dist.Normal(w, 1.0), None)],
+)
+def test_pyros_own_shape_checks_are_made(observed, message):
+    """x (N, 1) against y (N,): broadcast to (N, N), and Pyro's check says so before the first step."""
+    x, y = rows(6, dtype=torch.float32)[:, :1], rows(6, dtype=torch.float32)[:, 0]
+
+    def model(x, y=None):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", observed(x, w), obs=y)
+
+    pair = Pair(model, AutoNormal(model))
+    if message is None:
+        assert pair.initialize((x, y)).data_plate == "data"
+    else:
+        with pytest.raises(ValueError, match=message):
+            pair.initialize((x, y))
+
+
+def test_a_guide_that_forgets_the_plate_or_the_event_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1), torch.ones(3)).to_event(1), obs=x)
+
+    for guide in (
+        lambda x: pyro.sample("z", dist.Normal(x[:, 0], 1.0)),
+        lambda x: pyro.sample("z", dist.Normal(x[:, 0], 1.0).to_event(1)),
+    ):
+        with pytest.raises(ValueError, match=r"z|shape|dims"):
+            Pair(model, guide).initialize(rows(dtype=torch.float32))
+
+
+def test_data_that_was_forgotten_is_not_drawn_in_silence():
+    def model(x, y=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(z + x[:, 0], 1.0), obs=y)
+
+    def guide(x, y=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("m", torch.zeros(())), 1.0))
+
+    x = rows(dtype=torch.float32)
+    pair = Pair(model, guide).initialize((x, x[:, 0]))
+    with pytest.raises(ValueError, match="'y' of the model was neither observed nor drawn by the guide"):
+        pair.draw(x, 2)
+
+
+def test_a_look_at_a_pair_moves_no_buffer():
+    norm = nn.BatchNorm1d(3)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(self.norm(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("a", torch.ones(())) * x, 1.0).to_event(1))
+
+    Pair(Model().train(), guide).initialize(rows(dtype=torch.float32)).draw(rows(dtype=torch.float32), 3)
+    assert int(norm.num_batches_tracked) == 0 and not bool(norm.running_mean.any())
 
 
 def test_a_failing_model_leaves_nothing_behind():

@@ -40,6 +40,7 @@ def test_sites_and_data_axis_are_found(case):
     assert pair.has_global_latents == case.joint
 
 
+@pytest.mark.filterwarnings("ignore:Found non-auxiliary vars in guide")  # Pyro's own, of a deterministic site
 @TABLE
 def test_draws_are_scored_as_pyro_scores_them(case):
     """The mean of log p - log q over one draw, summed over data, is minus Pyro's Trace_ELBO at the same noise."""

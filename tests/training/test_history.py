@@ -7,7 +7,6 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from runs import BATCH, PER_EPOCH, Run, data, no_latents
-
 from torch.utils.data import DataLoader, TensorDataset
 
 from ppl_vae import IWAE, Callback, VariationalEM
