@@ -187,6 +187,8 @@ class Fit(Pair):
     def decode(self, latents: Any, *, mean: bool = True, seed: int = 0) -> Any:
         """The data that latents stand for: the mean of p(x | z) or a draw; (n, ...) by observed site."""
         given = self._as_values(latents)
+        if unknown := sorted(set(given) - set(self.latents)):
+            raise ValueError(f"decode: the latent sites are {sorted(self.latents)}, got {unknown}")
         sizes = [len(v) for name, v in given.items() if self.latents[name].is_local]
         found = self.simulate(sizes[0] if sizes else 1, seed=seed, mean=mean, latents=given)
         return _single({name: found[name] for name in self.observed})

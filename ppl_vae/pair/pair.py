@@ -239,6 +239,9 @@ class Pair(Binding):
         if n < 1:
             raise ValueError(f"simulate: n must be at least 1, got {n}")
         given = {k: v.unsqueeze(0) for k, v in self._as_values(latents).items()} if latents else {}
+        unknown = sorted(set(given) - set(self._model_sites))
+        if unknown:
+            raise ValueError(f"simulate: the latent sites are {sorted(self.latents)}, got {unknown}")
         inner = {k: without_particles(v[0], self._model_sites[k], self.layout) for k, v in given.items()}
         with self.evaluating(fold(seed, "simulate")):
             trace = self._forward(None, n, inner, None)

@@ -95,7 +95,8 @@ class Trainer:
         self._frozen: dict[str, Any] | None = None
         self._whole = True  # False inside a step: there the state is none to go on from
         self._schedule_before: tuple[int, Any, Any] = (0, None, None)
-        first = batches.at(seed, 0, 0)
+        with pair.scope():  # its lock: reading a batch uses torch's global generator for a moment
+            first = batches.at(seed, 0, 0)
         self._is_small = is_small(self.gradient_step.everything(), first, objective.num_particles)
         self._epochs_are_watched = bool(self.callbacks or validation or self.scheduler or (checkpoint and not every))
         self._watches_steps = any(type(c).on_step is not Callback.on_step for c in self.callbacks)

@@ -21,6 +21,7 @@ from ppl_vae import Callback, VariationalEM
 from ppl_vae.data import dynamic_binarization
 from ppl_vae.guides import AmortizedNormal
 from ppl_vae.nn import MLP
+from ppl_vae.pair.scope import LOCK
 from ppl_vae.training import NonFiniteError
 
 RUNS = {
@@ -248,6 +249,25 @@ def test_two_runs_in_two_threads_are_the_runs_alone(names):
     assert errors == []
     for name in names:
         assert differences(alone[name], found[name]) == []
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_generator_of_the_process_is_touched_under_the_lock_alone(name, monkeypatch, tmp_path):
+    """What the test of two threads meets by chance, place by place."""
+    pair, kept = RUNS[name].pair(0), torch.random.fork_rng
+    held = []
+
+    def fork_rng(*args, **kwargs):
+        held.append(LOCK._is_owned())
+        return kept(*args, **kwargs)
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
+    fit = replace(RUNS[name], pair=lambda start: pair)(PER_EPOCH + 2, folder=tmp_path)
+    fit.resume(steps=2)
+    fit.sample(3)
+    assert len(held) > 3
+    assert all(held)
+    assert not LOCK._is_owned()
 
 
 def test_two_runs_step_by_step_are_the_runs_alone():
