@@ -33,9 +33,7 @@ class Covariance:
 
     def distribution(self, numbers: Tensor, latent_dim: int) -> TorchDistribution:
         """The distribution for numbers (..., num_outputs): batch shape (...), event shape (latent_dim,)."""
-        raise NotImplementedError(
-            f"{type(self).__name__}: a covariance must define distribution(numbers, latent_dim)"
-        )
+        raise NotImplementedError(f"{type(self).__name__}: a covariance must define distribution(numbers, latent_dim)")
 
 
 @dataclass(frozen=True)

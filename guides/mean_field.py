@@ -38,9 +38,7 @@ class MeanField(PyroModule):
     def __init__(self, *, num_data: int, latent_dim: int, spread: float = 0.1) -> None:
         super().__init__()
         if num_data < 1 or latent_dim < 1:
-            raise ValueError(
-                f"MeanField: num_data and latent_dim must be at least 1, got {num_data} and {latent_dim}"
-            )
+            raise ValueError(f"MeanField: num_data and latent_dim must be at least 1, got {num_data} and {latent_dim}")
         self.num_data = num_data
         self.latent_dim = latent_dim
         self.loc = nn.Parameter(spread * torch.randn(num_data, latent_dim))

@@ -116,8 +116,7 @@ class VAE(PyroModule):
         per_entry = () if self.likelihood.num_params == 1 else (self.likelihood.num_params,)
         required = ", ".join(map(str, (*x_shape[1:], *per_entry)))
         return (
-            f"VAE: the decoder must return (..., {required}) for x of shape {tuple(x_shape)}, "
-            f"got {tuple(output.shape)}"
+            f"VAE: the decoder must return (..., {required}) for x of shape {tuple(x_shape)}, got {tuple(output.shape)}"
         )
 
     def _check_prior(self) -> None:

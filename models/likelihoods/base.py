@@ -56,9 +56,7 @@ class Likelihood(nn.Module):
             )
         return output_shape[:-1]
 
-    def distribution(
-        self, output: Tensor, event_shape: torch.Size, *, mask: Tensor | None = None
-    ) -> TorchDistribution:
+    def distribution(self, output: Tensor, event_shape: torch.Size, *, mask: Tensor | None = None) -> TorchDistribution:
         """The distribution of x.
 
         Args:

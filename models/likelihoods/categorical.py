@@ -29,8 +29,7 @@ class Categorical(Likelihood):
         super().__init__()
         if num_levels < 2 or not step > 0:
             raise ValueError(
-                "Categorical: num_levels >= 2 and step > 0 are required, "
-                f"got num_levels={num_levels}, step={step}"
+                f"Categorical: num_levels >= 2 and step > 0 are required, got num_levels={num_levels}, step={step}"
             )
         self.num_params = num_levels
         self.low, self.step = low, step

@@ -78,8 +78,7 @@ class PixelNormal(Likelihood):
         if output_shape != required:
             shape = ", ".join(map(str, required))
             raise ValueError(
-                f"PixelNormal: the decoder must return (..., {shape}), "
-                f"got {tuple(output_shape)} for one datum"
+                f"PixelNormal: the decoder must return (..., {shape}), got {tuple(output_shape)} for one datum"
             )
         return required
 

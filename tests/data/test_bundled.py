@@ -70,9 +70,7 @@ def test_iris_and_wine_have_the_known_ppca_likelihood(name, q):
     value = _ppca_log_likelihood(BUNDLED[name][0]().train.double(), q, correction=0)
     assert value == pytest.approx(PPCA[name, q], abs=1e-5)
     twin = _ppca_log_likelihood(BUNDLED[name][0]().train.double(), q, correction=1)
-    assert twin != pytest.approx(
-        PPCA[name, q], abs=1e-5
-    )  # negative twin: another covariance is another number
+    assert twin != pytest.approx(PPCA[name, q], abs=1e-5)  # negative twin: another covariance is another number
 
 
 def _ppca_log_likelihood(x, q, correction):

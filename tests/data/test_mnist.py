@@ -24,11 +24,7 @@ LABELS = {"train": rng.integers(0, 10, 12).astype(np.uint8), "t10k": rng.integer
 
 
 def idx(array):
-    return (
-        struct.pack(">BBBB", 0, 0, 8, array.ndim)
-        + struct.pack(f">{array.ndim}I", *array.shape)
-        + array.tobytes()
-    )
+    return struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 def contents(prefixes=("train", "t10k")):
@@ -69,9 +65,7 @@ def test_binary(tmp_path, small):
 
 def test_a_folder_with_the_test_files_only(tmp_path, small):
     root = write(tmp_path, True, ["t10k"])
-    message = (
-        r"must hold train-images-idx3-ubyte\[.gz\], train-labels-idx1-ubyte\[.gz\], found none; download=True"
-    )
+    message = r"must hold train-images-idx3-ubyte\[.gz\], train-labels-idx1-ubyte\[.gz\], found none; download=True"
     with pytest.raises(FileNotFoundError, match=message):
         load_mnist(root)
     data = load_mnist(root, train="test", test=None)
@@ -87,9 +81,7 @@ def test_a_split_that_does_not_exist(tmp_path):
 
 def test_another_content_is_refused_unless_asked_for(tmp_path):
     root = write(tmp_path, True)
-    with pytest.raises(
-        ValueError, match=r"the content of .*train-images-idx3-ubyte.gz must have sha256 ba891046e650"
-    ):
+    with pytest.raises(ValueError, match=r"the content of .*train-images-idx3-ubyte.gz must have sha256 ba891046e650"):
         load_mnist(root)
     assert load_mnist(root, verify=False).train.shape == (12, 784)
 
@@ -148,9 +140,7 @@ def test_download_goes_to_the_next_mirror(tmp_path, small, serve):
 
 def test_download_without_a_network(tmp_path, small, serve):
     serve(down=mnist.MIRRORS)
-    with pytest.raises(
-        OSError, match=r"train-images-idx3-ubyte.gz could not be fetched; https.*no route to host"
-    ):
+    with pytest.raises(OSError, match=r"train-images-idx3-ubyte.gz could not be fetched; https.*no route to host"):
         load_mnist(tmp_path, download=True)
 
 
@@ -161,9 +151,7 @@ def test_a_download_with_another_content_leaves_nothing(tmp_path, serve):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(
-    "PPL_VAE_MNIST" not in os.environ, reason="PPL_VAE_MNIST names no folder with the t10k files"
-)
+@pytest.mark.skipif("PPL_VAE_MNIST" not in os.environ, reason="PPL_VAE_MNIST names no folder with the t10k files")
 def test_the_real_test_files():
     data = load_mnist(os.environ["PPL_VAE_MNIST"], train="test", test=None)
     assert data.train.shape == (10_000, 784)

@@ -62,9 +62,7 @@ def test_site_plate_and_shapes(case):
 def test_log_q_is_that_of_encode(case):
     guide, x = case
     site = trace(guide, x).nodes["z"]
-    torch.testing.assert_close(
-        site["log_prob"], guide.encode(x).log_prob(site["value"]), rtol=1e-10, atol=1e-10
-    )
+    torch.testing.assert_close(site["log_prob"], guide.encode(x).log_prob(site["value"]), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("particles", [1, 3])
@@ -78,9 +76,7 @@ def test_particles(case, particles):
     site = trace(plated, x).nodes["z"]
     assert site["value"].shape == (particles, N, L)
     assert site["log_prob"].shape == (particles, N)
-    torch.testing.assert_close(
-        site["log_prob"], guide.encode(x).log_prob(site["value"]), rtol=1e-10, atol=1e-10
-    )
+    torch.testing.assert_close(site["log_prob"], guide.encode(x).log_prob(site["value"]), rtol=1e-10, atol=1e-10)
     assert particles == 1 or not torch.equal(site["value"][0], site["value"][1])
 
 
@@ -96,9 +92,7 @@ def test_unobserved_entries_do_not_matter_even_nan(case):
     guide, x = case
     mask = torch.rand(x.shape) < 0.6
     holes = torch.where(mask, x, torch.nan)
-    assert torch.equal(
-        guide.encode(holes, mask=mask).mean, guide.encode(torch.where(mask, x, 9.0), mask=mask).mean
-    )
+    assert torch.equal(guide.encode(holes, mask=mask).mean, guide.encode(torch.where(mask, x, 9.0), mask=mask).mean)
     assert trace(guide, holes, mask=mask).nodes["z"]["log_prob"].isfinite().all()
     with pytest.raises(ValueError, match="nan"):  # negative twin: without the mask the NaN goes through
         guide.encode(holes)
@@ -119,9 +113,7 @@ def test_parameters_are_found_by_pyro(case):
             r"^AmortizedNormal: the encoder must return \(\.\.\., 16\) for latent_dim=8, got \(100, 8\)$",
         ),
         (
-            lambda: AmortizedNormal(MLP(64, 16), latent_dim=8, covariance=FullCovariance())(
-                torch.zeros(100, 64)
-            ),
+            lambda: AmortizedNormal(MLP(64, 16), latent_dim=8, covariance=FullCovariance())(torch.zeros(100, 64)),
             r"must return \(\.\.\., 44\) for latent_dim=8, got \(100, 16\)",
         ),
         (
@@ -226,9 +218,7 @@ def test_pyros_svi_reaches_the_exact_posterior(covariance):
     q_z = guide.encode(x)
     torch.testing.assert_close(q_z.mean.detach(), (x - bias) @ gain.T, rtol=0, atol=0.1)
     # The best diagonal has the precisions of the exact one on its diagonal (Blei et al. 2017).
-    best = (
-        exact.diagonal() if isinstance(covariance, FullCovariance) else 1 / torch.linalg.inv(exact).diagonal()
-    )
+    best = exact.diagonal() if isinstance(covariance, FullCovariance) else 1 / torch.linalg.inv(exact).diagonal()
     torch.testing.assert_close(q_z.variance.detach(), best.expand(50, 2), rtol=0.15, atol=0)
 
 
@@ -255,7 +245,5 @@ def test_the_digits_are_learned():
     for _ in range(12):
         for rows in data.train[torch.randperm(1500)].split(100):
             svi.step(rows)
-    elbo = -Trace_ELBO(num_particles=20, vectorize_particles=True, max_plate_nesting=1).loss(
-        model, guide, data.test
-    )
+    elbo = -Trace_ELBO(num_particles=20, vectorize_particles=True, max_plate_nesting=1).loss(model, guide, data.test)
     assert elbo / len(data.test) > -22.5

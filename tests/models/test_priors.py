@@ -88,12 +88,9 @@ def test_the_mixture_is_the_sum_over_its_components():
     z = torch.randn(11, 3, dtype=torch.float64)
     weights = prior.logits.softmax(0)
     densities = [
-        dist.Normal(prior.loc[k], prior.log_scale[k].exp()).log_prob(z).sum(-1).exp() * weights[k]
-        for k in range(4)
+        dist.Normal(prior.loc[k], prior.log_scale[k].exp()).log_prob(z).sum(-1).exp() * weights[k] for k in range(4)
     ]
-    torch.testing.assert_close(
-        prior().log_prob(z), torch.stack(densities).sum(0).log(), rtol=1e-10, atol=1e-10
-    )
+    torch.testing.assert_close(prior().log_prob(z), torch.stack(densities).sum(0).log(), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(

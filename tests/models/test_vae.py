@@ -25,16 +25,12 @@ MODELS = {
     "decoded-normal": (lambda: VAE(MLP(L, (5, 2)), latent_dim=L, likelihood="decoded-normal"), (5,)),
     "categorical": (lambda: VAE(MLP(L, (5, 3)), latent_dim=L, likelihood=Categorical(3)), (5,)),
     "mixture prior": (
-        lambda: VAE(
-            MLP(L, 5), latent_dim=L, likelihood="normal", prior=MixtureOfNormals(L, num_components=3)
-        ),
+        lambda: VAE(MLP(L, 5), latent_dim=L, likelihood="normal", prior=MixtureOfNormals(L, num_components=3)),
         (5,),
     ),
     "images": (lambda: VAE(ConvDecoder(L, (1, 8, 8)), latent_dim=L, likelihood="bernoulli"), (1, 8, 8)),
     "any module": (
-        lambda: VAE(
-            nn.Sequential(nn.Linear(L, 9), nn.BatchNorm1d(9)).eval(), latent_dim=L, likelihood="normal"
-        ),
+        lambda: VAE(nn.Sequential(nn.Linear(L, 9), nn.BatchNorm1d(9)).eval(), latent_dim=L, likelihood="normal"),
         (9,),
     ),
 }
@@ -80,12 +76,8 @@ def test_the_joint_is_prior_plus_likelihood(case):
     model, x, _ = case
     z = torch.randn(N, L, dtype=torch.float64)
     found = trace(model, x, z)
-    torch.testing.assert_close(
-        found.nodes["z"]["log_prob"], model.prior().log_prob(z), rtol=1e-10, atol=1e-10
-    )
-    torch.testing.assert_close(
-        found.nodes["x"]["log_prob"], model.decode(z).log_prob(x), rtol=1e-10, atol=1e-10
-    )
+    torch.testing.assert_close(found.nodes["z"]["log_prob"], model.prior().log_prob(z), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found.nodes["x"]["log_prob"], model.decode(z).log_prob(x), rtol=1e-10, atol=1e-10)
 
 
 def test_a_batch_is_its_data_one_by_one(case):
@@ -168,9 +160,7 @@ def test_a_mask_hides_entries_from_the_density_even_nan(case):
     found = trace(model, torch.where(mask, x, torch.nan), z, mask=mask)
     output = model.decode(z)
     entries = output.base_dist.log_prob(x) * mask
-    torch.testing.assert_close(
-        found.nodes["x"]["log_prob"], entries.flatten(1).sum(1), rtol=1e-10, atol=1e-10
-    )
+    torch.testing.assert_close(found.nodes["x"]["log_prob"], entries.flatten(1).sum(1), rtol=1e-10, atol=1e-10)
     everything = trace(model, x, z, mask=torch.ones_like(mask))
     torch.testing.assert_close(everything.nodes["x"]["log_prob"], output.log_prob(x), rtol=1e-10, atol=1e-10)
 
