@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -136,12 +137,12 @@ class Trainer:
         """The number of steps that ``epochs`` or ``steps`` asks for."""
         if (epochs is None) == (steps is None):
             raise ValueError(f"fit: give either epochs= or steps=, got epochs={epochs}, steps={steps}")
-        count = epochs if epochs is not None else steps
-        if not isinstance(count, int) or count < 0:
+        count: Any = epochs if epochs is not None else steps
+        if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 0:
             raise ValueError(
                 f"fit: {'epochs' if steps is None else 'steps'} must be a whole number >= 0, got {count!r}"
             )
-        return count * self.batches.per_epoch if steps is None else count
+        return operator.index(count) * (self.batches.per_epoch if steps is None else 1)
 
     def _run(self, target: int, bar: Progress, interrupt: Interrupt) -> str:
         if self.step < target:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import struct
 import urllib.error
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,9 +152,15 @@ def test_a_download_with_another_content_leaves_nothing(tmp_path, serve):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif("PPL_VAE_MNIST" not in os.environ, reason="PPL_VAE_MNIST names no folder with the t10k files")
+BESIDE = Path(__file__).resolve().parents[3] / "shared" / "data" / "mnist"
+MNIST = Path(os.environ.get("PPL_VAE_MNIST", BESIDE))
+
+
+@pytest.mark.skipif(
+    not MNIST.is_dir(), reason="no folder with the t10k files (PPL_VAE_MNIST, or shared/data/mnist beside the project)"
+)
 def test_the_real_test_files():
-    data = load_mnist(os.environ["PPL_VAE_MNIST"], train="test", test=None)
+    data = load_mnist(MNIST, train="test", test=None)
     assert data.train.shape == (10_000, 784)
     assert data.train_labels[:5].tolist() == [7, 2, 1, 0, 4]
     assert data.train.double().mean().item() == pytest.approx(0.13251, abs=1e-5)
