@@ -123,7 +123,7 @@ def fit(target: str, device: str, out: Path | None, overwrite: bool, resume: boo
     if resume:
         plan = session.resumed(plan, given, folder)
     else:
-        _claim(folder, overwrite)
+        _refuse_occupied(folder, overwrite)
     _check_device(device)
     prepared = session.prepare(plan)
     click.echo(f"{plan.target} on {prepared.dataset!r}")
@@ -134,7 +134,8 @@ def fit(target: str, device: str, out: Path | None, overwrite: bool, resume: boo
     click.echo(f"\n{folder}: {', '.join(names)}")
 
 
-def _claim(folder: Path, overwrite: bool) -> None:
+def _refuse_occupied(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds something; it is made only when there is something to put into it."""
     from ppl_vae.storage import RunFolder
 
     cut_off = (folder / RunFolder.CHECKPOINT / RunFolder.STATE).exists()
@@ -142,7 +143,8 @@ def _claim(folder: Path, overwrite: bool) -> None:
         raise BadInput(f"{folder}: a run was cut off here; --resume goes on with it, --overwrite starts again")
     if RunFolder(folder).exists() and not overwrite:
         raise BadInput(f"{folder}: there is a run here already; --overwrite replaces it, --resume goes on with it")
-    RunFolder(folder).claim(overwrite=overwrite)
+    if folder.exists():
+        RunFolder(folder).claim(overwrite=overwrite)
 
 
 def _check_device(device: str) -> None:
@@ -178,11 +180,13 @@ def evaluate(run: Path, data: str | None, pair: str | None, seed: int | None) ->
       ppl-vae evaluate runs/vae-digits
       ppl-vae evaluate runs/vae-digits --data other.npy --seed 1
     """
+    from ppl_vae.recipes.pair_file import blame
     from ppl_vae.recipes.session import open_run
 
-    opened = open_run(run, pair=pair)
+    opened = open_run(run, pair=pair, data=data)
     dataset = opened.dataset(data)
-    _report(opened.fit, dataset, seed or 0)
+    with blame(f"{run} on {dataset.name}"):
+        _report(opened.fit, dataset, seed or 0)
 
 
 @main.command()

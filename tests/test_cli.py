@@ -60,7 +60,8 @@ def fitted(place: Path) -> tuple[Path, str]:
 
 
 def table_of(output: str) -> str:
-    return output[output.index("nats per datum") : output.index("\n\n", output.index("nats per datum"))]
+    caption = "nats per datum" if "nats per datum" in output else "nats, all rows together"
+    return output[output.index(caption) : output.index("\n\n", output.index(caption))]
 
 
 # help
@@ -373,7 +374,7 @@ BAD = {
     "no images": (["sample", "{place}/fitted", "--out", "a.png"], "the data of this run are no images"),
     "other columns": (
         ["evaluate", "{place}/fitted", "--data", "iris"],
-        "MLP: the input must be (..., 9), got (120, 4)",
+        "data of shape (N, ..., 9) as in the fit are required, got (120, 4)",
     ),
 }
 
@@ -433,3 +434,28 @@ def test_a_mistake_of_the_program_is_told_from_bad_input(monkeypatch: pytest.Mon
     result = run("fit", "vae")
     assert result.exit_code == 1
     assert "Error: KeyError: 'oh' (unexpected; --debug shows where)" in result.stderr
+
+
+def test_a_single_row_is_fitted_and_drawn(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("a,b\n1,2\n")
+    result = run("fit", "vae", "--data", str(tmp_path / "one.csv"), "--epochs", "1", "--out", str(tmp_path / "run"))
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_what_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    for arguments in (["--data", str(tmp_path / "none.csv")], ["--lr", "nan"]):
+        result = run("fit", "vae", *arguments, "--out", str(tmp_path / "run"))
+        assert result.exit_code == 2, result.output
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_resume_to_fewer_epochs(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    assert run("fit", "vae", "--data", "iris", "--epochs", "2", "--out", out).exit_code == 0
+    result = run("fit", "vae", "--data", "iris", "--epochs", "1", "--out", out, "--resume")
+    assert result.exit_code == 2
+    assert "the run has 2 epochs already, got --epochs 1" in result.stderr
+    result = run("evaluate", out, "--pair", "mine.py:pair")
+    assert result.exit_code == 2
+    assert "leave out --pair" in result.stderr

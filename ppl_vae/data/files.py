@@ -116,14 +116,19 @@ def _load_numpy(path: Path) -> np.ndarray | np.lib.npyio.NpzFile:
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"load_file: {path} must be a readable {path.suffix} file, got: {error}") from None
+        raise ValueError(f"load_file: {path} must be a readable {path.suffix} file, got: {_reason(error)}") from None
 
 
 def _member(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:
     try:
         return archive[key]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"load_file: {path} must hold readable arrays, got for {key!r}: {error}") from None
+        raise ValueError(f"load_file: {path} must hold readable arrays, got for {key!r}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong; numpy takes what it does not know for a pickle, and advises to load it unsafely."""
+    return "pickled objects, or no array of numpy; neither is read" if "pickle" in str(error) else str(error)
 
 
 def _rows(array: np.ndarray, path: Path, names: list[str] | None, part: str = "") -> Tensor:

@@ -131,7 +131,18 @@ class Binding:
                 f"{type(self.guide).__name__}: a free posterior exists only for the {self._num_rows} rows that it was "
                 f"fitted to (its signature names index), got {len(rows)} other rows"
             )
+        if self.initialized:
+            self._require_columns(rows)
         return rows
+
+    def _require_columns(self, rows: Rows) -> None:
+        """Tables and images keep their last axis; a length before it (of a sequence, say) may change."""
+        known = self._template.args if self._template is not None else ()
+        for was, now in zip(known, rows.args, strict=False):
+            if was.dim() == now.dim() >= 2 and was.shape[-1] != now.shape[-1] and now.is_floating_point():
+                raise ValueError(
+                    f"Pair: data of shape (N, ..., {was.shape[-1]}) as in the fit are required, got {tuple(now.shape)}"
+                )
 
     # -- what it is made of --------------------------------------------------------------------------------------------
 

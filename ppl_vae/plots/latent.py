@@ -58,8 +58,8 @@ def _line(codes: np.ndarray, classes: np.ndarray | None) -> tuple[np.ndarray, st
 
 def _plane(codes: np.ndarray) -> tuple[np.ndarray, str, str]:
     """The codes in two dimensions, and what these are."""
-    if codes.shape[1] == 2:
-        return codes, "z[0]", "z[1]"
+    if codes.shape[1] == 2 or len(codes) < 2:  # one point has no principal components
+        return codes[:, :2], "z[0]", "z[1]"
     centred = codes - codes.mean(0)
     _, scale, axes = np.linalg.svd(centred, full_matrices=False)
     share = 100 * scale**2 / max(float((scale**2).sum()), 1e-300)

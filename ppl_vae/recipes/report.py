@@ -56,11 +56,17 @@ class Report:
         """The same as plain data."""
         return {name: _numbers(part) for name, part in self.parts.items()}
 
+    @property
+    def caption(self) -> str:
+        """What the numbers are: of one datum, or of all rows where latents tie them together."""
+        joint = any(part.elbo.dim() == 0 for part in self.parts.values())
+        return "nats, all rows together" if joint else "nats per datum"
+
     def __str__(self) -> str:
         header, rows = self.header(), self.rows()
-        width = max(len(name) for name, _ in rows)
+        width = max(len(self.caption), *(len(name) for name, _ in rows))
         sizes = [max(12, len(title)) for title in header]
-        lines = [("nats per datum", header), *rows]
+        lines = [(self.caption, header), *rows]
         return "\n".join(
             name.ljust(width) + "".join("  " + value.rjust(size) for value, size in zip(values, sizes, strict=True))
             for name, values in lines
@@ -68,7 +74,7 @@ class Report:
 
     def markdown(self) -> str:
         """The table in Markdown."""
-        header = ["nats per datum", *self.header()]
+        header = [self.caption, *self.header()]
         lines = [header, ["---", *["---:"] * (len(header) - 1)]]
         lines += [[name.strip().replace("|", r"\|"), *values] for name, values in self.rows()]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -195,7 +201,9 @@ def _save_overview(panels: dict[str, Callable[[Axes | None], Axes]], path: Path)
 # the model card
 
 
-def model_card(title: str, command: str, fit: Fit, dataset: Dataset, report: Report, pictures: list[str]) -> str:
+def model_card(
+    title: str, command: str, fit: Fit, dataset: Dataset, report: Report, pictures: list[str], *, is_recipe: bool
+) -> str:
     """README.md of a run folder: what was fitted to what, the measured numbers, how to use it."""
     from ppl_vae.storage import environment
 
@@ -203,6 +211,7 @@ def model_card(title: str, command: str, fit: Fit, dataset: Dataset, report: Rep
     versions = ", ".join(f"{k} {facts['packages'][k]}" for k in ("ppl-vae", "torch", "pyro-ppl", "arviz"))
     unit = f" Unit of the data: {report.unit}." if report.unit else ""
     plots = "\n".join(f"![{Path(name).stem}]({name})" for name in pictures if name == "plots/overview.png")
+    load = '"PATH OF THIS FOLDER"' + ("" if is_recipe else ", model, guide")
     summary = "\n".join(f"- {key}: {value}" for key, value in fit.summary().items())
     return f"""# {title}
 
@@ -226,7 +235,7 @@ An ELBO and an importance-weighted log-likelihood are lower bounds of log p(x) i
 ```python
 import ppl_vae
 
-fit = ppl_vae.load("PATH OF THIS FOLDER")
+fit = ppl_vae.load({load})
 fit.sample(16)
 ```
 

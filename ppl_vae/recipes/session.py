@@ -126,13 +126,14 @@ def fit(prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool 
 
     plan, rows = prepared.plan, prepared.dataset.train
     checkpoint = folder / RunFolder.CHECKPOINT
-    if not resume:
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        checkpoint.mkdir(parents=True)
-        write_json(checkpoint / RunFolder.CONFIG, asdict(plan))
     batch_size = plan.batch_size if plan.batch_size < len(rows) else None
     with blame(plan.target) if is_pair_file(plan.target) else nullcontext():
         em = VariationalEM(prepared.model, prepared.guide, lr=plan.lr, device=device)
+        em.pair.initialize(rows, seed=plan.seed, batch_size=batch_size)  # what is wrong with the pair is said here
+        if not resume:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            checkpoint.mkdir(parents=True)
+            write_json(checkpoint / RunFolder.CONFIG, asdict(plan))
         found = em.fit(
             rows,
             epochs=plan.epochs,
@@ -153,7 +154,7 @@ def resumed(plan: Plan, given: Mapping[str, Any], folder: Path) -> Plan:
         ValueError: there is nothing to go on with, or an option differs from that of the run.
     """
     checkpoint, run = folder / RunFolder.CHECKPOINT, RunFolder(folder)
-    cut_off = (checkpoint / RunFolder.STATE).exists()
+    cut_off = (checkpoint / RunFolder.CONFIG).exists()
     if not cut_off and not run.exists():
         raise ValueError(f"{folder}: there is no run to resume")
     saved = Plan(**(read_json(checkpoint / RunFolder.CONFIG) if cut_off else _plan_in(run)))
@@ -161,15 +162,32 @@ def resumed(plan: Plan, given: Mapping[str, Any], folder: Path) -> Plan:
         if given.get(name) is not None and given[name] != getattr(saved, name):
             option, was = "--" + name.replace("_", "-"), getattr(saved, name)
             raise ValueError(f"{folder}: the run has {option} {was}, got {given[name]}; leave it out to resume")
-    if plan.target != saved.target:
+    if _same_file(plan.target) != _same_file(saved.target):
         raise ValueError(f"{folder}: the run is of {saved.target}, got {plan.target}")
-    if cut_off:
-        load_tree(checkpoint / RunFolder.STATE)  # a damaged checkpoint is named before any work is done
-    else:
+    goal = replace(saved, epochs=given["epochs"]) if given.get("epochs") is not None else saved
+    state = _state_of(checkpoint, run, cut_off)  # a damaged one is named before any work is done
+    if state is not None and goal.epochs < state["epoch"]:
+        raise ValueError(f"{folder}: the run has {state['epoch']} epochs already, got --epochs {goal.epochs}")
+    if not cut_off:
         checkpoint.mkdir(exist_ok=True)
         write_json(checkpoint / RunFolder.CONFIG, asdict(saved))
-        save_tree(checkpoint / RunFolder.STATE, run.read_tree(run.STATE))
-    return replace(saved, epochs=given["epochs"]) if given.get("epochs") is not None else saved
+        save_tree(checkpoint / RunFolder.STATE, state)
+    return goal
+
+
+def _state_of(checkpoint: Path, run: RunFolder, cut_off: bool) -> dict[str, Any] | None:
+    """The state to go on from; None for a run that was cut off before its first checkpoint."""
+    if not cut_off:
+        state: dict[str, Any] = run.read_tree(run.STATE)
+        return state
+    file = checkpoint / RunFolder.STATE
+    return load_tree(file) if file.exists() else None
+
+
+def _same_file(target: str) -> str:
+    """A target by what it names, not by how it is spelled."""
+    path, colon, function = target.rpartition(":")
+    return f"{Path(path).resolve()}:{function}" if colon else target
 
 
 def _source_in(run: RunFolder) -> dict[str, Any]:
@@ -195,7 +213,7 @@ def save(found: Fit, prepared: Prepared, folder: Path, report: Report, *, comman
     found.config["results"] = report.numbers()
     pictures = figures(found, dataset)
     title = f"{prepared.plan.target} on {dataset.name}"
-    card = model_card(title, command, found, dataset, report, list(pictures))
+    card = model_card(title, command, found, dataset, report, list(pictures), is_recipe=prepared.recipe is not None)
     extra = {**pictures, RunFolder.README: card}
     rows = posterior_rows(found, dataset)
     save_fit(found, folder, overwrite=True, data=rows, recipe=prepared.recipe, extra=extra)
@@ -236,6 +254,8 @@ def open_run(folder: Path, *, pair: str | None = None, data: str | None = None) 
     scale = Scale(**source["scale"]) if source.get("scale") else None
     shape = tuple(source["image_shape"]) if source.get("image_shape") else None
     if not is_pair_file(plan.target):
+        if pair is not None:
+            raise ValueError(f"{folder}: a run of the recipe {plan.target}; leave out --pair")
         return Opened(ppl_vae.load(folder), plan, scale, shape)
     if pair is None:
         raise ValueError(f"{folder}: a run of a pair from a file; name it again with --pair {plan.target}")

@@ -38,7 +38,9 @@ def environment() -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
+    import ppl_vae
+
     try:
         return version(name)
     except PackageNotFoundError:
-        return None
+        return ppl_vae.__version__ if name == "ppl-vae" else None  # run from its source

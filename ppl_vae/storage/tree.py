@@ -52,7 +52,16 @@ def encode_tree(tree: Any) -> bytes:
     plain = to_plain(tree, "tree", ledger)
     entries = ledger.settle()
     skeleton = json.dumps(plain, allow_nan=False)
-    return seal(save(entries, {"sha256": UNSEALED, "format_version": str(VERSION), "tree": skeleton}))
+    raw = save(entries, {"sha256": UNSEALED, "format_version": str(VERSION), "tree": skeleton})
+    return seal(_with_sorted_header(raw))
+
+
+def _with_sorted_header(raw: bytes) -> bytes:
+    """The same file with its header in one order: safetensors' own differs from process to process."""
+    size = int.from_bytes(raw[:8], "little")
+    header = json.dumps(json.loads(raw[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + raw[8 + size :]
 
 
 def decode_tree(raw: bytes, path: str | Path = "<bytes>") -> Any:
