@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 
 from ppl_vae._random import fold
-from ppl_vae.evidence.chunks import Plan, resolution_of, slices
+from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, resolution_of, slices
 from ppl_vae.evidence.result import Evidence
 from ppl_vae.evidence.weights import join, summarize
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
     from ppl_vae.pair import Draws, Pair
 
-__all__ = ["Estimator", "estimate_from_weights"]
+__all__ = ["Estimator", "FromWeights"]
 
 
 @runtime_checkable
@@ -35,24 +36,36 @@ class Estimator(Protocol):
         ...
 
 
-Draw = Callable[["Rows", int, int], "Draws"]
-"""(rows, number of draws, seed) -> scored draws."""
+@dataclass(frozen=True, repr=False)
+class FromWeights(ABC):
+    """An estimator that averages K weights p(x, z) / q(z) of independent draws; a subclass says who proposes.
 
-
-def estimate_from_weights(
-    draw: Draw, pair: Pair, rows: Rows, *, num_samples: int, seed: int, max_elements: int, name: str
-) -> Evidence:
-    """Average weights p(x, z) / q(z) of independent draws, a chunk of rows at a time.
-
-    Beside one run, the log weights of a chunk are kept, 8 K bytes a row: k-hat needs them all at once.
+    Args:
+        num_samples: K, draws a datum.
     """
-    plan, resolution = Plan.of(pair, rows, num_samples, max_elements), resolution_of(pair)
-    parts = []
-    for place, chunk in plan.row_chunks(rows):
-        weights = []
-        for block in slices(num_samples, plan.draws):
-            count = block.stop - block.start
-            drawn = draw(chunk, count, fold(seed, name, place.start, block.start)).log_weight
-            weights.append(drawn.expand(count, *drawn.shape[1:]))  # without latents all draws are one
-        parts.append(summarize(torch.cat(weights), name, resolution=resolution))
-    return parts[0] if plan.rows is None else join(parts)
+
+    num_samples: int
+
+    @abstractmethod
+    def draw(self, pair: Pair, rows: Rows, count: int, seed: int) -> Draws:
+        """Scored draws of the proposal."""
+
+    def estimate(self, pair: Pair, rows: Rows, seed: int, *, max_elements: int = MAX_ELEMENTS) -> Evidence:
+        """Estimate log p(x) of the rows; see :func:`ppl_vae.evidence.log_evidence`.
+
+        Beside one run, the log weights of a chunk are kept, 8 K bytes a row: k-hat needs them all at once.
+        """
+        plan = Plan.of(pair, rows, self.num_samples, max_elements)
+        name, resolution = repr(self), resolution_of(pair)
+        parts = []
+        for place, chunk in plan.row_chunks(rows):
+            weights = []
+            for block in slices(self.num_samples, plan.draws):
+                count = block.stop - block.start
+                drawn = self.draw(pair, chunk, count, fold(seed, name, place.start, block.start)).log_weight
+                weights.append(drawn.expand(count, *drawn.shape[1:]))  # without latents all draws are one
+            parts.append(summarize(torch.cat(weights), name, resolution=resolution))
+        return parts[0] if plan.rows is None else join(parts)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.num_samples})"

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ppl_vae.evidence.chunks import MAX_ELEMENTS
-from ppl_vae.evidence.estimator import estimate_from_weights
+from ppl_vae.evidence.estimator import FromWeights
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
-    from ppl_vae.evidence.result import Evidence
-    from ppl_vae.pair import Pair
+    from ppl_vae.pair import Draws, Pair
 
 __all__ = ["ImportanceWeighted"]
 
 
-@dataclass(frozen=True)
-class ImportanceWeighted:
+@dataclass(frozen=True, repr=False)
+class ImportanceWeighted(FromWeights):
     r"""The guide proposes, and each draw counts for what the model makes of it.
 
     .. math::
@@ -40,21 +38,7 @@ class ImportanceWeighted:
     ImportanceWeighted(5000)
     """
 
-    num_samples: int
-
-    def estimate(self, pair: Pair, rows: Rows, seed: int, *, max_elements: int = MAX_ELEMENTS) -> Evidence:
-        """Estimate log p(x) of the rows; see :func:`ppl_vae.evidence.log_evidence`."""
-        pair.initialize(rows)
+    def draw(self, pair: Pair, rows: Rows, count: int, seed: int) -> Draws:
+        """Draws of the guide."""
         pair.require_density(repr(self))
-        return estimate_from_weights(
-            lambda chunk, count, noise: pair.draw(chunk, count, seed=noise),
-            pair,
-            rows,
-            num_samples=self.num_samples,
-            seed=seed,
-            max_elements=max_elements,
-            name=repr(self),
-        )
-
-    def __repr__(self) -> str:
-        return f"ImportanceWeighted({self.num_samples})"
+        return pair.draw(rows, count, seed=seed)
