@@ -217,20 +217,21 @@ class Binding:
             if strict:
                 raise
             axis = None
+        check_shapes(model_trace, guide_trace)
         dims = [frame.dim for frame, _ in frames_of(traces)]
-        self._layout = Layout(axis, max((-d for d in dims), default=0))
-        self._model_sites = {n: Site.of(n, s, self._layout) for n, s in sample_sites(model_trace)}
+        layout = Layout(axis, max((-d for d in dims), default=0))
+        self._model_sites = {n: Site.of(n, s, layout) for n, s in sample_sites(model_trace)}
         drawn = [(n, s) for n, s in sample_sites(guide_trace) if not s["is_observed"]]
-        self._guide_sites = {n: Site.of(n, s, self._layout) for n, s in drawn}
+        self._guide_sites = {n: Site.of(n, s, layout) for n, s in drawn}
         derived = any(s["infer"].get("is_auxiliary") for _, s in drawn)
         self._point_masses = [] if derived else [n for n, s in drawn if n in model_trace.nodes and is_delta(s["fn"])]
         observed = [(n, s) for n, s in sample_sites(model_trace) if s["is_observed"] and has_density(s)]
         self._observed = [n for n, s in observed if not isinstance(s["fn"], Unit)]
-        self._tied = [n for n, s in [*observed, *drawn] if not self._layout.is_local(s)]
+        self._tied = [n for n, s in [*observed, *drawn] if not layout.is_local(s)]
         self._latent = [n for n, s in sample_sites(model_trace) if not s["is_observed"]]
         store = _global_store()  # the pair's own one, which the scope has put in place
         self.parameters = collect(self.model, self.guide, store, guide_trace, reached_by(model_trace), by_guide)
-        check_shapes(model_trace, guide_trace)
+        self._layout = layout  # last: a pair that failed a check is checked again when asked again
 
     @property
     def layout(self) -> Layout:

@@ -29,7 +29,7 @@ class Site:
     """What is known of a sample site before it is drawn again.
 
     ``event_shape`` of one value; ``is_local``: inside the data plate; ``plate_dims``: the tensor dimensions (negative)
-    of its other plates; ``is_discrete``: its support is discrete; ``is_enumerable``: it can be summed out.
+    of its other plates; ``is_discrete``: its support is discrete.
     """
 
     name: str
@@ -37,7 +37,6 @@ class Site:
     is_local: bool
     plate_dims: tuple[int, ...]
     is_discrete: bool
-    is_enumerable: bool
 
     @classmethod
     def of(cls, name: str, site: Mapping[str, Any], layout: Layout) -> Site:
@@ -53,7 +52,6 @@ class Site:
             layout.is_local(site),
             tuple(others),
             discrete,
-            bool(getattr(fn, "has_enumerate_support", False)),
         )
 
 

@@ -289,8 +289,10 @@ def test_pyros_own_shape_checks_are_made(observed, message):
     if message is None:
         assert pair.initialize((x, y)).data_plate == "data"
     else:
-        with pytest.raises(ValueError, match=message):
-            pair.initialize((x, y))
+        for _ in range(2):  # a second call must not find the pair initialized, and go on with the wrong shapes
+            with pytest.raises(ValueError, match=message):
+                pair.initialize((x, y))
+        assert not pair.initialized
 
 
 def test_a_guide_that_forgets_the_plate_or_the_event_is_refused():
