@@ -65,7 +65,7 @@ def _config(fit: Any, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
         "format_version": CONFIG_FORMAT,
         "recipe": None if recipe is None else dict(recipe),
         "fit": {**_placement(fit), **fit.config},
-        "run": {"ended": fit.ended, "steps": fit.steps, "epochs": fit.epochs, "seconds": round(fit.seconds, 3)},
+        "run": {"ended": fit.ended, "steps": fit.steps, "epochs": fit.epochs, "seconds": fit.seconds},
         "parameters": groups,
         "latents": {name: list(site.event_shape) for name, site in fit.latents.items()},
     }
