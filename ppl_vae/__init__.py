@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # what type checkers and editors read; the table below is what Python reads
     from ppl_vae.diagnostics import to_inference_data
     from ppl_vae.evidence import ImportanceWeighted, NaiveMonteCarlo, log_evidence
-    from ppl_vae.inference import Alternating, Joint, VariationalEM, fit
+    from ppl_vae.inference import Alternating, CompiledSVI, Joint, VariationalEM, fit
     from ppl_vae.loading import load
     from ppl_vae.objectives import ELBO, IWAE
     from ppl_vae.pair import Pair
@@ -28,6 +28,7 @@ _HOME = {
     "VariationalEM": "ppl_vae.inference",
     "Joint": "ppl_vae.inference",
     "Alternating": "ppl_vae.inference",
+    "CompiledSVI": "ppl_vae.inference",
     "ELBO": "ppl_vae.objectives",
     "IWAE": "ppl_vae.objectives",
     "Callback": "ppl_vae.training",
@@ -45,6 +46,7 @@ _HOME = {
 
 # The rooms, reached as attributes without an import of their own: ``ppl_vae.models.VAE``.
 _ROOMS = (
+    "capture",
     "data",
     "diagnostics",
     "evidence",
@@ -65,6 +67,7 @@ __all__ = [
     "IWAE",
     "Alternating",
     "Callback",
+    "CompiledSVI",
     "EarlyStopping",
     "Fit",
     "ImportanceWeighted",

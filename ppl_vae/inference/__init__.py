@@ -1,7 +1,8 @@
-"""How: variational EM, and the schedules of its two steps."""
+"""How: variational EM, the schedules of its two steps, and Pyro's SVI compiled."""
 
 from ppl_vae.inference.beginner import fit
+from ppl_vae.inference.compiled_svi import CompiledSVI
 from ppl_vae.inference.schedules import Alternating, Joint
 from ppl_vae.inference.variational_em import VariationalEM
 
-__all__ = ["Alternating", "Joint", "VariationalEM", "fit"]
+__all__ = ["Alternating", "CompiledSVI", "Joint", "VariationalEM", "fit"]

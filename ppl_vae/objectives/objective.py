@@ -66,6 +66,8 @@ class Objective(PyroELBO):
     What is derived here: gradients by group, ``loss``, ``loss_and_grads``, ``differentiable_loss``.
     """
 
+    _unwatched = ("_calls", "_bare")  # python state that a step may change: it is no part of what the step computes
+
     def __init__(self, num_particles: int = 1) -> None:
         if num_particles < 1:
             raise ValueError(f"{type(self).__name__}: num_particles must be at least 1, got {num_particles}")
@@ -110,31 +112,45 @@ class Objective(PyroELBO):
 
     def _pyro_terms(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Terms:
         batch = Batch(args, kwargs)
-        pair = self._bare_pair(model, guide, batch)
+        return self.terms(self._bare_pair(model, guide, batch), batch)
+
+    def begin_call(self) -> None:
+        """Take the values that schedules have in this call of ``loss_and_grads``: each call counts as a step."""
         self.begin_step(self._calls)
-        return self.terms(pair, batch)
+
+    def end_call(self) -> None:
+        """The call has been made."""
+        self._calls += 1
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Pyro's differentiable loss: the value of -L (nats, all data), the gradient of the surrogate of θ."""
+        self.begin_call()
         terms = self._pyro_terms(model, guide, args, kwargs)
         surrogate = terms.surrogates["theta"]
         return -terms.num_data * (terms.objective.detach() + surrogate - surrogate.detach())
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Pyro's loss: -L over all data, in nats."""
+        self.begin_call()
         with torch.no_grad():
             terms = self._pyro_terms(model, guide, args, kwargs)
         return float(-terms.num_data * terms.objective)
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Pyro's loss, with gradients added to ``.grad`` of every parameter by group."""
+        self.begin_call()
+        loss = self.accumulate_grads(model, guide, *args, **kwargs)
+        self.end_call()
+        return loss
+
+    def accumulate_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """What ``loss_and_grads`` does in one call, schedules standing still."""
         terms = self._pyro_terms(model, guide, args, kwargs)
-        self._calls += 1
         pair = self._bare_pair(model, guide, Batch(args, kwargs))
         groups = {g: list(pair.parameters.of(g).values()) for g in ("theta", "phi", "shared")}
         groups["psi"] = list(self.parameters().values())
         assign_gradients(terms.surrogates, groups, scale=terms.num_data, accumulate=True)
-        return float(-terms.num_data * terms.objective.detach())
+        return (-terms.num_data * terms.objective.detach()).item()
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)

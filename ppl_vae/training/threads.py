@@ -6,19 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
-
-from ppl_vae.data.rows import Batch
 
 SMALL = 20_000_000
 """Multiplications a pass below which a second thread costs more than it saves (measured on two cores)."""
 
 
-def is_small(leaves: list[Tensor], batch: Batch, num_particles: int) -> bool:
-    """Is a step this small? Weights times rows counts what dense networks do, and is low for convolutions."""
-    rows = (batch.size or 1) * num_particles
-    data = sum(t.numel() for t in batch.args if isinstance(t, Tensor))
-    return sum(leaf.numel() for leaf in leaves) * rows + data < SMALL
+def is_small(num_weights: int, num_rows: int, num_values: int) -> bool:
+    """Is a step this small? Weights times rows counts what dense networks do, and is low for convolutions.
+
+    Args:
+        num_weights: entries of all parameters.
+        num_rows: rows times particles.
+        num_values: entries of the data of a step.
+    """
+    return num_weights * num_rows + num_values < SMALL
 
 
 @contextmanager

@@ -98,7 +98,11 @@ class Trainer:
         self._schedule_before: tuple[int, Any, Any] = (0, None, None)
         with pair.scope():  # its lock: reading a batch uses torch's global generator for a moment
             first = batches.at(seed, 0, 0)
-        self._is_small = is_small(self.gradient_step.everything(), first, objective.num_particles)
+        self._is_small = is_small(
+            sum(leaf.numel() for leaf in self.gradient_step.everything()),
+            (first.size or 1) * objective.num_particles,
+            sum(t.numel() for t in first.args if isinstance(t, Tensor)),
+        )
         self._epochs_are_watched = bool(self.callbacks or validation or self.scheduler or (checkpoint and not every))
         self._watches_steps = any(type(c).on_step is not Callback.on_step for c in self.callbacks)
 

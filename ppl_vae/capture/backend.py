@@ -1,0 +1,110 @@
+"""A graph compiled ahead of time by TorchInductor, called without Python between its kernels."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ppl_vae.capture.errors import CaptureError
+from ppl_vae.capture.trace import Graph
+
+Runner = Callable[[list[Tensor]], list[Tensor]]
+"""Takes ``inputs + lifted``, changes the lifted ones in place, returns the outputs."""
+
+
+@functools.cache
+def missing_compiler() -> str | None:
+    """Why nothing can be compiled here, or None."""
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        get_cpp_compiler()
+    except Exception as error:  # torch has its own exceptions, and they move between versions
+        first = str(error).strip().partition("\n")[0]
+        return f"no C++ compiler was found ({first[:120]}); install g++ or clang, or set CXX"
+    return None
+
+
+def compile_graph(graph: Graph, inputs: Sequence[Tensor]) -> Runner:
+    """Compile a graph for inputs of these shapes, with as many threads as torch has now.
+
+    Random operations are torch's own (``fallback_random``), so the noise is that of the eager step.
+
+    Raises:
+        CaptureError: no compiler, or the compiler failed.
+    """
+    reason = missing_compiler()
+    if reason is not None:
+        raise CaptureError(reason)
+    arguments = [tensor.detach() for tensor in (*inputs, *graph.lifted)]
+    errors = []
+    for build in (_ahead_of_time, _in_process):
+        try:
+            with _quiet(), torch.no_grad():
+                return build(graph.functional, arguments)
+        except Exception as error:
+            errors.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
+    raise CaptureError(f"the compiler failed ({'; '.join(errors)})")
+
+
+def _options() -> dict[str, Any]:
+    return {
+        "fallback_random": True,
+        "cpp.threads": torch.get_num_threads(),
+        "cpp.simdlen": None,
+        "freezing": False,
+    }
+
+
+def _ahead_of_time(functional: fx.GraphModule, arguments: list[Tensor]) -> Runner:
+    """A shared library that torch loads: the fastest call there is from Python."""
+    import torch._inductor as inductor
+
+    options = {**_options(), "aot_inductor.package": False}
+    path = inductor.aot_compile(_copy(functional), tuple(arguments), options=options)
+    runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
+    run: Runner = runner.run
+    return run
+
+
+def _in_process(functional: fx.GraphModule, arguments: list[Tensor]) -> Runner:
+    """The same kernels called through torch's Python wrapper, for graphs that cannot be put into a library."""
+    from torch._inductor.compile_fx import compile_fx
+
+    patches = {**_options(), "cpp_wrapper": True}
+    compiled: Any = compile_fx(_copy(functional), arguments, config_patches=patches)
+
+    def run(tensors: list[Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            return list(compiled(*tensors))
+
+    return run
+
+
+def _copy(functional: fx.GraphModule) -> fx.GraphModule:
+    """The compiler's passes rewrite the graph that they are given."""
+    graph = fx.Graph()
+    output = graph.graph_copy(functional.graph, {})
+    graph.output(output)
+    return fx.GraphModule(functional, graph)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The compiler's warnings and log lines are about itself."""
+    logger = logging.getLogger("torch._inductor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

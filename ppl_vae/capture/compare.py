@@ -1,0 +1,39 @@
+"""Is a compiled result the eager one? Losses and gradients within a stated error, the random stream exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+"""Error allowed, relative to the largest gradient entry over all parameters (and for values, to their size)."""
+
+
+def difference(ours: Sequence[Tensor | None], reference: Sequence[Tensor | None]) -> float:
+    """The largest error of any entry over the largest entry of the reference; infinity where finiteness differs."""
+    largest, worst = 0.0, 0.0
+    for mine, theirs in zip(ours, reference, strict=True):
+        if mine is None or theirs is None:
+            if mine is not theirs:
+                return float("inf")
+            continue
+        if not theirs.numel():
+            continue
+        if not theirs.is_floating_point():
+            if not torch.equal(mine, theirs):
+                return float("inf")
+            continue
+        finite = torch.isfinite(theirs)
+        if not torch.equal(finite, torch.isfinite(mine)):
+            return float("inf")
+        if bool(finite.any()):
+            largest = max(largest, float(theirs[finite].abs().max()))
+            worst = max(worst, float((mine[finite] - theirs[finite]).abs().max()))
+    return worst / largest if largest > 0 else worst
+
+
+def tolerance(tensors: Sequence[Tensor | None]) -> float:
+    """The error allowed for tensors of this precision: the coarsest of them decides."""
+    return max((TOLERANCE.get(t.dtype, 1e-2) for t in tensors if t is not None and t.is_floating_point()), default=0.0)

@@ -1,0 +1,112 @@
+"""How each step runs: finds the program of a call, has it traced and compiled when it is time, and keeps the account."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor
+
+from ppl_vae.capture.errors import CaptureError, tell
+from ppl_vae.capture.explain import Explanation
+from ppl_vae.capture.program import Forward, Program, Record, Result
+from ppl_vae.capture.signature import described, rebuilder, signature
+from ppl_vae.capture.watch import Watch
+
+STATES = 8
+"""So many states of the model's python variables are captured; a model with more changes them from step to step."""
+
+MakeForward = Callable[[Callable[[Sequence[Tensor]], Any]], Forward]
+
+
+class Engine:
+    """The programs of one step function, one a signature.
+
+    Args:
+        roots: the functions, modules and objects that the step calls: what python state it can read.
+        who: how messages call it.
+        required: raise :class:`CaptureError` where a program would stay eager for a reason of its own.
+    """
+
+    def __init__(self, roots: Mapping[str, Any], *, who: str, required: bool = False) -> None:
+        self.roots, self.who, self.required = dict(roots), who, required
+        self.watch = Watch(self.roots)
+        self.programs: dict[Hashable, Program] = {}
+        self._states: dict[Hashable, int] = {self.watch.key: 0}
+        self._state, self._changing = 0, ""
+        self._told: set[str] = set()
+
+    def find(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], make_forward: MakeForward, extra: Hashable = None
+    ) -> tuple[Program, list[Tensor]] | None:
+        """The program of a call and the call's tensors; None where a call cannot be told from another one.
+
+        Args:
+            make_forward: makes the eager function of the call's tensors from a function that puts them into place.
+            extra: what else the step depends on.
+        """
+        if _PYRO_STACK:
+            self._tell("the call: it is made inside a Pyro handler, whose effect a graph would not see")
+            return None
+        try:
+            own, tensors = signature(args, kwargs)
+        except CaptureError as error:
+            self._tell(f"the call: {error}")
+            return None
+        self._look()
+        key = (own, extra, self._state, torch.is_grad_enabled(), torch.get_default_dtype())
+        program = self.programs.get(key)
+        if program is None:
+            program = self._new(described(args, kwargs), make_forward(rebuilder(args, kwargs)))
+            self.programs[key] = program
+        return program, tensors
+
+    def _look(self) -> None:
+        if self.watch.unchanged():
+            return
+        changed = self.watch.changes()
+        if changed:
+            self._state = self._states.setdefault(self.watch.key, len(self._states))
+            self._changing = ", ".join(changed[:3])
+
+    def _new(self, name: str, forward: Forward) -> Program:
+        program = Program(Record(name), forward, self.watch, tell=self._tell)
+        if len(self._states) > STATES:
+            program.give_up(
+                f"python state that the model reads changes from step to step ({self._changing}); "
+                "give it as a tensor argument"
+            )
+        return program
+
+    def _tell(self, message: str) -> None:
+        """Say once why something stays eager."""
+        if self.required:
+            raise CaptureError(f"{self.who}: {message}")
+        if message not in self._told:
+            self._told.add(message)
+            tell(f"{self.who}: eager for {message}")
+
+    def captured(self, program: Program, inputs: list[Tensor], *, due: bool, anew: bool = False) -> Result | None:
+        """One step by the program's graph; None if this step is to be eager.
+
+        Args:
+            due: trace it now if it has not been.
+            anew: then the trace is none of the steps: it is undone, and the step made by what came of it. This is how a
+                resumed run comes to where the first one was.
+        """
+        if program.ready:
+            return program(inputs)
+        if not due or program.given_up:
+            return None
+        result = program.trace(inputs, undo=anew)
+        if result is not None and program.ready:
+            program.compile(inputs)
+        return result if not anew else program(inputs) if program.ready else None
+
+    def explain(self) -> Explanation:
+        """A row for each signature, in the order of their first step."""
+        return Explanation([program.record for program in self.programs.values()])
+
+

@@ -1,0 +1,249 @@
+"""One step function for one signature: eager at first, traced once, compiled, and compared with the eager one for life.
+
+A *forward* is what is captured: everything of a step up to the gradients, as the eager step does it. It returns values
+(a loss, a report) and the gradient of every leaf, and changes nothing but buffers and the random generator; so the
+update of the parameters stays torch's own, and an error in the middle of a step leaves them as they were.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae.capture.backend import Runner, compile_graph
+from ppl_vae.capture.compare import difference, tolerance
+from ppl_vae.capture.errors import CaptureError
+from ppl_vae.capture.trace import Graph, capture
+from ppl_vae.capture.watch import Watch
+from ppl_vae.pair.scope import validation
+
+Result = tuple[list[Tensor], list[Tensor | None]]
+"""Values, and a gradient for each leaf (None: the leaf has none)."""
+Forward = Callable[..., Result]
+
+EAGER, GRAPH, COMPILED = "eager", "graph", "compiled"
+
+
+@dataclass
+class Record:
+    """What is told of one signature."""
+
+    signature: str
+    status: str = EAGER
+    reason: str = "not captured yet"
+    nodes: int = 0
+    capture_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    eager_steps: int = 0
+    graph_steps: int = 0
+    compiled_steps: int = 0
+    last_audit: int = 0
+    worst_error: float = 0.0
+
+
+class Program:
+    """The life of one signature.
+
+    Args:
+        record: where it is written down.
+        forward: the eager function of the signature's tensors.
+        watch: the python state that it reads.
+        tell: is given the reason when the program stays eager, or goes back to it.
+    """
+
+    def __init__(self, record: Record, forward: Forward, watch: Watch, *, tell: Callable[[str], None]) -> None:
+        self.record, self.forward, self.watch, self._tell = record, forward, watch, tell
+        self.given_up = False
+        self._graph: Graph | None = None
+        self._runner: Runner | None = None
+        self._has_grad: list[bool] = []
+        self._num_values = 0
+
+    @property
+    def ready(self) -> bool:
+        """Can it be called?"""
+        return self._graph is not None
+
+    def give_up(self, reason: str, *, quietly: bool = False) -> None:
+        """Stay eager from here on, and say why."""
+        self.given_up, self.record.status, self.record.reason = True, EAGER, reason
+        self._graph = self._runner = None
+        if not quietly:
+            self._tell(f"{self.record.signature}: {reason}")
+
+    # -- becoming one --------------------------------------------------------------------------------------------------
+
+    def trace(self, inputs: Sequence[Tensor], *, undo: bool = False) -> Result | None:
+        """Make one real call and keep its graph; None where it could not be traced, and then nothing has happened.
+
+        Args:
+            undo: put buffers and generators back as they were before the call.
+        """
+        started = time.perf_counter()
+        self.watch.look()
+        saved = _State(self.watch.buffers())
+        try:
+            with validation(False), torch.enable_grad():
+                flat, graph = capture(self._flat, inputs)
+        except CaptureError as error:
+            saved.put_back()
+            self.give_up(str(error))
+            return None
+        except BaseException:
+            saved.put_back()
+            raise
+        if undo:
+            saved.put_back()
+        changed = self.watch.changes()
+        if changed:
+            self.give_up(f"a step changes python state, which a graph cannot: {', '.join(changed[:3])}")
+            return self._split(flat)
+        self._graph = graph
+        self.record.nodes, self.record.capture_seconds = graph.num_nodes, time.perf_counter() - started
+        self.record.status, self.record.reason = GRAPH, "captured, not compiled"
+        self.record.graph_steps += not undo
+        return self._split(flat)
+
+    def _flat(self, *inputs: Tensor) -> list[Tensor]:
+        values, grads = self.forward(*inputs)
+        self._num_values, self._has_grad = len(values), [grad is not None for grad in grads]
+        return [*values, *(grad for grad in grads if grad is not None)]
+
+    def _split(self, flat: list[Tensor]) -> Result:
+        left = iter(flat[self._num_values :])
+        return flat[: self._num_values], [next(left) if has else None for has in self._has_grad]
+
+    def compile(self, inputs: Sequence[Tensor]) -> None:
+        """Compile the graph; where that fails, give up and say why."""
+        assert self._graph is not None, "compile: trace first"
+        started = time.perf_counter()
+        try:
+            self._runner = compile_graph(self._graph, inputs)
+        except CaptureError as error:
+            self.give_up(str(error))
+            return
+        self.record.compile_seconds = time.perf_counter() - started
+        self.record.status, self.record.reason = COMPILED, ""
+
+    # -- being one -----------------------------------------------------------------------------------------------------
+
+    def __call__(self, inputs: list[Tensor]) -> Result | None:
+        """One step's values and gradients; None if it has just given up, and the step is to be made eagerly.
+
+        On audit steps they are compared with the eager ones, which count if they differ.
+        """
+        graph = self._graph
+        assert graph is not None, "call: trace first"
+        if graph.constants and any(tensor._version != version for tensor, version in graph.constants):
+            self.give_up("a buffer whose values were taken as constants has changed")
+            return None
+        if self._runner is None:
+            self.record.graph_steps += 1
+            return self._split(graph(inputs))
+        count = self.record.compiled_steps + 1
+        try:
+            result = self._audited(inputs, count) if _is_audited(count) else self._run(inputs)
+        except Exception as error:  # the eager step will raise it too, in Pyro's words; if not, it is the better one
+            if count <= 2:
+                self.give_up(f"compiled step {count} raised {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            return None
+        if self.ready:
+            self.record.compiled_steps = count
+        return result
+
+    def _run(self, inputs: list[Tensor]) -> Result:
+        assert self._graph is not None and self._runner is not None
+        return self._split(self._runner([*inputs, *self._graph.lifted]))
+
+    def _audited(self, inputs: list[Tensor], count: int) -> Result | None:
+        """A compiled and an eager call from the same state: the first counts if it is the second."""
+        assert self._graph is not None
+        before = _State(self._graph.mutated)
+        try:
+            ours, after = self._run(inputs), _State(self._graph.mutated)
+            before.put_back()
+            with torch.enable_grad():
+                reference = self.forward(*inputs)
+        except CaptureError as error:  # it does not do in this step what it did when it was traced
+            before.put_back()
+            self.give_up(f"{error}{self._unchecked(count)}")
+            return None
+        except BaseException:
+            before.put_back()
+            raise
+        problem = self._problem(ours, after, reference, _State(self._graph.mutated))
+        if problem is not None:
+            self.record.eager_steps += 1
+            self.give_up(f"compiled step {count} is not the eager one: {problem}{self._unchecked(count)}")
+            return reference
+        after.put_back()
+        self.record.last_audit = count
+        return ours
+
+    def _unchecked(self, count: int) -> str:
+        good = self.record.last_audit
+        if good == count - 1:
+            return "; every compiled step that was kept has been compared"
+        return f"; compiled steps {good + 1} to {count - 1} came after the last good comparison"
+
+    def _problem(self, ours: Result, after: _State, reference: Result, eager: _State) -> str | None:
+        assert self._graph is not None
+        allowed = tolerance([*reference[1], *self._graph.lifted])
+        self.record.worst_error = max(self.record.worst_error, difference(ours[1], reference[1]))
+        for what, mine, theirs in (
+            ("the gradients", ours[1], reference[1]),
+            ("the loss", ours[0], reference[0]),
+            ("the buffers", after.values, eager.values),
+        ):
+            error = difference(mine, theirs)
+            if not error <= allowed:
+                return f"{what} differ by {error:.1e} of the largest entry ({allowed:.0e} is allowed)"
+        return None if after.same_noise(eager) else "it draws other random numbers"
+
+
+def _is_audited(count: int) -> bool:
+    """The first two compiled steps, and the 4th, 8th, 16th, ..."""
+    return count & (count - 1) == 0
+
+
+class _State:
+    """Copies of tensors and of the random generators, to go back to."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors, self.values = tensors, [tensor.detach().clone() for tensor in tensors]
+        self.noise = torch.get_rng_state()
+        self.foreign = (random.getstate(), np.random.get_state())
+
+    def put_back(self) -> None:
+        """Make everything as it was."""
+        with torch.no_grad():
+            for tensor, value in zip(self.tensors, self.values, strict=True):
+                if not torch.equal(tensor, value):  # its version stays where nothing has changed
+                    tensor.copy_(value)
+        torch.set_rng_state(self.noise)
+        random.setstate(self.foreign[0])
+        np.random.set_state(self.foreign[1])
+
+    def same_noise(self, other: _State) -> bool:
+        """Have both drawn the same random numbers?"""
+        return torch.equal(self.noise, other.noise)
+
+
+@contextmanager
+def own_gradients(leaves: Sequence[Tensor]) -> Iterator[None]:
+    """Run a forward on leaves without gradients, and give the caller's ``.grad`` back after it."""
+    before = [leaf.grad for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None
+    try:
+        yield
+    finally:
+        for leaf, grad in zip(leaves, before, strict=True):
+            leaf.grad = grad

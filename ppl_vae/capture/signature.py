@@ -1,0 +1,86 @@
+"""What of a call's arguments a graph depends on: shapes, dtypes, devices of tensors, and everything else by value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.capture.errors import CaptureError
+
+_SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
+
+
+def signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Hashable, list[Tensor]]:
+    """The key of a call, and its tensors in order.
+
+    A tensor that asks for gradients is a parameter rather than data: it is part of the key itself, and not an input.
+
+    Raises:
+        CaptureError: an argument can neither be hashed nor taken apart.
+    """
+    tensors: list[Tensor] = []
+    key = tuple(_key(value, tensors) for value in args)
+    if kwargs:
+        key += tuple((name, _key(kwargs[name], tensors)) for name in sorted(kwargs))
+    return key, tensors
+
+
+def _key(value: Any, tensors: list[Tensor]) -> Hashable:
+    if type(value) is Tensor and not value.requires_grad:
+        tensors.append(value)
+        return value.shape, value.dtype, value.device, value.stride()
+    if isinstance(value, Tensor):
+        return "tensor", id(value)
+    if isinstance(value, _SCALARS):
+        return type(value), value
+    if isinstance(value, list | tuple):
+        return type(value), tuple(_key(item, tensors) for item in value)
+    if isinstance(value, dict):
+        return dict, tuple((name, _key(item, tensors)) for name, item in value.items())
+    try:
+        hash(value)
+    except TypeError:
+        raise CaptureError(
+            f"an argument of type {type(value).__name__} cannot be told from another one; give tensors, numbers, "
+            "strings, or lists, tuples and dictionaries of these"
+        ) from None
+    return type(value), value
+
+
+def rebuilder(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[Sequence[Tensor]], tuple[Any, Any]]:
+    """A function that puts other tensors into the places of a call's tensors."""
+
+    def rebuild(tensors: Sequence[Tensor]) -> tuple[Any, Any]:
+        left = iter(tensors)
+        new_args = tuple(_rebuilt(value, left) for value in args)
+        new_kwargs = {name: _rebuilt(kwargs[name], left) for name in sorted(kwargs)}
+        return new_args, new_kwargs
+
+    return rebuild
+
+
+def _rebuilt(value: Any, left: Any) -> Any:
+    if type(value) is Tensor and not value.requires_grad:
+        return next(left)
+    if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
+        items = [_rebuilt(item, left) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        return {name: _rebuilt(item, left) for name, item in value.items()}
+    return value
+
+
+def described(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """How a person reads a signature: ``float32[64, 784], beta=0.5``."""
+    parts = [_described(value) for value in args]
+    return ", ".join(parts + [f"{name}={_described(kwargs[name])}" for name in sorted(kwargs)]) or "no arguments"
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 40 else f"{type(value).__name__}"

@@ -1,0 +1,82 @@
+"""Shapes that depend on data: refused, for a trace bakes them without an error; those that depend on constants, kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ppl_vae.capture.errors import CaptureError, line_in
+
+aten = torch.ops.aten
+
+
+def make_static(module: fx.GraphModule) -> list[tuple[Tensor, int]]:
+    """Replace selections by constant masks with selections by constant indices.
+
+    Returns:
+        The tensors whose values the masks were made of, with their versions.
+
+    Raises:
+        CaptureError: a selection by a mask that depends on data, a parameter or noise; or another operation that has a
+            shape depending on data, or that no graph can hold.
+    """
+    constants: list[tuple[Tensor, int]] = []
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        if "mkldnn_rnn" in str(node.target):
+            raise CaptureError(f"an LSTM on the CPU runs in an operation of oneDNN that no graph holds{_line(node)}")
+        if node.target is aten.index.Tensor:
+            if any(i is not None and _is_mask(module, i) for i in node.args[1]):
+                constants += _index_by_numbers(module, node)
+        elif torch.Tag.dynamic_output_shape in node.target.tags:
+            raise CaptureError(f"a shape depends on data, in {node.target}{_line(node)}")
+    return constants
+
+
+def _line(node: fx.Node) -> str:
+    return line_in(node.meta.get("stack_trace"))
+
+
+def _is_mask(module: fx.GraphModule, node: fx.Node) -> bool:
+    value = getattr(module, str(node.target)) if node.op == "get_attr" else node.meta.get("val")
+    return getattr(value, "dtype", None) in (torch.bool, torch.uint8)
+
+
+def _index_by_numbers(module: fx.GraphModule, node: fx.Node) -> list[tuple[Tensor, int]]:
+    indices: list[fx.Node | None] = []
+    constants: list[tuple[Tensor, int]] = []
+    for index in node.args[1]:  # type: ignore[union-attr]
+        if index is None or not _is_mask(module, index):  # type: ignore[arg-type]
+            indices.append(index)  # type: ignore[arg-type]
+            continue
+        mask = _value(module, index, constants, node)  # type: ignore[arg-type]
+        for i, places in enumerate(mask.nonzero(as_tuple=True)):
+            name = f"{node.name}_{index}_{i}"
+            module.register_buffer(name, places, persistent=False)
+            with module.graph.inserting_before(node):
+                indices.append(module.graph.get_attr(name))
+    node.args = (node.args[0], indices)
+    return constants
+
+
+def _value(module: fx.GraphModule, node: Any, constants: list[tuple[Tensor, int]], at: fx.Node) -> Any:
+    """The value of a node that is made of constants alone."""
+    if isinstance(node, list | tuple):
+        return type(node)(_value(module, item, constants, at) for item in node)
+    if not isinstance(node, fx.Node):
+        return node
+    if node.op == "get_attr":
+        tensor = getattr(module, str(node.target))
+        if not tensor.requires_grad:
+            constants.append((tensor, tensor._version))
+            return tensor
+    elif node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+        noisy = torch.Tag.nondeterministic_seeded in node.target.tags
+        if not noisy and not node.target._schema.is_mutable:
+            args = _value(module, node.args, constants, at)
+            kwargs = {name: _value(module, value, constants, at) for name, value in node.kwargs.items()}
+            return node.target(*args, **kwargs)
+    raise CaptureError(f"a shape depends on data: rows or entries are selected by a mask{_line(at)}")

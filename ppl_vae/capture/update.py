@@ -1,0 +1,213 @@
+"""The optimizer's step without its Python: torch's own fused kernels on the optimizer's own state.
+
+``torch.optim`` spends more time in bookkeeping than a small network spends in its whole step. The kernels are called
+here directly, on the very tensors of ``optimizer.state``, with the numbers that stand in ``param_groups`` at this
+moment: so schedulers work, checkpoints hold the state, and the next step may be the optimizer's own again.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Hashable, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from pyro.optim.clipped_adam import ClippedAdam
+from torch import Tensor
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
+
+Group = dict[str, Any]
+Kernel = Callable[[list[Tensor], list[Tensor], list[dict[str, Any]], Group], None]
+
+
+def _adam(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: Group) -> None:
+    steps = [state["step"] for state in states]
+    torch._foreach_add_(steps, 1)
+    kernel = torch._fused_adamw_ if group.get("decoupled_weight_decay") else torch._fused_adam_
+    kernel(
+        leaves,
+        grads,
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
+        steps,
+        lr=float(group["lr"]),
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        amsgrad=group["amsgrad"],
+        maximize=group["maximize"],
+    )
+
+
+def _adamw(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: Group) -> None:
+    _adam(leaves, grads, states, {**group, "decoupled_weight_decay": True})
+
+
+def _sgd(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: Group) -> None:
+    torch._fused_sgd_(
+        leaves,
+        grads,
+        [state["momentum_buffer"] for state in states] if group["momentum"] else [],
+        weight_decay=group["weight_decay"],
+        momentum=group["momentum"],
+        lr=float(group["lr"]),
+        dampening=group["dampening"],
+        nesterov=group["nesterov"],
+        maximize=group["maximize"],
+        is_first_step=False,
+    )
+
+
+def _adagrad(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: Group) -> None:
+    steps = [state["step"] for state in states]
+    torch._foreach_add_(steps, 1)
+    torch._fused_adagrad_(
+        leaves,
+        grads,
+        [state["sum"] for state in states],
+        steps,
+        lr=float(group["lr"]),
+        lr_decay=group["lr_decay"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=group["maximize"],
+    )
+
+
+def _clipped_adam(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: Group) -> None:
+    """Pyro's ClippedAdam, all leaves at once; the decay of its rate is done by :meth:`Update.__call__`."""
+    beta1, beta2 = group["betas"]
+    bound = group["clip_norm"]
+    grads = list(torch._foreach_clamp_max(torch._foreach_clamp_min(grads, -bound), bound))
+    for state in states:
+        state["step"] += 1
+    if group["weight_decay"]:
+        torch._foreach_add_(grads, leaves, alpha=group["weight_decay"])
+    means, squares = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
+    torch._foreach_mul_(means, beta1)
+    torch._foreach_add_(means, grads, alpha=1 - beta1)
+    spread = list(torch._foreach_sub(grads, means)) if group["centered_variance"] else grads
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, spread, spread, value=1 - beta2)
+    scale = torch._foreach_sqrt(squares)
+    torch._foreach_add_(scale, group["eps"])
+    count = states[0]["step"]
+    rate = group["lr"] * math.sqrt(1 - beta2**count) / (1 - beta1**count)
+    torch._foreach_addcdiv_(leaves, means, scale, value=-rate)
+
+
+_KERNELS: dict[type[Optimizer], tuple[Kernel, tuple[str, ...]]] = {
+    Adam: (_adam, ("step", "exp_avg", "exp_avg_sq")),
+    AdamW: (_adamw, ("step", "exp_avg", "exp_avg_sq")),
+    SGD: (_sgd, ()),
+    Adagrad: (_adagrad, ("step", "sum")),
+    ClippedAdam: (_clipped_adam, ("step", "exp_avg", "exp_avg_sq")),
+}
+
+
+class Update:
+    """One step of some optimizers on some leaves, given their gradients.
+
+    Args:
+        optimizers: the optimizer of each leaf; state for it must exist.
+    """
+
+    def __init__(self, leaves: Sequence[Tensor], optimizers: Sequence[Optimizer]) -> None:
+        self.leaves, self.optimizers = list(leaves), list(optimizers)
+        self._look()
+
+    @staticmethod
+    def refuses(leaves: Sequence[Tensor], optimizers: Sequence[Optimizer]) -> str | None:
+        """Why the optimizers' own ``step`` must be called, or None."""
+        for leaf, optimizer in zip(leaves, optimizers, strict=True):
+            name = type(optimizer).__name__
+            if type(optimizer) not in _KERNELS:
+                return f"{name} has no fused kernel"
+            if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+                return f"{name} has hooks"
+            needed = _KERNELS[type(optimizer)][1]
+            group, state = _group_of(optimizer, leaf), optimizer.state.get(leaf, {})
+            if type(optimizer) is SGD and group["momentum"]:
+                needed = ("momentum_buffer",)
+            if any(state.get(key) is None for key in needed):
+                return f"{name} has no state for a parameter yet"
+            if group.get("differentiable") or leaf.device.type != "cpu":
+                return f"{name} is differentiable, or not on the CPU"
+            if not leaf.is_contiguous() or leaf.dtype not in (torch.float32, torch.float64):
+                return f"{name} has a parameter that is not contiguous, or not of a float type"
+        return None
+
+    def serves(self, leaves: Sequence[Tensor], optimizers: Sequence[Optimizer] | None) -> bool:
+        """Is it made for these very leaves and optimizers?"""
+        same = optimizers is not None and len(leaves) == len(self.leaves)
+        return same and all(map(operator.is_, leaves, self.leaves)) and optimizers == self.optimizers
+
+    def _look(self) -> None:
+        """Sort the leaves by optimizer and options."""
+        self._groups = [_group_of(o, leaf) for o, leaf in zip(self.optimizers, self.leaves, strict=True)]
+        self._different = list({id(optimizer): optimizer for optimizer in self.optimizers}.values())
+        self._distinct = list({id(group): group for group in self._groups}.values())
+        self._states = [o.state[leaf] for o, leaf in zip(self.optimizers, self.leaves, strict=True)]
+        jobs: dict[Hashable, list[int]] = {}
+        for i, (optimizer, group, state) in enumerate(zip(self.optimizers, self._groups, self._states, strict=True)):
+            options = tuple((k, float(v) if isinstance(v, Tensor) else v) for k, v in group.items() if k in _OPTIONS)
+            count = state["step"] if isinstance(state.get("step"), int) else None
+            jobs.setdefault((type(optimizer), self.leaves[i].dtype, options, count), []).append(i)
+        self._jobs = [
+            (
+                _KERNELS[type(self.optimizers[places[0]])][0],
+                places,
+                [self.leaves[i] for i in places],
+                [self._states[i] for i in places],
+                self._groups[places[0]],
+            )
+            for places in jobs.values()
+        ]
+        self._decaying = [g for g in self._distinct if g.get("lrd", 1.0) != 1.0]
+        self._known = self._now()
+
+    def _now(self) -> list[Any]:
+        """The options and the homes of the state, to be compared."""
+        options = chain.from_iterable(map(dict.values, self._distinct))
+        return list(chain(options, (id(optimizer.state) for optimizer in self._different)))
+
+    def __call__(self, grads: Sequence[Tensor]) -> None:
+        """Move the leaves."""
+        if self._now() != self._known:
+            self._look()
+        if self._decaying:
+            for group in self._decaying:
+                group["lr"] *= group["lrd"]
+            self._known = self._now()
+        with torch.no_grad():
+            for kernel, places, leaves, states, group in self._jobs:
+                kernel(leaves, [grads[i] for i in places], states, group)
+
+
+_OPTIONS = (
+    "lr",
+    "betas",
+    "eps",
+    "weight_decay",
+    "decoupled_weight_decay",
+    "amsgrad",
+    "maximize",
+    "momentum",
+    "dampening",
+    "nesterov",
+    "lr_decay",
+    "clip_norm",
+    "lrd",
+    "centered_variance",
+)
+
+
+def _group_of(optimizer: Optimizer, leaf: Tensor) -> Group:
+    for group in optimizer.param_groups:
+        if any(member is leaf for member in group["params"]):
+            return group
+    raise KeyError("the optimizer does not hold this parameter")

@@ -1,0 +1,76 @@
+"""The objectives of ppl_vae, in service as Pyro losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+
+from ppl_vae.guides import AmortizedNormal, MeanField
+from ppl_vae.models import VAE
+from ppl_vae.nn import MLP
+from ppl_vae.objectives import ELBO, IWAE, Cyclical, LinearWarmup
+
+from .base import DIM, LATENT, ROWS, Problem, bernoulli_vae, row, vae
+
+LOSSES: dict[str, Callable[[], Any]] = {
+    "ELBO()": ELBO,
+    "ELBO(analytic_kl=False)": lambda: ELBO(analytic_kl=False),
+    "ELBO(beta=0.5)": lambda: ELBO(beta=0.5),
+    "ELBO(beta=LinearWarmup(4))": lambda: ELBO(beta=LinearWarmup(4)),
+    "ELBO(beta=Cyclical(4))": lambda: ELBO(beta=Cyclical(4)),
+    "ELBO(free_bits=0.1)": lambda: ELBO(free_bits=0.1),
+    "ELBO(num_particles=3)": lambda: ELBO(num_particles=3),
+    "IWAE(5)": lambda: IWAE(5),
+    "IWAE(5, gradient='stl')": lambda: IWAE(5, gradient="stl"),
+    "IWAE(5, gradient='dreg')": lambda: IWAE(5, gradient="dreg"),
+}
+
+
+def built_in(make_guide: Callable[[], Any], loss: Any) -> Problem:
+    """A model and a guide of ppl_vae itself."""
+    model = VAE(MLP(LATENT, DIM, hidden=(5,)), latent_dim=LATENT, likelihood="bernoulli")
+    return Problem(model, make_guide(), loss, (torch.randn(ROWS, DIM).gt(0).float(),))
+
+
+def registered(problem: Problem) -> Problem:
+    """Its modules behind functions that register them.
+
+    An objective of ours calls a PyroModule without telling Pyro's handlers of its parameters, so that an SVI would not
+    move them.
+    """
+    whole_model, whole_guide = problem.model, problem.guide
+
+    def model(x: Tensor) -> None:
+        pyro.module("model", whole_model)
+        whole_model(x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("guide", whole_guide)
+        whole_guide(x)
+
+    return replace(problem, model=model, guide=guide)
+
+
+def amortized() -> Any:
+    return AmortizedNormal(MLP(DIM, 2 * LATENT, hidden=(5,)), latent_dim=LATENT)
+
+
+def free() -> Any:
+    return MeanField(num_data=ROWS, latent_dim=LATENT)
+
+
+ROWS_OF_OBJECTIVES = [
+    *(row(name, lambda loss=loss: vae(loss())) for name, loss in LOSSES.items()),
+    row("ELBO(), Bernoulli guide without reparametrization", lambda: bernoulli_vae(ELBO())),
+    row("Trace_ELBO, VAE and AmortizedNormal", lambda: built_in(amortized, Trace_ELBO())),
+    row("Trace_ELBO, VAE and MeanField", lambda: built_in(free, Trace_ELBO())),
+    row("ELBO(), VAE and AmortizedNormal", lambda: registered(built_in(amortized, ELBO()))),
+    row("ELBO(), VAE and MeanField", lambda: registered(built_in(free, ELBO()))),
+    row("IWAE(5), VAE and AmortizedNormal", lambda: registered(built_in(amortized, IWAE(5)))),
+]
