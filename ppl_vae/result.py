@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae._random import fold
+from ppl_vae.capture import Explanation
 from ppl_vae.evidence import Evidence, log_evidence
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
 from ppl_vae.pair import Pair
@@ -56,6 +57,10 @@ class Fit(Pair):
         self.config, self._record = dict(config["fit"]), {**config["run"], "rows": saved}
 
     # -- the run -------------------------------------------------------------------------------------------------------
+
+    def explain(self) -> Explanation:
+        """How the steps of the run were made (eager, or captured and compiled), and why. Print it."""
+        return self._trainer.compilation.explain() if self._trainer is not None else Explanation([])
 
     @property
     def has_run(self) -> bool:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
+import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch._inductor
 from torch import Tensor, fx
 
 from ppl_vae.capture.errors import CaptureError
@@ -64,14 +70,40 @@ def _options() -> dict[str, Any]:
 
 
 def _ahead_of_time(functional: fx.GraphModule, arguments: list[Tensor]) -> Runner:
-    """A shared library that torch loads: the fastest call there is from Python."""
-    import torch._inductor as inductor
+    """A shared library that torch loads: the fastest call there is from Python, and the next process finds it again."""
+    home = _library(functional, arguments)
+    if home.exists():
+        with contextlib.suppress(RuntimeError, StopIteration):  # what cannot be loaded is made anew
+            return _loaded(home)
+        shutil.rmtree(home, ignore_errors=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent) as folder:
+        options = {**_options(), "aot_inductor.package": False, "aot_inductor.output_path": folder}
+        torch._inductor.aot_compile(_copy(functional), tuple(arguments), options=options)
+        made = Path(folder) / "library"
+        made.mkdir()
+        for file in (*Path(folder).rglob("*.so"), *Path(folder).rglob("*.json")):
+            os.replace(file, made / file.name)
+        with contextlib.suppress(OSError):  # another process was first
+            os.replace(made, home)
+    return _loaded(home)
 
-    options = {**_options(), "aot_inductor.package": False}
-    path = inductor.aot_compile(_copy(functional), tuple(arguments), options=options)
-    runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
-    run: Runner = runner.run
+
+def _loaded(home: Path) -> Runner:
+    path = next(home.glob("*.so"))
+    run: Runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
     return run
+
+
+def _library(functional: fx.GraphModule, arguments: list[Tensor]) -> Path:
+    """The folder of a graph's library: named by all that decides what is compiled."""
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    kinds = [(tuple(t.shape), t.stride(), str(t.dtype), str(t.device)) for t in arguments]
+    what = (torch.__version__, str(pick_vec_isa()), os.environ.get("CXX"), sorted(_options().items(), key=str), kinds)
+    digest = hashlib.sha256(f"{what}\n{functional.graph.python_code('self').src}".encode()).hexdigest()
+    return Path(cache_dir()) / "ppl_vae" / digest
 
 
 def _in_process(functional: fx.GraphModule, arguments: list[Tensor]) -> Runner:

@@ -64,7 +64,7 @@ class Program:
         self._graph: Graph | None = None
         self._runner: Runner | None = None
         self._has_grad: list[bool] = []
-        self._num_values = 0
+        self._num_values = self._unproven = 0
 
     @property
     def ready(self) -> bool:
@@ -130,6 +130,7 @@ class Program:
             self.give_up(str(error))
             return
         self.record.compile_seconds = time.perf_counter() - started
+        self._unproven = 2
         self.record.status, self.record.reason = COMPILED, ""
 
     # -- being one -----------------------------------------------------------------------------------------------------
@@ -137,7 +138,8 @@ class Program:
     def __call__(self, inputs: list[Tensor]) -> Result | None:
         """One step's values and gradients; None if it has just given up, and the step is to be made eagerly.
 
-        On audit steps they are compared with the eager ones, which count if they differ.
+        The first two compiled steps, and the 4th, 8th, 16th, ..., are compared with the eager ones, which count if they
+        differ.
         """
         graph = self._graph
         assert graph is not None, "call: trace first"
@@ -149,9 +151,10 @@ class Program:
             return self._split(graph(inputs))
         count = self.record.compiled_steps + 1
         try:
-            result = self._audited(inputs, count) if _is_audited(count) else self._run(inputs)
+            is_audited = self._unproven > 0 or count & (count - 1) == 0
+            result = self._audited(inputs, count) if is_audited else self._run(inputs)
         except Exception as error:  # the eager step will raise it too, in Pyro's words; if not, it is the better one
-            if count <= 2:
+            if self._unproven:
                 self.give_up(f"compiled step {count} raised {type(error).__name__}: {str(error).partition(chr(10))[0]}")
             return None
         if self.ready:
@@ -185,6 +188,7 @@ class Program:
             return reference
         after.put_back()
         self.record.last_audit = count
+        self._unproven = max(self._unproven - 1, 0)
         return ours
 
     def _unchecked(self, count: int) -> str:
@@ -206,11 +210,6 @@ class Program:
             if not error <= allowed:
                 return f"{what} differ by {error:.1e} of the largest entry ({allowed:.0e} is allowed)"
         return None if after.same_noise(eager) else "it draws other random numbers"
-
-
-def _is_audited(count: int) -> bool:
-    """The first two compiled steps, and the 4th, 8th, 16th, ..."""
-    return count & (count - 1) == 0
 
 
 class _State:

@@ -22,9 +22,18 @@ Group = dict[str, Any]
 Kernel = Callable[[list[Tensor], list[Tensor], list[dict[str, Any]], Group], None]
 
 
-def _adam(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: Group) -> None:
+_ONE = torch.ones(())
+
+
+def _counted(states: list[dict[str, Any]]) -> list[Tensor]:
+    """The step counts, raised by one (as lists: a number would take torch's slow way for tensors without dimensions)."""
     steps = [state["step"] for state in states]
-    torch._foreach_add_(steps, 1)
+    torch._foreach_add_(steps, [_ONE] * len(steps))
+    return steps
+
+
+def _adam(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: Group) -> None:
+    steps = _counted(states)
     kernel = torch._fused_adamw_ if group.get("decoupled_weight_decay") else torch._fused_adam_
     kernel(
         leaves,
@@ -63,8 +72,7 @@ def _sgd(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]]
 
 
 def _adagrad(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: Group) -> None:
-    steps = [state["step"] for state in states]
-    torch._foreach_add_(steps, 1)
+    steps = _counted(states)
     torch._fused_adagrad_(
         leaves,
         grads,

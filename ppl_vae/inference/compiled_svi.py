@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -109,12 +109,25 @@ class CompiledSVI(SVI):
         if batch_size is None:
             losses = [self._loss_of(columns, columns, gathered=False) for _ in range(num_steps)]
         else:
-            order = _order(len(columns[0]), batch_size, num_steps)
-            losses = [self._loss_of((index, *columns), columns, gathered=True) for index in order]
+            losses = self._many(columns, _order(len(columns[0]), batch_size, num_steps))
         result = _stacked(losses)
         if bool(torch.isnan(result).any()):
             warn_if_nan(float("nan"), "loss")
         return result
+
+    def _many(self, columns: tuple[Tensor, ...], order: Iterator[Tensor]) -> list[Any]:
+        losses: list[Any] = []
+        program: Program | None = None
+        for index in order:
+            step = None
+            if program is not None and program.ready:  # between two steps of one run nothing changes: no look at the key
+                step = self._by_program(program, [index, *columns])
+            if step is None:
+                step = self._loss_of((index, *columns), columns, gathered=True)
+                found = self.program((index, *columns), {}, gathered=True) if self.mode != "eager" else None
+                program = found[0] if found is not None else None
+            losses.append(step)
+        return losses
 
     def _loss_of(self, given: tuple[Any, ...], columns: tuple[Any, ...], *, gathered: bool) -> Any:
         losses = self._captured(given, {}, gathered=gathered)
@@ -139,16 +152,28 @@ class CompiledSVI(SVI):
         self._first = self._first or program
         patience = 0 if program is self._first else 1 if self.mode == "require" else RARE
         due = program.record.eager_steps >= patience
-        if not (program.ready or due) or program.given_up:
+        result = self._by_program(program, inputs, due) if program.ready or due else None
+        if result is None:
             program.record.eager_steps += 1
+        return result
+
+    def _by_program(self, program: Program, inputs: list[Tensor], due: bool = False) -> list[Tensor] | None:
+        assert self._engine is not None
+        forward = cast(_Forward, program.forward)
+        if self._objective is not None:  # our own objectives have schedules, which advance from call to call
+            self._objective.begin_call()
+        with one_thread(self._is_small(forward, inputs)):
+            result = self._engine.captured(program, inputs, due=due)
+        if result is None:
             return None
-        with self._one_call(), one_thread(self._is_small(inputs)):
-            result = engine.captured(program, inputs, due=due)
-            if result is None:
-                program.record.eager_steps += 1
-                return None
-            self._update(program.forward, result)  # type: ignore[arg-type]
-        return result[0]
+        losses, grads = result
+        with deferred_interrupt() as interrupt:
+            self._update(forward, grads)
+            if self._objective is not None:
+                self._objective.end_call()
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        return losses
 
     def program(self, args: Any, kwargs: Any, *, gathered: bool = False) -> tuple[Program, list[Tensor]] | None:
         """The program of a call and the call's tensors; None where a call cannot be told from another one."""
@@ -168,59 +193,49 @@ class CompiledSVI(SVI):
         """Which parameters there are: a store that was cleared has others, of the same names and shapes."""
         return gathered, tuple(map(id, pyro.get_param_store()._params.values()))
 
-    @contextmanager
-    def _one_call(self) -> Iterator[None]:
-        """Our own objectives have schedules, which advance from call to call."""
-        if self._objective is not None:
-            self._objective.begin_call()
-        yield
-        if self._objective is not None:
-            self._objective.end_call()
-
-    def _is_small(self, inputs: list[Tensor]) -> bool:
-        rows = max((len(t) for t in inputs[:1] if t.dim()), default=1)
-        weights = sum(leaf.numel() for leaf in self._seen.values())
-        particles = getattr(getattr(self.loss_and_grads, "__self__", None), "num_particles", 1)
-        return is_small(weights, rows * particles, inputs[0].numel() if inputs else 0)
+    def _is_small(self, forward: _Forward, inputs: list[Tensor]) -> bool:
+        if forward.small is None:
+            rows = max((len(t) for t in inputs[:1] if t.dim()), default=1)
+            weights = sum(leaf.numel() for leaf in self._seen.values())
+            particles = getattr(getattr(self.loss_and_grads, "__self__", None), "num_particles", 1)
+            forward.small = is_small(weights, rows * particles, inputs[0].numel() if inputs else 0)
+        return forward.small
 
     def leaves(self) -> list[Tensor]:
         """Every unconstrained parameter known by now: those in Pyro's store, and those that steps have announced."""
         leaves = {id(leaf): leaf for leaf in pyro.get_param_store()._params.values()}
         return list({**leaves, **self._seen}.values())
 
-    def _update(self, forward: _Forward, result: Result) -> None:
-        pairs = zip(forward.leaves, result[1], strict=True)
+    def _update(self, forward: _Forward, grads: list[Tensor | None]) -> None:
+        """The optimizer's step, by its fused kernels where it has some."""
+        optimizers = list(self._pyro_optim.optim_objs.values())
+        if forward.update is None or optimizers != forward.optimizers:
+            forward.moved, forward.optimizers = self._moved(forward, grads), optimizers
+            forward.update = self._fused(forward.moved)
         # A parameter without a gradient here that had one in a step of another kind is moved by zero, as in Pyro.
-        moved = {leaf: grad if grad is not None else leaf.grad for leaf, grad in pairs}
-        moved = {leaf: grad for leaf, grad in moved.items() if grad is not None}
-        with deferred_interrupt() as interrupt:
-            self._move(forward, list(moved), list(moved.values()))
-        if interrupt.requested:
-            raise KeyboardInterrupt
-
-    def _move(self, forward: _Forward, leaves: list[Tensor], grads: list[Any]) -> None:
-        optimizers = self._optimizers_of(leaves)
-        if forward.update is None or not forward.update.serves(leaves, optimizers):
-            usable = optimizers is not None and Update.refuses(leaves, optimizers) is None
-            forward.update = Update(leaves, optimizers) if usable else None  # type: ignore[arg-type]
+        given = [grad if grad is not None else leaf.grad for leaf, grad in zip(forward.leaves, grads, strict=True)]
+        given = [grad for grad in given if grad is not None]
         if forward.update is not None:
-            forward.update(grads)
+            forward.update(given)
             return
-        before = [leaf.grad for leaf in leaves]
-        for leaf, grad in zip(leaves, grads, strict=True):
+        before = [leaf.grad for leaf in forward.moved]
+        for leaf, grad in zip(forward.moved, given, strict=True):
             leaf.grad = grad
-        self._pyro_optim(leaves)
-        for leaf, grad in zip(leaves, before, strict=True):
+        self._pyro_optim(forward.moved)
+        for leaf, grad in zip(forward.moved, before, strict=True):
             leaf.grad = grad
 
-    def _optimizers_of(self, leaves: list[Tensor]) -> list[torch.optim.Optimizer] | None:
-        """The torch optimizer of each leaf; None where a leaf has none yet, or is clipped."""
-        if self._pyro_optim.pt_clip_args:
-            return None
+    def _moved(self, forward: _Forward, grads: list[Tensor | None]) -> list[Tensor]:
+        pairs = zip(forward.leaves, grads, strict=True)
+        return [leaf for leaf, grad in pairs if grad is not None or leaf.grad is not None]
+
+    def _fused(self, leaves: list[Tensor]) -> Update | None:
+        """The optimizers' kernels for these leaves; None where the optimizers themselves must be called."""
         found = [self._pyro_optim.optim_objs.get(leaf) for leaf in leaves]
-        if any(optimizer is None for optimizer in found):
+        if self._pyro_optim.pt_clip_args or any(optimizer is None for optimizer in found):
             return None
-        return [getattr(optimizer, "optimizer", optimizer) for optimizer in found]  # a scheduler holds its optimizer
+        optimizers = [getattr(optimizer, "optimizer", optimizer) for optimizer in found]  # a scheduler holds its own
+        return Update(leaves, optimizers) if Update.refuses(leaves, optimizers) is None else None
 
     # -- a step, Pyro's own --------------------------------------------------------------------------------------------
 
@@ -248,6 +263,9 @@ class _Forward:
     def __init__(self, svi: CompiledSVI, rebuild: Callable[[Sequence[Tensor]], Any], gathered: bool) -> None:
         self._svi, self._rebuild, self._gathered = svi, rebuild, gathered
         self.leaves: list[Tensor] = []
+        self.small: bool | None = None
+        self.moved: list[Tensor] = []  # those among the leaves that the optimizer gets
+        self.optimizers: list[Any] = []
         self.update: Update | None = None
 
     def __call__(self, *tensors: Tensor) -> Result:

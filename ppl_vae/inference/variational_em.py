@@ -19,6 +19,7 @@ from ppl_vae.pair import Pair
 from ppl_vae.result import Fit
 from ppl_vae.storage import RunFolder, load_tree
 from ppl_vae.training import Callback, GradientStep, Trainer, build_optimizer, leaves_by_group
+from ppl_vae.training.compilation import Choice, Compilation
 from ppl_vae.training.nonfinite import diagnose, explained
 
 
@@ -42,6 +43,9 @@ class VariationalEM:
         device: "auto" takes a GPU where there is one.
         dtype: precision of parameters and data; None leaves the modules' own.
         data_plate: the plate of the datum, where the pair leaves it open.
+        compile: "auto" compiles the step of a fit that is long enough to earn back the compile time, by a rule in
+            counts (``fit.explain()`` says what was chosen); True always, and raises ``CaptureError`` where it cannot;
+            False never.
 
     Source: Neal, Hinton, "A view of the EM algorithm that justifies incremental, sparse, and other variants", 1998;
     Hoffman, Blei, Wang, Paisley, "Stochastic Variational Inference", 2013.
@@ -63,7 +67,10 @@ class VariationalEM:
         device: torch.device | str = "auto",
         dtype: torch.dtype | None = None,
         data_plate: str | None = None,
+        compile: Choice = "auto",  # noqa: A002  (as torch calls it)
     ) -> None:
+        if compile not in ("auto", True, False):
+            raise ValueError(f"VariationalEM: compile must be 'auto', True or False, got {compile!r}")
         for name, rate in (("lr", lr), ("e_lr", e_lr), ("m_lr", m_lr)):
             if rate is not None and not rate > 0:
                 raise ValueError(f"VariationalEM: {name} must be positive, got {rate}")
@@ -73,7 +80,7 @@ class VariationalEM:
             raise TypeError(f"VariationalEM: lr_scheduler must be a function of the optimizer, got {lr_scheduler!r}")
         self.objective, self.optimizer, self.schedule = as_objective(objective), optimizer, schedule or Joint()
         self.lr, self.e_lr, self.m_lr = lr, e_lr if e_lr is not None else lr, m_lr if m_lr is not None else lr
-        self.lr_scheduler, self.clip_norm = lr_scheduler, clip_norm
+        self.lr_scheduler, self.clip_norm, self.compile = lr_scheduler, clip_norm, compile
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.pair = Pair(model, guide, data_plate=data_plate, device=place, dtype=dtype)
         self._by_hand: tuple[GradientStep, int] | None = None
@@ -138,10 +145,12 @@ class VariationalEM:
             callbacks=callbacks,
             checkpoint=state_file,
             every=every,
+            compile=self.compile,
             fingerprint={
                 "objective": repr(self.objective),
                 "schedule": repr(self.schedule),
                 "dtype": str(fit.dtype),
+                "compile": self.compile,
             },
         )
         if resume and state_file is not None and state_file.exists():
@@ -234,7 +243,11 @@ class VariationalEM:
 
     def _gradient_step(self) -> GradientStep:
         optimizer = self._optimizer(self.pair)
-        return GradientStep(self.pair, self.objective, optimizer, clip_norm=self.clip_norm)
+        roots = {"model": self.pair.model, "guide": self.pair.guide, "objective": self.objective}
+        wanted = Compilation(self.compile is True, roots, device=self.pair.device.type)  # "auto": nobody says how long
+        return GradientStep(
+            self.pair, self.objective, optimizer, clip_norm=self.clip_norm, compilation=wanted
+        )
 
     def _batch(self, data: Any, num_data: int | None) -> Batch:
         rows = self.pair.rows(data)

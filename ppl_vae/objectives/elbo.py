@@ -87,11 +87,16 @@ class ELBO(Objective):
         if free_bits < 0:
             raise ValueError(f"ELBO: free_bits must not be negative, got {free_bits}")
         self.beta, self.free_bits, self.analytic_kl = beta, float(free_bits), bool(analytic_kl)
-        self._beta = at(beta, 0)
+        # A schedule's value stands in a tensor, so that a captured step reads it instead of having it baked in.
+        self._beta: float | Tensor = torch.tensor(at(beta, 0), dtype=torch.float64) if callable(beta) else float(beta)
 
     def begin_step(self, step: int) -> None:
         """Take beta's value at this step."""
-        self._beta = at(self.beta, step)
+        if isinstance(self._beta, Tensor):
+            self._beta.fill_(at(self.beta, step))
+
+    def _beta_like(self, like: Tensor) -> float | Tensor:
+        return self._beta.to(like) if isinstance(self._beta, Tensor) else self._beta
 
     def __repr__(self) -> str:
         # A function is named, not shown: its address differs from run to run, and a checkpoint compares this.
@@ -113,7 +118,9 @@ class ELBO(Objective):
         num_data = num_data_of(run, batch)
         parts = self._parts(run, model, guide)
         reconstruction, kl = parts.reconstruction, parts.kl
-        beta = self._beta
+        sums = (reconstruction.local, reconstruction.shared, kl.local, kl.shared, *parts.bits)
+        like = next(t for t in sums if isinstance(t, Tensor))
+        beta = self._beta_like(like)
         counted, surrogate_kl = kl, parts.surrogate_kl
         if self.free_bits:
             counted = surrogate_kl = Split(_floored(parts.bits, self.free_bits) + kl.local, kl.shared)
@@ -123,9 +130,6 @@ class ELBO(Objective):
             surrogate = surrogate + self._score_function(run, model, guide, num_data) / num_data
         value = reconstruction.local - beta * counted.local
         shared = reconstruction.shared - beta * counted.shared
-        like = next(
-            t for t in (reconstruction.local, reconstruction.shared, kl.local, kl.shared) if isinstance(t, Tensor)
-        )
         if any(score.weighted for score in (*model.values(), *guide.values())):  # what is reported bears no weight
             reconstruction, kl = _unweighted(model, guide)
         mean_reconstruction, mean_kl = reconstruction.per_datum(num_data), kl.per_datum(num_data)
@@ -185,7 +189,7 @@ class ELBO(Objective):
         factor = num_data / frame.size if frame is not None else 1.0
         cost = MultiFrameTensor()
         for name, p in model.items():
-            beta = 1.0 if p.observed else self._beta
+            beta = 1.0 if p.observed else self._beta_like(p.raw)
             term = _scaled(p, factor * beta)
             if not p.observed:
                 term = term - _scaled(guide[name], factor * beta)

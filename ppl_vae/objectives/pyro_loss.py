@@ -70,9 +70,10 @@ class PyroLoss(Objective):
             return self._report(self.wrapped.loss(model, guide, batch), num_data, pair)
 
     def _report(self, loss: Any, num_data: int, pair: Pair) -> Tensor:
-        value = -float(loss[0] if isinstance(loss, tuple) else loss) / num_data
-        known = value if self.is_elbo else float("nan")
-        return torch.tensor([value, known, float("nan"), float("nan")], dtype=pair.dtype, device=pair.device)
+        loss = loss[0] if isinstance(loss, tuple) else loss  # a float; a tensor while the step is being captured
+        value = -torch.as_tensor(loss, dtype=torch.float64, device=pair.device) / num_data
+        unknown = torch.full((), float("nan"), dtype=torch.float64, device=pair.device)
+        return torch.stack([value, value if self.is_elbo else unknown, unknown, unknown]).to(pair.dtype)
 
 
 def _announced(fn: Callable[..., Any], pair: Pair) -> Callable[..., Any]:

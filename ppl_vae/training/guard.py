@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -37,13 +39,13 @@ class Guard:
         """Remember the buffers, which the forward pass may change."""
         self._saved_buffers = [buffer.clone() for buffer in self.buffers]
 
-    def update(self, step: int, objective: Tensor, grad_norm: Tensor) -> None:
-        """Make the optimizer's step, or keep everything as it was before it."""
+    def update(self, step: int, objective: Tensor, grad_norm: Tensor, move: Callable[[], object]) -> None:
+        """Make the optimizer's step by ``move``, or keep everything as it was before it."""
         fine = torch.isfinite(objective.detach()) & torch.isfinite(grad_norm)
         if self.latched and self._can_be_undone():
-            self._update_latched(step, fine)
+            self._update_latched(step, fine, move)
         elif bool(fine) and self.failed_step() is None:
-            self.optimizer.step()
+            move()
             self._stepped |= {id(leaf) for leaf in self.leaves if leaf.grad is not None}
         else:
             if self.failed_step() is None:
@@ -56,11 +58,11 @@ class Guard:
         known = all(id(leaf) in self._stepped for leaf in self.leaves if leaf.grad is not None)
         return known and all(value is None or isinstance(value, Tensor) for value in values)
 
-    def _update_latched(self, step: int, fine: Tensor) -> None:
+    def _update_latched(self, step: int, fine: Tensor, move: Callable[[], object]) -> None:
         fine = fine & (self._failed == OK)
         self._failed.copy_(torch.where(fine | (self._failed != OK), self._failed, step))
         before = [tensor.clone() for tensor in self._moved_by_optimizer()]
-        self.optimizer.step()
+        move()
         after = self._moved_by_optimizer()
         for now, then in zip(after + self.buffers, before + self._saved_buffers, strict=True):
             now.copy_(torch.where(fine.to(now.device), now, then))

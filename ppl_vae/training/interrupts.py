@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import _signal  # what signal.signal calls, without turning numbers into enums and back
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
 class Interrupt:
     """Set when the user has asked once for an end."""
 
+    __slots__ = ("requested",)
+
     def __init__(self) -> None:
         self.requested = False
 
 
-@contextmanager
-def deferred_interrupt() -> Iterator[Interrupt]:
+class deferred_interrupt:  # noqa: N801  (a context manager, and used around every small step: a class is the fast kind)
     """Catch the first SIGINT in a flag; a second one raises at once. Only the main thread can do this."""
-    flag = Interrupt()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    before = signal.getsignal(signal.SIGINT)
 
-    def handle(signum: int, frame: object) -> None:
-        if flag.requested:
+    __slots__ = ("_before", "_flag")
+
+    def __enter__(self) -> Interrupt:
+        self._flag = Interrupt()
+        self._before = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = _signal.signal(signal.SIGINT, self._handle)
+        return self._flag
+
+    def _handle(self, signum: int, frame: object) -> None:
+        if self._flag.requested:
             raise KeyboardInterrupt
-        flag.requested = True
+        self._flag.requested = True
 
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            _signal.signal(signal.SIGINT, self._before)

@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ppl_vae._random import fold, seed_generators
+from ppl_vae.capture import Update
 from ppl_vae.data.rows import Batch
 from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
+from ppl_vae.training.compilation import Compilation
 from ppl_vae.training.guard import Guard
 
 GROUPS = ("theta", "phi", "shared", "psi")
@@ -27,6 +29,7 @@ class GradientStep:
         optimizer: over the leaves of :meth:`leaves`.
         clip_norm: bound on the norm of the gradient of -L/N over all leaves that move, or None.
         seed, rank: the noise of a step is a function of (seed, step, rank).
+        compilation: which steps run compiled; None: none does.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class GradientStep:
         seed: int = 0,
         rank: int = 0,
         guard: Guard | None = None,
+        compilation: Compilation | None = None,
     ) -> None:
         if clip_norm is not None and clip_norm <= 0:
             raise ValueError(f"clip_norm must be positive, got {clip_norm}")
@@ -47,6 +51,8 @@ class GradientStep:
         self.leaves = leaves_by_group(pair, objective)
         self._buffers = pair.buffers_by_name()
         self.guard = guard or Guard(self.everything(), list(self._buffers.values()), optimizer, pair.device)
+        self.compilation = compilation
+        self._fast: Update | None = None
 
     def everything(self) -> list[Tensor]:
         """Every leaf that some phase moves."""
@@ -66,15 +72,44 @@ class GradientStep:
         self.guard.before()
         still = self._buffers_of_resting(moving)
         try:
-            report = self.objective.gradients(self.pair, batch, self.moving_leaves(moving))
+            captured = self._captured(batch, step, moving)
+            report, norm = captured or self._gradients(batch, moving)
         except BaseException:
             self.guard.restore()  # the guide may have moved its running means before the model broke
             raise
-        norm = self._clip(moving)
-        self.guard.update(step, report[0], norm)
+        self.guard.update(step, report[0], norm, self.optimizer.step if captured is None else self._move)
         for buffer, value in still:
             buffer.copy_(value)
         return report
+
+    def _gradients(self, batch: Batch, moving: frozenset[str]) -> tuple[Tensor, Tensor]:
+        """Put clipped gradients into ``.grad``; the report, and the norm before clipping. This is what is captured."""
+        report = self.objective.gradients(self.pair, batch, self.moving_leaves(moving))
+        return report, self._clip(moving)
+
+    def _captured(self, batch: Batch, step: int, moving: frozenset[str]) -> tuple[Tensor, Tensor] | None:
+        """The same by a graph, if this step is to run by one."""
+        if self.compilation is None:
+            return None
+        leaves = [leaf for members in self.moving_leaves(moving).values() for leaf in members]
+        result = self.compilation.captured(lambda b: self._gradients(b, moving), batch, step, moving, leaves)
+        if result is None:
+            return None
+        (report, norm), grads = result
+        for leaf, grad in zip(leaves, grads, strict=True):
+            leaf.grad = grad
+        return report, norm
+
+    def _move(self) -> None:
+        """The optimizer's step by its fused kernels, where it has some."""
+        leaves = [leaf for leaf in self.everything() if leaf.grad is not None]
+        optimizers = [self.optimizer] * len(leaves)
+        if self._fast is None or not self._fast.serves(leaves, optimizers):
+            self._fast = Update(leaves, optimizers) if Update.refuses(leaves, optimizers) is None else None
+        if self._fast is not None:
+            self._fast([leaf.grad for leaf in leaves])  # type: ignore[misc]
+        else:
+            self.optimizer.step()
 
     def seed_noise(self, step: int) -> None:
         """Put torch's generators where this step's noise begins."""

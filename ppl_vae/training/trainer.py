@@ -21,6 +21,7 @@ from ppl_vae.pair import Pair
 from ppl_vae.pair.scope import validation as validated
 from ppl_vae.storage import save_tree
 from ppl_vae.training.callbacks import Callback
+from ppl_vae.training.compilation import Choice, Compilation
 from ppl_vae.training.history import History
 from ppl_vae.training.interrupts import Interrupt, deferred_interrupt
 from ppl_vae.training.nonfinite import NonFiniteError, diagnose, explained
@@ -49,6 +50,7 @@ class Trainer:
         moves: which parameter groups step t moves.
         validation: batches whose report is added to each row of the history as ``val_*``.
         lr_scheduler: factory of a torch scheduler, stepped after every epoch (or :class:`EachStep`).
+        compile: which steps run compiled; see :class:`Compilation`.
         checkpoint, every: file of the state, written every ``every`` steps (default: after each epoch).
     """
 
@@ -68,12 +70,21 @@ class Trainer:
         checkpoint: Path | None = None,
         every: int | None = None,
         fingerprint: dict[str, Any] | None = None,
+        compile: Choice = "auto",  # noqa: A002  (as torch calls it)
     ) -> None:
         self.pair, self.objective, self.optimizer, self.batches = pair, objective, optimizer, batches
         self.seed, self.moves, self.validation = seed, moves, validation
         if every is not None and (not isinstance(every, int) or every < 1):
             raise ValueError(f"fit: every must be a whole number of steps, at least 1, got {every!r}")
-        self.gradient_step = GradientStep(pair, objective, optimizer, clip_norm=clip_norm, seed=seed)
+        self.compilation = Compilation(
+            compile,
+            {"model": pair.model, "guide": pair.guide, "objective": objective},
+            per_epoch=batches.per_epoch,
+            device=pair.device.type,
+        )
+        self.gradient_step = GradientStep(
+            pair, objective, optimizer, clip_norm=clip_norm, seed=seed, compilation=self.compilation
+        )
         rates = {group.get("name", "all"): group["lr"] for group in optimizer.param_groups}
         self.scheduler = lr_scheduler(optimizer) if lr_scheduler is not None else None
         self._schedule_each_step = isinstance(lr_scheduler, EachStep)
@@ -114,7 +125,7 @@ class Trainer:
         Raises:
             NonFiniteError: when a loss or gradient was not finite; everything is as before that step.
         """
-        target = self.steps_in(epochs, steps)
+        target = self.compilation.target = self.steps_in(epochs, steps)
         if self._frozen is not None:  # a callback has changed the parameters after the last step
             self.load_state(self._frozen)
             self._frozen = None
@@ -321,6 +332,7 @@ class Trainer:
             "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
             "callbacks": [callback.state() for callback in self._remembering()],
             "history": self.history.state(),
+            "compiled": self.compilation.state(),
             "template": self.pair.template_state(),
         }
 
@@ -345,6 +357,7 @@ class Trainer:
             callback.load_state(saved)
         self.step, self.epoch, self.position = state["step"], state["epoch"], state["position"]
         self.seconds = state["seconds"]
+        self.compilation.load_state(state.get("compiled", {}))
         self.history.load_state(state["history"])
 
     def _require_same(self, state: dict[str, Any]) -> None:
