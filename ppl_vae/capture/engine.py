@@ -18,6 +18,9 @@ from ppl_vae.capture.watch import Watch
 STATES = 8
 """So many states of the model's python variables are captured; a model with more changes them from step to step."""
 
+LOST = -1
+"""The number of the state when there have been too many."""
+
 MakeForward = Callable[[Callable[[Sequence[Tensor]], Any]], Forward]
 
 
@@ -39,13 +42,19 @@ class Engine:
         self._told: set[str] = set()
 
     def find(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], make_forward: MakeForward, extra: Hashable = None
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        make_forward: MakeForward,
+        extra: Hashable = None,
+        name: str | None = None,
     ) -> tuple[Program, list[Tensor]] | None:
         """The program of a call and the call's tensors; None where a call cannot be told from another one.
 
         Args:
             make_forward: makes the eager function of the call's tensors from a function that puts them into place.
             extra: what else the step depends on.
+            name: what a new program is called; else its arguments say.
         """
         if _PYRO_STACK:
             self._tell("the call: it is made inside a Pyro handler, whose effect a graph would not see")
@@ -59,24 +68,27 @@ class Engine:
         key = (own, extra, self._state, torch.is_grad_enabled(), torch.get_default_dtype())
         program = self.programs.get(key)
         if program is None:
-            program = self._new(described(args, kwargs), make_forward(rebuilder(args, kwargs)))
+            program = self._new(name or described(args, kwargs), make_forward(rebuilder(args, kwargs)))
             self.programs[key] = program
         return program, tensors
 
     def _look(self) -> None:
-        if self.watch.unchanged():
+        if self._state == LOST or self.watch.unchanged():
             return
         changed = self.watch.changes()
-        if changed:
-            self._state = self._states.setdefault(self.watch.key, len(self._states))
-            self._changing = ", ".join(changed[:3])
+        if not changed:
+            return
+        self._state = self._states.setdefault(self.watch.key, len(self._states))
+        if len(self._states) > STATES:
+            self._state, self._changing = LOST, ", ".join(changed[:3])
 
     def _new(self, name: str, forward: Forward) -> Program:
         program = Program(Record(name), forward, self.watch, tell=self._tell)
-        if len(self._states) > STATES:
+        if self._state == LOST:
             program.give_up(
                 f"python state that the model reads changes from step to step ({self._changing}); "
-                "give it as a tensor argument"
+                "give it as a tensor argument",
+                quietly=True,  # it is said when the program would be captured
             )
         return program
 
@@ -98,7 +110,10 @@ class Engine:
         """
         if program.ready:
             return program(inputs)
-        if not due or program.given_up:
+        if not due:
+            return None
+        if program.given_up:
+            self._tell(f"{program.record.signature}: {program.record.reason}")
             return None
         result = program.trace(inputs, undo=anew)
         if result is not None and program.ready:

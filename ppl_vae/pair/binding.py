@@ -88,6 +88,8 @@ class Binding:
         """A pair that uses Pyro's global store, as Pyro's SVI does: for an objective that serves as a Pyro loss."""
         pair = cls(model, guide)
         pair._store = None
+        pair._model_call = call_with_batch(model, partner=guide, announced=True)
+        pair._guide_call = call_with_batch(guide, partner=model, announced=True)
         pair._initialize(batch, None, strict=False)
         return pair
 

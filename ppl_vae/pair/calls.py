@@ -35,18 +35,21 @@ def _takes_any_keyword(fn: Callable[..., Any]) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in parameters_of(fn).values())
 
 
-def call_with_batch(fn: Callable[..., Any], *, partner: Callable[..., Any]) -> Callable[[Batch], Any]:
+def call_with_batch(
+    fn: Callable[..., Any], *, partner: Callable[..., Any], announced: bool = False
+) -> Callable[[Batch], Any]:
     """Make ``fn`` a function of a :class:`Batch`.
 
     Tensors beyond the positional parameters of ``fn`` go to its keyword-only ones in order, so that the rows ``(x, y)``
     fit ``model(x=None, *, y=None)``. ``index`` goes to a signature that names it, and through ``**kwargs`` (an
-    autoguide's) to a partner that does.
+    autoguide's) to a partner that does. With ``announced`` a PyroModule tells Pyro's handlers of its parameters, as
+    Pyro's SVI needs.
     """
     params = parameters_of(fn).values()
     positional = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in params)
     variadic = any(p.kind is p.VAR_POSITIONAL for p in params)
     extra = [p.name for p in params if p.kind is p.KEYWORD_ONLY and p.name not in _RESERVED]
-    target = _without_announcements(fn)
+    target = fn if announced else _without_announcements(fn)
     wants_index = names(fn, "index") or (_takes_any_keyword(fn) and names(partner, "index"))
 
     @functools.wraps(fn if not isinstance(fn, torch.nn.Module) else type(fn).forward)

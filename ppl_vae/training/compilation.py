@@ -6,11 +6,14 @@ resume, the step at which a fit goes over depends on counts alone, and the choic
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
 
 from ppl_vae.capture import Engine, Explanation, Program, Result, own_gradients
+from ppl_vae.capture.program import Forward
+from ppl_vae.capture.signature import described
 from ppl_vae.data.rows import Batch
 
 LATEST = 500
@@ -18,7 +21,11 @@ LATEST = 500
 WORTH = 10_000
 """Steps to come that earn back the seconds of compiling: measured in benchmarks/compiled_step.py, generously rounded."""
 
+SAMPLE = 1000
+"""Steps of the schedule that are looked at, to tell what part of them is of a kind."""
+
 Choice = bool | str
+Gradients = Callable[[Batch], tuple[Tensor, ...]]
 
 
 class Compilation:
@@ -26,25 +33,37 @@ class Compilation:
 
     Args:
         choice: "auto" compiles what the rule finds worth it and can be captured; True compiles, and raises where it
-            cannot; False never.
+            cannot; False never. Steps on the smaller last batch of an epoch are compiled only if they are worth it.
+        roots: what python state a step can read.
+        moves: which groups move in a step, to tell how many steps of a kind there will be.
         per_epoch: steps of an epoch.
+        usual_size: rows of a batch, but for the last one of an epoch.
 
     Attributes:
         target: the step at which the run is to end.
     """
 
-    def __init__(self, choice: Choice, roots: dict[str, Any], *, per_epoch: int = 1, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        choice: Choice,
+        roots: dict[str, Any],
+        *,
+        moves: Callable[[int], Iterable[str]] | None = None,
+        per_epoch: int = 1,
+        usual_size: int | None = None,
+        device: str = "cpu",
+    ) -> None:
         if choice not in ("auto", True, False):
             raise ValueError(f"compile must be 'auto', True or False, got {choice!r}")
-        self.choice = choice
-        self.target = 0
+        self.choice, self.target = choice, 0
+        self._moves, self._per_epoch, self._usual_size = moves, per_epoch, usual_size
         self._switch = min(max(per_epoch, 2), LATEST)
         self._engine = Engine(roots, who="fit", required=choice is True)
         self._plan: dict[str, dict[str, Any]] = {}
         self._off = choice is False or (choice == "auto" and device != "cpu")
 
     def captured(
-        self, gradients: Any, batch: Batch, step: int, moving: frozenset[str], leaves: list[Tensor]
+        self, gradients: Gradients, batch: Batch, step: int, moving: frozenset[str], leaves: list[Tensor]
     ) -> Result | None:
         """The values and gradients of a step by its graph; None if it is to be made eagerly.
 
@@ -54,7 +73,7 @@ class Compilation:
         if self._off:
             return None
 
-        def make_forward(rebuild: Any) -> Any:
+        def make_forward(rebuild: Any) -> Forward:
             def forward(*tensors: Tensor) -> Result:
                 (args, kwargs, index, num_data), _ = rebuild(tensors)
                 with own_gradients(leaves):
@@ -63,24 +82,26 @@ class Compilation:
 
             return forward
 
+        name = f"{described(batch.args, batch.kwargs)} -> {'+'.join(sorted(moving))}"
         parts = (batch.args, dict(batch.kwargs), batch.index, batch.num_data)
-        found = self._engine.find(parts, {}, make_forward, moving)
-        if found is None:
-            return None
-        program, inputs = found
-        return self._by_plan(program, inputs, f"{'+'.join(sorted(moving))}: {program.record.signature}", step)
+        found = self._engine.find(parts, {}, make_forward, moving, name)
+        return None if found is None else self._by_plan(*found, batch, step, moving)
 
-    def _by_plan(self, program: Program, inputs: list[Tensor], name: str, step: int) -> Result | None:
-        entry = self._plan.setdefault(name, {"seen": 0, "start": None, "compiled": 0, "reason": ""})
+    def _by_plan(
+        self, program: Program, inputs: list[Tensor], batch: Batch, step: int, moving: frozenset[str]
+    ) -> Result | None:
+        name = program.record.signature
+        entry = self._plan.get(name)
+        if entry is None and step >= self._switch and self._is_worth_it(program, batch, step, moving):
+            entry = self._plan[name] = {"start": step, "compiled": 0, "reason": ""}
+        if entry is None:
+            program.record.eager_steps += 1
+            return None
         if entry["reason"] and not program.given_up:  # as a run that this one goes on from has found
             program.give_up(entry["reason"], quietly=True)
-        if entry["start"] is None and not program.given_up:
-            self._decide(entry, program, step)
-        start = entry["start"]
-        due = start is not None and step >= start
-        if due and not program.ready:
+        if not program.ready:
             program.record.compiled_steps = entry["compiled"]
-        result = self._engine.captured(program, inputs, due=due, anew=due and step > start)
+        result = self._engine.captured(program, inputs, due=True, anew=step > entry["start"])
         entry["compiled"] = program.record.compiled_steps
         if program.given_up:
             entry["reason"] = program.record.reason
@@ -88,15 +109,16 @@ class Compilation:
             program.record.eager_steps += 1
         return result
 
-    def _decide(self, entry: dict[str, Any], program: Program, step: int) -> None:
-        entry["seen"] += 1
-        if step < self._switch or entry["seen"] < 2:
-            return
-        to_come = round((self.target - step) * entry["seen"] / (step + 1))
-        if self.choice is True or to_come >= WORTH:
-            entry["start"] = step
-        else:
-            program.record.reason = f"{max(to_come, 0)} such steps to come do not earn back compiling ({WORTH} do)"
+    def _is_worth_it(self, program: Program, batch: Batch, step: int, moving: frozenset[str]) -> bool:
+        is_usual = self._usual_size is None or batch.size == self._usual_size
+        if self.choice is True and is_usual:
+            return True
+        share = 1.0 if is_usual else 1 / self._per_epoch
+        if self._moves is not None:
+            share *= sum(frozenset(self._moves(step + i)) == moving for i in range(SAMPLE)) / SAMPLE
+        to_come = max(round((self.target - step) * share), 0)
+        program.record.reason = f"about {to_come} such steps to come do not earn back compiling ({WORTH} do)"
+        return to_come >= WORTH
 
     def explain(self) -> Explanation:
         """A row for each kind of step."""
@@ -109,4 +131,3 @@ class Compilation:
     def load_state(self, state: dict[str, Any]) -> None:
         """Make the same choices again."""
         self._plan = {name: dict(entry) for name, entry in state.items()}
-

@@ -76,10 +76,14 @@ class Trainer:
         self.seed, self.moves, self.validation = seed, moves, validation
         if every is not None and (not isinstance(every, int) or every < 1):
             raise ValueError(f"fit: every must be a whole number of steps, at least 1, got {every!r}")
+        with pair.scope():  # its lock: reading a batch uses torch's global generator for a moment
+            first = batches.at(seed, 0, 0)
         self.compilation = Compilation(
             compile,
             {"model": pair.model, "guide": pair.guide, "objective": objective},
+            moves=moves,
             per_epoch=batches.per_epoch,
+            usual_size=first.size,
             device=pair.device.type,
         )
         self.gradient_step = GradientStep(
@@ -107,8 +111,6 @@ class Trainer:
         self._frozen: dict[str, Any] | None = None
         self._whole = True  # False inside a step: there the state is none to go on from
         self._schedule_before: tuple[int, Any, Any] = (0, None, None)
-        with pair.scope():  # its lock: reading a batch uses torch's global generator for a moment
-            first = batches.at(seed, 0, 0)
         self._is_small = is_small(
             sum(leaf.numel() for leaf in self.gradient_step.everything()),
             (first.size or 1) * objective.num_particles,

@@ -10,13 +10,16 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs import CASES, Case, LinearGaussian, Replicated, data_for, function_pair, rows, shared_mean
+from pairs import CASES, DIM, Case, LinearGaussian, Replicated, data_for, function_pair, rows, shared_mean
 from pyro.infer import RenyiELBO, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 from ppl_vae._random import isolated_rng
 from ppl_vae.data import Batch
+from ppl_vae.guides import AmortizedNormal
+from ppl_vae.models import VAE
+from ppl_vae.nn import MLP
 from ppl_vae.objectives import ELBO, IWAE, Cyclical, LinearWarmup, Objective, as_objective
 from ppl_vae.pair import GlobalLatentError, Pair
 
@@ -573,3 +576,15 @@ def test_an_objective_serves_as_a_pyro_loss(objective):
             torch.testing.assert_close(value, their_params[name], rtol=1e-4, atol=1e-5)
     else:
         assert sum(losses) < sum(reference)  # the bound is tighter
+
+
+def test_a_pyro_loss_moves_the_parameters_of_modules():
+    """PyroModules that nobody registers with pyro.module: their parameters must be told to Pyro's handlers."""
+    torch.manual_seed(0)
+    model = VAE(MLP(2, DIM, hidden=(4,)), latent_dim=2, likelihood="bernoulli")
+    guide = AmortizedNormal(MLP(DIM, 4, hidden=(4,)), latent_dim=2)
+    leaves = [*model.parameters(), *guide.parameters()]
+    before = [leaf.detach().clone() for leaf in leaves]
+    with pyro.get_param_store().scope():
+        pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), ELBO()).step((rows(dtype=torch.float32) > 0).float())
+    assert all(not torch.equal(leaf, was) for leaf, was in zip(leaves, before, strict=True))
