@@ -18,6 +18,7 @@ import torch
 import torch._inductor
 from torch import Tensor, fx
 
+from ppl_vae.capture import matmul
 from ppl_vae.capture.errors import CaptureError
 from ppl_vae.capture.trace import Graph
 
@@ -79,7 +80,10 @@ def _ahead_of_time(functional: fx.GraphModule, arguments: list[Tensor]) -> Runne
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent) as folder:
         options = {**_options(), "aot_inductor.package": False, "aot_inductor.output_path": folder}
-        torch._inductor.aot_compile(_copy(functional), tuple(arguments), options=options)
+        graph = _copy(functional)
+        if matmul.library() is not None and matmul.replace_products(graph):
+            options["aot_inductor.custom_ops_to_c_shims"] = {matmul.operator(): [matmul.DECLARATION]}
+        torch._inductor.aot_compile(graph, tuple(arguments), options=options)
         made = Path(folder) / "library"
         made.mkdir()
         for file in (*Path(folder).rglob("*.so"), *Path(folder).rglob("*.json")):
@@ -101,7 +105,7 @@ def _library(functional: fx.GraphModule, arguments: list[Tensor]) -> Path:
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     kinds = [(tuple(t.shape), t.stride(), str(t.dtype), str(t.device)) for t in arguments]
-    what = (torch.__version__, str(pick_vec_isa()), os.environ.get("CXX"), sorted(_options().items(), key=str), kinds)
+    what = (torch.__version__, matmul.library(), str(pick_vec_isa()), os.environ.get("CXX"), sorted(_options().items(), key=str), kinds)
     digest = hashlib.sha256(f"{what}\n{functional.graph.python_code('self').src}".encode()).hexdigest()
     return Path(cache_dir()) / "ppl_vae" / digest
 

@@ -6,24 +6,39 @@ and a step that itself changes such state (a counter, a list that grows) is neve
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import operator
 import random
+import sys
 import types
-from collections.abc import Hashable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
+from pyro.infer import SVI
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-_SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
+_SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device, np.generic)
+_SEQUENCES = (list, tuple, set, frozenset, deque)
+_FIXED = (type, types.ModuleType, types.BuiltinFunctionType)
+_GENERATORS = (np.random.Generator, random.Random, torch.Generator)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _LIMIT = 20_000
-_DEPTH = 12
+_DEPTH = 60
+_SMALL = 4096  # entries of an array whose content is watched, and not its identity alone
 # Caches of values that every call computes anew, and records of a guide's first run.
-_VOLATILE = ("_cache", "_indices", "_pyro_context", "prototype_trace", "_prototype", "_backward_hooks", "_forward", "_state_dict")
-_VOLATILE += ("_load_state", "_non_persistent", "_is_full_backward", "__weakref__")
-_LIBRARIES = ("torch", "pyro", "numpy", "math", "opt_einsum", "zuko")
-_OPAQUE = ("builtins", "torch._C", "numpy", "weakref", "collections", "threading", "logging", "typing", "abc", "enum")
+_VOLATILE = ("_cache", "_indices", "_pyro_context", "prototype_trace", "_prototype", "_state_dict", "_load_state")
+_VOLATILE += (*_HOOKS, "_non_persistent", "_is_full_backward", "__weakref__")
+_LIBRARIES = ("torch", "pyro", "numpy", "ppl_vae", "opt_einsum", "zuko")  # their code reads no state of the caller's
+# Objects without a number that a model could read, or with their own account of what changes.
+_OPAQUE = ("builtins", "weakref", "collections", "threading", "_thread", "logging", "typing", "abc", "enum")
+_OPAQUE_FAMILIES = ("torch._C", "torch._ops", "torch.utils.data", "numpy", "pyro.poutine.trace_struct", "pyro.params")
+_OPAQUE_FAMILIES += ("ppl_vae.capture", "ppl_vae.inference", "ppl_vae.training")
 
 
 class Watch:
@@ -43,13 +58,23 @@ class Watch:
         for name, root in self._roots.items():
             walk.visit(name, root, 0)
         self.state, self._dicts, self._lists, self._cells = walk.found, walk.dicts, walk.lists, walk.cells
+        self._tensors, self._sized, self._readers, self._read = walk.tensors, walk.sized, walk.readers, walk.read
         self._keep = walk.keep  # so that no identity is given out twice
         self._known = self._now()
         return self.state
 
     def _now(self) -> list[Any]:
-        cells = (cell.cell_contents for cell in self._cells)
-        return list(chain(chain.from_iterable(map(dict.values, self._dicts)), chain.from_iterable(self._lists), cells))
+        return list(
+            chain(
+                chain.from_iterable(map(dict.values, self._dicts)),
+                chain.from_iterable(self._lists),
+                map(_content, self._cells),
+                map(_needs_grad, self._tensors),
+                map(_backward_hooks, self._tensors),
+                chain.from_iterable(map(operator.call, self._readers, self._read)),
+                map(len, self._sized),
+            )
+        )
 
     def buffers(self) -> list[Tensor]:
         """The buffers of every module behind the roots: what a call may change in place."""
@@ -57,11 +82,13 @@ class Watch:
         return list(found.values())
 
     def unchanged(self) -> bool:
-        """Is everything as it was? Cheap: the very same objects are in the same places."""
+        """Is everything as it was? Cheap: the very same objects are in the same places, or equal numbers."""
         try:
-            return bool(self._now() == self._known)
-        except (RuntimeError, ValueError, TypeError):  # another tensor or array is there, and == is no truth value
+            now = self._now()
+        except (RuntimeError, ValueError, KeyError, AttributeError):  # something was deleted
             return False
+        known = self._known
+        return len(now) == len(known) and (all(map(operator.is_, now, known)) or all(map(_equal, now, known)))
 
     def changes(self) -> list[str]:
         """Look again, and name the paths at which something is different now."""
@@ -77,6 +104,14 @@ class Watch:
 
 
 _NOTHING = object()
+_content = operator.attrgetter("cell_contents")
+_needs_grad = operator.attrgetter("requires_grad")
+_backward_hooks = operator.attrgetter("_backward_hooks")
+
+
+def _equal(now: Any, known: Any) -> bool:
+    """The same object, or a number that is the same in type and value (so that 1 is not 1.0, and NaN is NaN)."""
+    return now is known or (type(now) is type(known) and isinstance(now, _SCALARS) and repr(now) == repr(known))
 
 
 class _Walk:
@@ -85,62 +120,104 @@ class _Walk:
     def __init__(self) -> None:
         self.found: dict[str, Hashable] = {}
         self.dicts: list[dict[Any, Any]] = []
-        self.lists: list[Any] = []
+        self.lists: list[Iterable[Any]] = []
         self.cells: list[types.CellType] = []
+        self.tensors: list[Tensor] = []
+        self.sized: list[dict[Any, Any]] = []
+        self.readers: list[Callable[[Any], tuple[Any, ...]]] = []
+        self.read: list[Any] = []
         self.keep: list[Any] = []
         self._seen: set[int] = set()
 
     def visit(self, path: str, value: Any, depth: int) -> None:
         if isinstance(value, _SCALARS):
             self.found[path] = repr(value)
-        elif isinstance(value, Tensor):
-            self.found[path] = ("tensor", id(value), value.requires_grad)
-            self.keep.append(value)
-        elif isinstance(value, np.random.Generator | random.Random | torch.Generator):
-            self.found[path] = _noise_of(value)
-            self.keep.append(value)
-        elif id(value) in self._seen or depth > _DEPTH or len(self.found) > _LIMIT:
             return
+        self.keep.append(value)
+        if isinstance(value, Tensor):
+            self.found[path] = ("tensor", id(value), value.requires_grad)
+        elif isinstance(value, _GENERATORS):
+            self.found[path] = _noise_of(value)
+            return
+        elif isinstance(value, np.ndarray):
+            self.found[path] = next(iter(_Content(value))) if value.size <= _SMALL else ("array", id(value))
         else:
-            self._seen.add(id(value))
-            self.keep.append(value)
-            for name, item in self._inside(path, value):
-                self.visit(f"{path}{name}", item, depth + 1)
+            self.found[path] = _kind(value)
+        if id(value) in self._seen or depth > _DEPTH or len(self.found) > _LIMIT:
+            return
+        self._seen.add(id(value))
+        for name, item in self._inside(path, value):
+            self.visit(f"{path}{name}", item, depth + 1)
 
     def _inside(self, path: str, value: Any) -> Iterable[tuple[str, Any]]:
+        if isinstance(value, Tensor):
+            self.tensors.append(value)
+            return [("._backward_hooks", value._backward_hooks)] if value._backward_hooks else []
+        if isinstance(value, np.ndarray):
+            if value.size <= _SMALL:
+                self.lists.append(_Content(value))
+            return []
         if isinstance(value, types.MethodType):
             return [("", value.__self__), (f".{value.__func__.__name__}", value.__func__)]
         if isinstance(value, types.FunctionType):
             return self._of_function(value)
+        if isinstance(value, functools.partial):
+            return [(".func", value.func), (".args", value.args), (".keywords", value.keywords)]
         if isinstance(value, dict):
             self.dicts.append(value)
-            return [(f"[{key!r}]", item) for key, item in value.items() if isinstance(key, _SCALARS)]
-        if isinstance(value, list | tuple | set | frozenset):
-            self.found[f"{path}.len"] = len(value)
-            if isinstance(value, list):
-                self.lists.append(value)
-            return [(f"[{i}]", item) for i, item in enumerate(value)]
-        if _is_opaque(value):
-            return []
-        return self._of_object(value)
+            if not path.endswith(("._parameters", "._buffers", "._modules")):
+                self.lists.append(value.keys())
+            return [(_entry(i, key), item) for i, (key, item) in enumerate(value.items())]
+        if isinstance(value, _SEQUENCES):
+            return self._of_sequence(path, value)
+        if isinstance(value, type):
+            return self._of_class(value)
+        return [] if _is_opaque(value) else self._of_object(value)
+
+    def _select(self, owner: Any, names: list[str], getter: Callable[..., Any] = operator.itemgetter) -> None:
+        """Read these entries of a dictionary, or attributes of an object, each time."""
+        if names:
+            self.readers.append(getter(*names, names[0]))  # two at least: else it would give no tuple
+            self.read.append(owner)
+
+    def _of_sequence(self, path: str, value: Any) -> list[tuple[str, Any]]:
+        self.found[f"{path}.len"] = len(value)
+        if not isinstance(value, tuple | frozenset):
+            self.lists.append(value)
+        items = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
+        return [(f"[{i}]", item) for i, item in enumerate(items)]
 
     def _of_object(self, value: Any) -> Iterator[tuple[str, Any]]:
+        yield f"({type(value).__name__})", type(value)
+        slots = [name for part in _own_classes(type(value)) for name in _slots(part) if hasattr(value, name)]
+        self._select(value, slots, operator.attrgetter)
+        yield from ((f".{name}", getattr(value, name)) for name in slots)
         attributes = getattr(value, "__dict__", None)
         if not isinstance(attributes, dict):
-            if hasattr(value, "func") and hasattr(value, "args"):  # functools.partial
-                yield from (("", value.func), (".args", value.args), (".keywords", value.keywords))
             return
         volatile = _VOLATILE + getattr(type(value), "_unwatched", ())
-        if not any(name.startswith(volatile) for name in attributes):
+        names = [name for name in attributes if not name.startswith(volatile)]
+        if len(names) == len(attributes):
             self.dicts.append(attributes)
         else:
-            self.lists.append(_Selected(attributes, [name for name in attributes if not name.startswith(volatile)]))
-        for name, item in attributes.items():
-            if not name.startswith(volatile):
-                yield f".{name}", item
-        if isinstance(value, nn.Module) or not hasattr(value, "func"):
-            return
-        yield from (("", value.func), (".args", value.args), (".keywords", value.keywords))
+            self._select(attributes, names)
+            self.sized.append(attributes)  # whether there are new ones
+        yield from ((f".{name}", attributes[name]) for name in names)
+        if isinstance(value, nn.Module):
+            for name in _HOOKS:
+                self.sized.append(attributes[name])
+                if attributes[name]:
+                    yield f".{name}", attributes[name]
+
+    def _of_class(self, value: type) -> Iterator[tuple[str, Any]]:
+        """What the caller's own classes hold, and the code of their methods; of those in libraries nothing."""
+        for part in _own_classes(value):
+            entries = vars(part)
+            self.lists.append(entries.values())
+            for name, item in entries.items():
+                code = getattr(item, "fget", getattr(item, "__func__", item))  # of properties, static and class methods
+                if isinstance(code, types.FunctionType) or not name.startswith("__"):
+                    yield f".{name}", code
 
     def _of_function(self, fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
         for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
@@ -154,16 +231,23 @@ class _Walk:
             yield f".default{i}", default
         if fn.__kwdefaults__:
             yield ".kwdefaults", fn.__kwdefaults__
-        if hasattr(fn, "__wrapped__"):
-            yield "", fn.__wrapped__
-        known = fn.__globals__
-        read = [name for name in _global_names(fn.__code__) if name in known and _is_state(known[name])]
-        if read:
-            self.lists.append(_Selected(known, read))
+        yield ".attributes", fn.__dict__
+        if _is_library(fn.__module__):
+            return
+        known, names = fn.__globals__, _global_names(fn.__code__)
+        read = [name for name in sorted(names) if name in known and not isinstance(known[name], types.ModuleType)]
+        self._select(known, read)
         for name in read:
             yield f":{name}", known[name]
-        if fn.__dict__:
-            yield ".attributes", {k: v for k, v in fn.__dict__.items() if k != "__wrapped__"}
+        for module in sorted(name for name in names if isinstance(known.get(name), types.ModuleType)):
+            if not _is_library(known[module].__name__):
+                yield from self._of_module(f":{module}", vars(known[module]), names)
+
+    def _of_module(self, path: str, entries: dict[str, Any], names: set[str]) -> Iterator[tuple[str, Any]]:
+        """The entries of a module of the caller's that a function can mean when it names them."""
+        read = sorted(name for name in names if name in entries and not isinstance(entries[name], types.ModuleType))
+        self._select(entries, read)
+        yield from ((f"{path}.{name}", entries[name]) for name in read)
 
 
 def _noise_of(generator: Any) -> str:
@@ -174,14 +258,28 @@ def _noise_of(generator: Any) -> str:
     return repr(state)
 
 
-class _Selected:
-    """Some entries of a dictionary, read anew each time."""
+class _Content:
+    """What stands in an array, as one string."""
 
-    def __init__(self, entries: dict[str, Any], names: list[str]) -> None:
-        self._entries, self._names = entries, names
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
 
-    def __iter__(self) -> Iterator[Any]:
-        return map(self._entries.get, self._names)
+    def __iter__(self) -> Iterator[str]:
+        digest = hashlib.sha256(self._array.tobytes()).hexdigest()
+        yield f"array {self._array.dtype} {self._array.shape} {digest}"
+
+
+def _entry(place: int, key: Any) -> str:
+    return f"[{key!r}]" if isinstance(key, (*_SCALARS, tuple)) else f"[#{place}]"
+
+
+def _kind(value: Any) -> Hashable:
+    """What must not become another: a function by its code, what has no inside by identity, the rest by type."""
+    if isinstance(value, types.FunctionType):
+        return "function", id(value.__code__)
+    if isinstance(value, _FIXED) or (callable(value) and _is_opaque(value)):
+        return "object", id(value)
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _global_names(code: types.CodeType) -> set[str]:
@@ -189,18 +287,27 @@ def _global_names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*(_global_names(inner) for inner in nested))
 
 
-def _is_state(value: Any) -> bool:
-    """Is this global something that changes a model? Functions of installed libraries read no state of the caller's."""
-    if isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
-        return False
-    root = (getattr(value, "__module__", None) or "").partition(".")[0]
-    return not (isinstance(value, types.FunctionType) and root in _LIBRARIES)
+@functools.cache
+def _is_library(module: str | None) -> bool:
+    """Is this a module of Python's or of an installed package's? Their code reads no state of the caller's."""
+    root = (module or "builtins").partition(".")[0]
+    if root in _LIBRARIES or root in sys.stdlib_module_names:
+        return True
+    file = getattr(sys.modules.get(root), "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file
+
+
+def _own_classes(value: type) -> list[type]:
+    return [part for part in value.__mro__ if not _is_library(part.__module__)]
+
+
+def _slots(value: type) -> tuple[str, ...]:
+    slots = vars(value).get("__slots__", ())
+    return tuple(name for name in ((slots,) if isinstance(slots, str) else slots) if not name.startswith("__"))
 
 
 def _is_opaque(value: Any) -> bool:
-    if isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
+    if isinstance(value, (*_FIXED, torch.optim.Optimizer, PyroOptim, SVI)):
         return True
     module = type(value).__module__ or ""
-    if module.startswith("pyro.poutine.trace_struct") or module.startswith("pyro.params"):
-        return True
-    return module in _OPAQUE and not hasattr(value, "func")
+    return module in _OPAQUE or module.startswith(_OPAQUE_FAMILIES)

@@ -1,0 +1,263 @@
+"""A CompiledSVI for Pyro's own tests: every step is made twice, by Pyro and by the captured graph, and both must agree.
+
+Most of Pyro's tests make a single step, and expect its errors and warnings in Pyro's words. So a step is first Pyro's own
+``loss_and_grads``, on the caller's generator and with the caller's validation; it also creates parameters. Then
+everything is put back, the same call is captured (at step 1 already, where a user's CompiledSVI waits for the second)
+and its graph is run by torch. Loss, gradients, buffers and generator must be the same to the bit. What the optimizer and
+the test then see are the GRAPH's gradients and the graph's loss.
+
+Python state that a model changes (a counter) is changed twice by this, by the eager call and by the trace: a trace is a
+call, and no general way exists to undo it. ``Watch`` sees the change, so such a step is counted as not captured.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer.util import torch_item, zero_grads
+from pyro.optim import Adam
+from torch import Tensor
+
+from ppl_vae import CompiledSVI
+from ppl_vae.capture import CaptureError, Watch
+from ppl_vae.capture.program import _State
+
+
+@dataclass
+class Count:
+    """What happened in one test file."""
+
+    accepted: int = 0  # steps that Pyro made without an error
+    captured: int = 0  # those of them that the graph made too, and the same to the bit
+    mismatches: list[str] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)  # for each reason a test that gave it
+
+    def refused(self, reason: str, test: str) -> None:
+        """Count a step that stayed eager."""
+        kind = _kind(reason)
+        self.reasons[kind] += 1
+        self.examples.setdefault(kind, f"{test}: {reason}")
+
+
+class Here:
+    """Where the run is. Attributes of a class: :class:`Watch` takes a class as constant, and this is no model's state."""
+
+    counts: dict[str, Count] = {}  # noqa: RUF012
+    file = test = ""
+    busy = False  # a call of ours is under way: loss_and_grads is Pyro's
+    plant = False
+    direct: dict[tuple[int, ...], ConformingSVI] = {}  # noqa: RUF012
+
+    @classmethod
+    def count(cls) -> Count:
+        """The account of the present file."""
+        return cls.counts.setdefault(cls.file, Count())
+
+    @classmethod
+    def begin(cls, file: str, test: str) -> None:
+        """A test starts: what was kept of the last one is let go."""
+        cls.file, cls.test = file, test
+        cls.direct.clear()
+
+    @classmethod
+    def loss_and_grads(cls, elbo: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        """``elbo.loss_and_grads(model, guide, ...)`` as a test calls it, without an SVI."""
+        key = id(elbo), id(model), id(guide)
+        svi = cls.direct.get(key)
+        if svi is None:
+            svi = cls.direct[key] = ConformingSVI(model, guide, Adam({"lr": 0.0}), elbo)  # it is never asked to move
+        return svi.checked(args, kwargs).loss
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """Inside, ``loss_and_grads`` is Pyro's own."""
+    before, Here.busy = Here.busy, True
+    try:
+        yield
+    finally:
+        Here.busy = before
+
+
+@dataclass
+class Made:
+    """A call that was made: what it returned, which parameters it announced, and what the graph gave for them."""
+
+    loss: Any
+    leaves: set[Tensor]
+    captured: tuple[Any, list[Tensor | None]] | None = None  # the program's forward, and its gradients
+
+
+class ConformingSVI(CompiledSVI):
+    """See the head of this file."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "mode": "require"})  # a refusal is an error that says the reason
+
+    # Tests call ``svi.loss_and_grads(svi.model, svi.guide, ...)``; the engine, and Pyro inside a step, want Pyro's.
+
+    @property
+    def loss_and_grads(self) -> Any:
+        return self._own_loss_and_grads if Here.busy else self._checked_loss_and_grads
+
+    @loss_and_grads.setter
+    def loss_and_grads(self, fn: Any) -> None:
+        self._own_loss_and_grads = fn
+
+    def _checked_loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        if model is self.model and guide is self.guide:
+            return self.checked(args, kwargs).loss
+        return self._own_loss_and_grads(model, guide, *args, **kwargs)
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """Pyro's step, with the graph's gradients and CompiledSVI's update where there is a graph."""
+        made = self.checked(args, kwargs)
+        if made.captured is None:
+            self._pyro_optim(made.leaves)
+        else:
+            self._update(*made.captured)
+        zero_grads(made.leaves)
+        return type(made.loss)(map(torch_item, made.loss)) if isinstance(made.loss, tuple) else torch_item(made.loss)
+
+    def checked(self, args: Any, kwargs: Any) -> Made:
+        """``loss_and_grads`` by Pyro, then by the graph; the gradients are added to ``.grad`` as Pyro does."""
+        known = set(self.leaves())
+        given = {leaf: leaf.grad for leaf in known}
+        for leaf in known:
+            leaf.grad = None
+        before = _State(self._buffers())
+        try:
+            made = self._eagerly(args, kwargs)
+            Here.count().accepted += 1
+            after = _State(before.tensors)
+            grads = {leaf: leaf.grad for leaf in known | made.leaves}
+            with busy():
+                self._by_graph(made, args, kwargs, before, after, created=bool(made.leaves - known))
+            after.put_back()
+            if made.captured is not None:
+                forward, ours = made.captured
+                grads.update(zip(forward.leaves, ours, strict=True))
+            for leaf, grad in grads.items():
+                leaf.grad = grad
+        finally:
+            for leaf, grad in given.items():
+                leaf.grad = _sum(grad, leaf.grad)
+        return made
+
+    def _eagerly(self, args: Any, kwargs: Any) -> Made:
+        with busy(), poutine.trace(param_only=True) as seen:
+            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        leaves = {site["value"].unconstrained() for site in seen.trace.nodes.values()}
+        self._seen.update((id(leaf), leaf) for leaf in leaves)
+        return Made(loss, leaves)
+
+    def _by_graph(self, made: Made, args: Any, kwargs: Any, before: _State, after: _State, *, created: bool) -> None:
+        """The same call from the same state by its graph; fills in ``made.captured`` and ``made.loss``."""
+        eager = _numbers(made.loss), {leaf: leaf.grad for leaf in made.leaves}
+        before.put_back()
+        try:
+            forward, values, grads = self._run_graph(args, kwargs, before)
+        except CaptureError as error:
+            Here.count().refused(str(error), Here.test)
+            return
+        ours = _State(before.tensors)
+        problem = _difference((values, grads, ours), (eager[0], [eager[1].get(leaf) for leaf in forward.leaves], after))
+        if problem is not None and created:
+            # The eager call drew the initial values of parameters from the generator; a second one draws as the graph.
+            reference = self._again(forward, args, kwargs, before)
+            problem = _difference((values, grads, ours), reference)
+        if problem is not None:
+            Here.count().mismatches.append(f"{Here.test}: {problem}")
+            raise AssertionError(f"the graph is not the eager step: {problem}")
+        Here.count().captured += 1
+        made.captured = forward, grads
+        made.loss = tuple(map(float, values)) if isinstance(made.loss, tuple) else float(values[0])
+
+    def _run_graph(self, args: Any, kwargs: Any, before: _State) -> tuple[Any, list[Tensor], list[Tensor | None]]:
+        """The graph's forward, values and gradients; the graph is made if the call has none yet."""
+        found = self.program(args, kwargs)
+        assert found is not None  # mode="require" raises
+        program, inputs = found
+        if not program.ready:
+            if not program.given_up:
+                program.trace(inputs, undo=True)
+            if program.given_up:
+                raise CaptureError(program.record.reason)
+        before.put_back()
+        result = program(inputs)
+        if result is None:
+            raise CaptureError(program.record.reason)
+        values, grads = result
+        if Here.plant:
+            grads = _planted(grads)
+        return program.forward, values, grads
+
+    def _again(self, forward: Any, args: Any, kwargs: Any, before: _State) -> Any:
+        """Pyro's call once more, from the state before it and now with all its parameters."""
+        before.put_back()
+        for leaf in forward.leaves:
+            leaf.grad = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the first call has given them
+            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        return _numbers(loss), [leaf.grad for leaf in forward.leaves], _State(before.tensors)
+
+    def _buffers(self) -> list[Tensor]:
+        if self._engine is not None:
+            return self._engine.watch.buffers()
+        return Watch({"model": self.model, "guide": self.guide}).buffers()
+
+
+def _numbers(loss: Any) -> list[Tensor]:
+    losses = loss if isinstance(loss, tuple) else (loss,)
+    return [torch.as_tensor(value, dtype=torch.float64).detach() for value in losses]
+
+
+def _sum(before: Tensor | None, grad: Tensor | None) -> Tensor | None:
+    """What autograd leaves of a gradient that was there and one that came: the same tensor, changed in place."""
+    if before is None or grad is None:
+        return grad if before is None else before
+    return before.add_(grad) if before is not grad else before
+
+
+def _planted(grads: list[Tensor | None]) -> list[Tensor | None]:
+    """One gradient wrong by a percent."""
+    for i, grad in enumerate(grads):
+        if grad is not None and bool((grad != 0).any()):
+            return [*grads[:i], grad * 1.01, *grads[i + 1 :]]
+    return grads
+
+
+def _difference(ours: Any, theirs: Any) -> str | None:
+    """In what two outcomes (values, gradients, state) differ, or None."""
+    for what, mine, other in (
+        ("the loss differs", ours[0], theirs[0]),
+        ("a gradient differs", ours[1], theirs[1]),
+        ("a buffer differs", ours[2].values, theirs[2].values),
+    ):
+        if len(mine) != len(other) or not all(map(_same, mine, other)):
+            return f"{what}: {mine} by the graph, {other} by Pyro"
+    return None if ours[2].same_noise(theirs[2]) else "the generator stands elsewhere"
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.dtype == b.dtype and a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def _kind(reason: str) -> str:
+    """A reason without what is particular to the place: signature, file and line, numbers, names."""
+    text = reason.removeprefix("CompiledSVI: ")
+    text = re.sub(r" ?\([^()]*:\d+, in [^()]*\)", "", text)
+    text = re.sub(r"^.*?: (?=it |a |tracing |python |an |the |tensors )", "", text) if not text.startswith("the call") else text
+    return re.sub(r"'[^']*'", "'...'", re.sub(r"\d+", "N", text))[:160]
