@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 # Every file of examples/, with a word that its report must hold.
 EXAMPLES = {
+    "compiled_svi.py": "times faster",
     "e_and_m_steps.py": "half-step",
     "iwae_vs_vae.py": "IWAE",
     "linear_vae_is_ppca.py": "PPCA maximum likelihood",
@@ -24,6 +25,7 @@ EXAMPLES = {
 
 # Every file of benchmarks/, likewise.
 BENCHMARKS = {
+    "compiled_step.py": "NumPyro scan",
     "default_recipe.py": "at least -17.5",
     "training_speed.py": "Pyro SVI",
 }

@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import logging
 import os
+import platform
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,13 +78,19 @@ def _options() -> dict[str, Any]:
 
 def _ahead_of_time(functional: fx.GraphModule, arguments: list[Tensor]) -> Runner:
     """A shared library that torch loads: the fastest call there is from Python, and the next process finds it again."""
-    home = _library(functional, arguments)
+    home = library_folder(functional, arguments)
     if home.exists():
         with contextlib.suppress(RuntimeError, StopIteration):  # what cannot be loaded is made anew
             return _loaded(home)
         shutil.rmtree(home, ignore_errors=True)
+    make_library(functional, arguments, home)
+    return _loaded(home)
+
+
+def make_library(functional: fx.GraphModule, arguments: list[Tensor], home: Path) -> None:
+    """Compile a graph into a folder; all or nothing."""
     home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=home.parent) as folder, _quiet(), torch.no_grad():
         options = {**_options(), "aot_inductor.package": False, "aot_inductor.output_path": folder}
         graph = _copy(functional)
         if matmul.library() is not None and matmul.replace_products(graph):
@@ -90,24 +102,87 @@ def _ahead_of_time(functional: fx.GraphModule, arguments: list[Tensor]) -> Runne
             os.replace(file, made / file.name)
         with contextlib.suppress(OSError):  # another process was first
             os.replace(made, home)
-    return _loaded(home)
 
 
 def _loaded(home: Path) -> Runner:
+    matmul.library()  # its function is found by name
     path = next(home.glob("*.so"))
     run: Runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
     return run
 
 
-def _library(functional: fx.GraphModule, arguments: list[Tensor]) -> Path:
+def library_folder(functional: fx.GraphModule, arguments: list[Tensor]) -> Path:
     """The folder of a graph's library: named by all that decides what is compiled."""
-    from torch._inductor.cpu_vec_isa import pick_vec_isa
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     kinds = [(tuple(t.shape), t.stride(), str(t.dtype), str(t.device)) for t in arguments]
-    what = (torch.__version__, matmul.library(), str(pick_vec_isa()), os.environ.get("CXX"), sorted(_options().items(), key=str), kinds)
+    options = sorted(_options().items(), key=str)
+    what = (torch.__version__, matmul.fingerprint(), os.environ.get("CXX"), _processor(), options, kinds)
     digest = hashlib.sha256(f"{what}\n{functional.graph.python_code('self').src}".encode()).hexdigest()
     return Path(cache_dir()) / "ppl_vae" / digest
+
+
+@functools.cache
+def _processor() -> str:
+    """A library is made for the processor that it is made on."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {platform.processor()}"
+
+
+class Build:
+    """A library being made by another process, while this one goes on.
+
+    Args:
+        graph, inputs: as for :func:`compile_graph`.
+    """
+
+    def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
+        arguments = [tensor.detach() for tensor in (*inputs, *graph.lifted)]
+        home = library_folder(graph.functional, arguments)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if home.exists():
+            return
+        self._folder = tempfile.TemporaryDirectory()
+        job = Path(self._folder.name) / "job.json"
+        job.write_text(
+            json.dumps(
+                {
+                    "source": graph.functional.graph.python_code("self").src,
+                    "arguments": [[list(t.shape), list(t.stride()), str(t.dtype)] for t in arguments],
+                    "threads": torch.get_num_threads(),
+                    "home": str(home),
+                }
+            )
+        )
+        command = [sys.executable, "-m", "ppl_vae.capture.builder", str(job)]
+        # The package may be importable only by this process's path.
+        paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        self._process = subprocess.Popen(
+            command,
+            env={**os.environ, "PYTHONPATH": paths},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C is not meant for it
+        )
+        self._finalizer = weakref.finalize(self, _end, self._process)
+
+    @property
+    def done(self) -> bool:
+        """Has it ended, well or not? If well, :func:`compile_graph` finds the library."""
+        if self._process is not None and self._process.poll() is None:
+            return False
+        if self._folder is not None:
+            self._folder.cleanup()
+        return True
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Nobody waits for the library any more; the compiler's own children end with the session."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 def _in_process(functional: fx.GraphModule, arguments: list[Tensor]) -> Runner:

@@ -1,4 +1,4 @@
-"""How each step runs: finds the program of a call, has it traced and compiled when it is time, and keeps the account."""
+"""How each step runs: finds the program of a call, has it captured when it is time, and keeps the account."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
+from ppl_vae.capture.backend import missing_compiler
 from ppl_vae.capture.errors import CaptureError, tell
 from ppl_vae.capture.explain import Explanation
 from ppl_vae.capture.program import Forward, Program, Record, Result
@@ -31,10 +32,11 @@ class Engine:
         roots: the functions, modules and objects that the step calls: what python state it can read.
         who: how messages call it.
         required: raise :class:`CaptureError` where a program would stay eager for a reason of its own.
+        waits: for the compiler; else steps go on while it works.
     """
 
-    def __init__(self, roots: Mapping[str, Any], *, who: str, required: bool = False) -> None:
-        self.roots, self.who, self.required = dict(roots), who, required
+    def __init__(self, roots: Mapping[str, Any], *, who: str, required: bool = False, waits: bool = True) -> None:
+        self.roots, self.who, self.required, self.waits = dict(roots), who, required, waits
         self.watch = Watch(self.roots)
         self.programs: dict[Hashable, Program] = {}
         self._states: dict[Hashable, int] = {self.watch.key: 0}
@@ -47,14 +49,14 @@ class Engine:
         kwargs: Mapping[str, Any],
         make_forward: MakeForward,
         extra: Hashable = None,
-        name: str | None = None,
+        name: Callable[[], str] | None = None,
     ) -> tuple[Program, list[Tensor]] | None:
         """The program of a call and the call's tensors; None where a call cannot be told from another one.
 
         Args:
             make_forward: makes the eager function of the call's tensors from a function that puts them into place.
             extra: what else the step depends on.
-            name: what a new program is called; else its arguments say.
+            name: says what a new program is called; else its arguments do.
         """
         if _PYRO_STACK:
             self._tell("the call: it is made inside a Pyro handler, whose effect a graph would not see")
@@ -68,7 +70,9 @@ class Engine:
         key = (own, extra, self._state, torch.is_grad_enabled(), torch.get_default_dtype())
         program = self.programs.get(key)
         if program is None:
-            program = self._new(name or described(args, kwargs), make_forward(rebuilder(args, kwargs)))
+            program = self._new(
+                name() if name is not None else described(args, kwargs), make_forward(rebuilder(args, kwargs))
+            )
             self.programs[key] = program
         return program, tensors
 
@@ -113,15 +117,19 @@ class Engine:
         if not due:
             return None
         if program.given_up:
-            self._tell(f"{program.record.signature}: {program.record.reason}")
+            if program.record.reason != missing_compiler():
+                self._tell(f"{program.record.signature}: {program.record.reason}")
+            return None
+        missing = missing_compiler()
+        if missing is not None:  # the same for every signature: said once
+            self._tell(f"every call: {missing}")
+            program.give_up(missing, quietly=True)
             return None
         result = program.trace(inputs, undo=anew)
         if result is not None and program.ready:
-            program.compile(inputs)
+            program.compile(inputs, wait=self.waits)
         return result if not anew else program(inputs) if program.ready else None
 
     def explain(self) -> Explanation:
         """A row for each signature, in the order of their first step."""
         return Explanation([program.record for program in self.programs.values()])
-
-

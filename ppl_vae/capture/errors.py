@@ -22,7 +22,7 @@ class FallbackWarning(UserWarning):
 
 
 def line_of(tb: TracebackType | None) -> str:
-    """Where a traceback ends in the caller's own code, and in which function of a library: `` (file:line, in name)``."""
+    """Where a traceback ends in the caller's own code, and in which library function: `` (file:line, in name)``."""
     frames = [frame for frame in traceback.extract_tb(tb) if not frame.filename.startswith(_PACKAGE)]
     own = [frame for frame in frames if not any(part in frame.filename for part in _LIBRARIES)]
     if not own:

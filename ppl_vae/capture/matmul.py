@@ -1,8 +1,8 @@
 """Matrix products of a compiled step by oneDNN's micro-kernels: see matmul.cpp for what and why.
 
 torch multiplies small matrices by MKL, which costs more in calls than in arithmetic, and on processors other than
-Intel's runs at half the rate of oneDNN. The choice is made once a machine and never by a clock: where the kernels can be
-built and give the right numbers, a compiled graph of float32 matrices takes them.
+Intel's runs at half the rate of oneDNN. The choice is made once a machine and never by a clock: where the kernels can
+be built and give the right numbers, a compiled graph of float32 matrices takes them.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ def _(a: Tensor, b: Tensor) -> Tensor:
 def operator() -> Any:
     """The operator that stands in a graph."""
     return torch.ops.ppl_vae.ppl_vae_mm.default
+
+
+def fingerprint() -> str:
+    """What a graph that uses the kernels depends on."""
+    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
 
 
 @functools.cache
@@ -85,7 +90,7 @@ def replace_products(graph_module: fx.GraphModule) -> int:
         if node.target is aten.addmm.default and node.kwargs:
             continue  # scaled
         *bias, left, right = node.args
-        if not left.meta["val"].shape[1]:  # type: ignore[union-attr]
+        if not left.meta["val"].shape[1]:
             continue
         with graph.inserting_before(node):
             product = graph.call_function(operator(), (left, right))

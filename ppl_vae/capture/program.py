@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.capture.backend import Runner, compile_graph
+from ppl_vae.capture.backend import Build, Runner, compile_graph
 from ppl_vae.capture.compare import difference, tolerance
 from ppl_vae.capture.errors import CaptureError
 from ppl_vae.capture.trace import Graph, capture
@@ -65,6 +65,8 @@ class Program:
         self._runner: Runner | None = None
         self._has_grad: list[bool] = []
         self._num_values = self._unproven = 0
+        self._build: Build | None = None
+        self._build_started = 0.0
 
     @property
     def ready(self) -> bool:
@@ -74,7 +76,7 @@ class Program:
     def give_up(self, reason: str, *, quietly: bool = False) -> None:
         """Stay eager from here on, and say why."""
         self.given_up, self.record.status, self.record.reason = True, EAGER, reason
-        self._graph = self._runner = None
+        self._graph = self._runner = self._build = None
         if not quietly:
             self._tell(f"{self.record.signature}: {reason}")
 
@@ -109,6 +111,7 @@ class Program:
         self.record.nodes, self.record.capture_seconds = graph.num_nodes, time.perf_counter() - started
         self.record.status, self.record.reason = GRAPH, "captured, not compiled"
         self.record.graph_steps += not undo
+        self.record.last_audit, self._unproven = self.record.graph_steps, 2
         return self._split(flat)
 
     def _flat(self, *inputs: Tensor) -> list[Tensor]:
@@ -120,17 +123,29 @@ class Program:
         left = iter(flat[self._num_values :])
         return flat[: self._num_values], [next(left) if has else None for has in self._has_grad]
 
-    def compile(self, inputs: Sequence[Tensor]) -> None:
-        """Compile the graph; where that fails, give up and say why."""
+    def compile(self, inputs: Sequence[Tensor], *, wait: bool = True) -> None:
+        """Compile the graph; where that fails, give up and say why.
+
+        Args:
+            wait: here and now; else another process compiles, and until it is done torch runs the graph.
+        """
         assert self._graph is not None, "compile: trace first"
         started = time.perf_counter()
+        if not wait:
+            self._build = self._build or Build(self._graph, inputs)
+            if not self._build.done:
+                self._build_started = started
+                self.record.reason = "captured; the compiler is at work beside it"
+                return
+        started = self._build_started or started
         try:
             self._runner = compile_graph(self._graph, inputs)
         except CaptureError as error:
             self.give_up(str(error))
             return
         self.record.compile_seconds = time.perf_counter() - started
-        self._unproven = 2
+        self._unproven, self._build = 2, None
+        self.record.last_audit = self.record.compiled_steps
         self.record.status, self.record.reason = COMPILED, ""
 
     # -- being one -----------------------------------------------------------------------------------------------------
@@ -138,64 +153,70 @@ class Program:
     def __call__(self, inputs: list[Tensor]) -> Result | None:
         """One step's values and gradients; None if it has just given up, and the step is to be made eagerly.
 
-        The first two compiled steps, and the 4th, 8th, 16th, ..., are compared with the eager ones, which count if they
-        differ.
+        The first two steps of the graph and of its compiled form, and the 4th, 8th, 16th, ..., are compared with the
+        eager ones, which count if they differ.
         """
         graph = self._graph
         assert graph is not None, "call: trace first"
         if graph.constants and any(tensor._version != version for tensor, version in graph.constants):
             self.give_up("a buffer whose values were taken as constants has changed")
             return None
-        if self._runner is None:
-            self.record.graph_steps += 1
-            return self._split(graph(inputs))
-        count = self.record.compiled_steps + 1
+        if self._build is not None and self.record.graph_steps % 16 == 0 and self._build.done:
+            self.compile(inputs)
+            if not self.ready:
+                return None
+        kind = GRAPH if self._runner is None else COMPILED
+        count = getattr(self.record, f"{kind}_steps") + 1
+        is_audited = self._unproven > 0 or count & (count - 1) == 0
         try:
-            is_audited = self._unproven > 0 or count & (count - 1) == 0
-            result = self._audited(inputs, count) if is_audited else self._run(inputs)
+            result = self._audited(inputs, kind, count) if is_audited else self._run(inputs)
         except Exception as error:  # the eager step will raise it too, in Pyro's words; if not, it is the better one
             if self._unproven:
-                self.give_up(f"compiled step {count} raised {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+                self.give_up(f"{kind} step {count} raised {type(error).__name__}: {str(error).partition(chr(10))[0]}")
             return None
         if self.ready:
-            self.record.compiled_steps = count
+            setattr(self.record, f"{kind}_steps", count)
         return result
 
     def _run(self, inputs: list[Tensor]) -> Result:
-        assert self._graph is not None and self._runner is not None
+        assert self._graph is not None
+        if self._runner is None:
+            return self._split(self._graph(inputs))
         return self._split(self._runner([*inputs, *self._graph.lifted]))
 
-    def _audited(self, inputs: list[Tensor], count: int) -> Result | None:
-        """A compiled and an eager call from the same state: the first counts if it is the second."""
+    def _audited(self, inputs: list[Tensor], kind: str, count: int) -> Result | None:
+        """A captured and an eager call from the same state: the first counts if it is the second."""
         assert self._graph is not None
-        before = _State(self._graph.mutated)
+        # An operation may change a buffer without saying so (batch norm does): all of them are looked after.
+        mutated = list({id(t): t for t in (*self._graph.mutated, *self.watch.buffers())}.values())
+        before = _State(mutated)
         try:
-            ours, after = self._run(inputs), _State(self._graph.mutated)
+            ours, after = self._run(inputs), _State(mutated)
             before.put_back()
             with torch.enable_grad():
                 reference = self.forward(*inputs)
         except CaptureError as error:  # it does not do in this step what it did when it was traced
             before.put_back()
-            self.give_up(f"{error}{self._unchecked(count)}")
+            self.give_up(f"{error}{self._unchecked(kind, count)}")
             return None
         except BaseException:
             before.put_back()
             raise
-        problem = self._problem(ours, after, reference, _State(self._graph.mutated))
+        problem = self._problem(ours, after, reference, _State(mutated))
         if problem is not None:
             self.record.eager_steps += 1
-            self.give_up(f"compiled step {count} is not the eager one: {problem}{self._unchecked(count)}")
+            self.give_up(f"{kind} step {count} is not the eager one: {problem}{self._unchecked(kind, count)}")
             return reference
         after.put_back()
         self.record.last_audit = count
         self._unproven = max(self._unproven - 1, 0)
         return ours
 
-    def _unchecked(self, count: int) -> str:
+    def _unchecked(self, kind: str, count: int) -> str:
         good = self.record.last_audit
         if good == count - 1:
-            return "; every compiled step that was kept has been compared"
-        return f"; compiled steps {good + 1} to {count - 1} came after the last good comparison"
+            return f"; every {kind} step that was kept has been compared"
+        return f"; {kind} steps {good + 1} to {count - 1} came after the last good comparison"
 
     def _problem(self, ours: Result, after: _State, reference: Result, eager: _State) -> str | None:
         assert self._graph is not None

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ppl_vae.capture.errors import CaptureError
+
 TESTED = ("1.9.1", "1.9.2")
 """The versions of Pyro that the shims were tested on."""
 
@@ -26,6 +28,9 @@ _PLATE = "pyro.poutine.indep_messenger"
 _TRANSFORMS = "pyro.distributions.transforms."
 _SPLINE = _TRANSFORMS + "spline"
 _LOSSES = ("pyro.infer.", "pyro.contrib.", "ppl_vae.objectives")
+MOST_CALLS = 20_000
+"""Calls of torch functions in a step, at most: to trace more, as an enumeration in a loop makes, would take minutes, and
+to compile it hours."""
 
 
 def _item(caller: str, tensor: Tensor) -> Any:
@@ -42,12 +47,16 @@ def _all(caller: str, mask: Tensor, *args: Any) -> Any:
 
 def _fulldot(prob: Tensor, cost: Tensor) -> Tensor:
     """Pyro's sum of prob * cost over prob > 0, without selecting: an impossible value may cost infinity."""
-    cost = torch.where(prob > 0, cost, torch.zeros((), dtype=cost.dtype, device=cost.device))
-    return prob * cost if prob.dim() == 0 else torch.tensordot(prob, cost, dims=prob.dim())
+    possible = torch.where(prob > 0, cost, torch.zeros((), dtype=cost.dtype, device=cost.device))
+    if prob.dim() == 0:
+        return prob * possible
+    if prob.is_contiguous() and cost.is_contiguous():
+        return torch.tensordot(prob, possible, dims=prob.dim())
+    return (prob * torch.empty_like(cost).copy_(possible)).sum()  # as tensordot adds then: along the order in memory
 
 
 def _one_hot(caller: str, index: Tensor, num_classes: int = -1) -> Any:
-    """torch looks at the values to check them; the classes are given, so a comparison does."""
+    """What looks at the values to check them, in torch; the classes are given, so a comparison does."""
     if num_classes < 1:
         return NotImplemented
     return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).long()
@@ -103,8 +112,15 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
 
 
 class _Replacing(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = 0
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self._calls += 1
+        if self._calls > MOST_CALLS:
+            raise CaptureError(f"it makes more than {MOST_CALLS} calls of torch, too many for one graph")
         replacement = _REPLACED.get(func)
         if replacement is not None:
             result = replacement(_name(_frame()), *args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ def signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Hashable,
     A tensor that asks for gradients is a parameter rather than data: it is part of the key itself, and not an input.
 
     Raises:
-        CaptureError: an argument can neither be hashed nor taken apart.
+        CaptureError: an argument can neither be compared by value nor taken apart.
     """
     tensors: list[Tensor] = []
     key = tuple(_key(value, tensors) for value in args)
@@ -30,24 +31,53 @@ def signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Hashable,
 
 def _key(value: Any, tensors: list[Tensor]) -> Hashable:
     if type(value) is Tensor and not value.requires_grad:
+        if value.layout is not torch.strided:
+            raise CaptureError(f"an argument is a tensor of the layout {value.layout}, which a graph does not take")
         tensors.append(value)
         return value.shape, value.dtype, value.device, value.stride()
     if isinstance(value, Tensor):
-        return "tensor", id(value)
+        return "tensor", _Same(value)
+    if isinstance(value, float | complex):
+        return type(value), repr(value)  # NaN is no other number each time, and -0.0 is another than 0.0
     if isinstance(value, _SCALARS):
         return type(value), value
     if isinstance(value, list | tuple):
         return type(value), tuple(_key(item, tensors) for item in value)
     if isinstance(value, dict):
         return dict, tuple((name, _key(item, tensors)) for name, item in value.items())
+    if _has_value(value):
+        return type(value), value
+    raise CaptureError(
+        f"an argument of type {type(value).__name__} cannot be told from another one; give tensors, numbers, strings, "
+        "or lists, tuples and dictionaries of these"
+    )
+
+
+def _has_value(value: Any) -> bool:
+    """Is it hashed by its value? What is hashed by identity may change inside, without a sign."""
+    if isinstance(value, type | types.BuiltinFunctionType):
+        return True
+    by_identity: Any = object.__hash__
+    if type(value).__hash__ is by_identity or isinstance(value, types.MethodType):
+        return False
     try:
         hash(value)
     except TypeError:
-        raise CaptureError(
-            f"an argument of type {type(value).__name__} cannot be told from another one; give tensors, numbers, "
-            "strings, or lists, tuples and dictionaries of these"
-        ) from None
-    return type(value), value
+        return False
+    return True
+
+
+class _Same:
+    """Equal to the same tensor only, and keeps it: so that its identity is not given out twice."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._tensor is other._tensor
+
+    def __hash__(self) -> int:
+        return id(self._tensor)
 
 
 def rebuilder(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[Sequence[Tensor]], tuple[Any, Any]]:

@@ -1,4 +1,4 @@
-"""Shapes that depend on data: refused, for a trace bakes them without an error; those that depend on constants, kept."""
+"""Shapes that depend on data: refused, for a trace bakes them without an error; those made of constants, kept."""
 
 from __future__ import annotations
 

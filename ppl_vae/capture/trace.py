@@ -1,8 +1,8 @@
 """One call of a function over tensors, traced into a graph whose inputs are the caller's own tensors.
 
 The trace runs on real values, so it is itself a call: generators advance once and buffers change once. Every tensor
-that the function closes over (parameters, buffers, optimizer state, global data) becomes an input of the graph, and what
-the function changes in place, the graph changes in place: there is no second copy of any state.
+that the function closes over (parameters, buffers, global data) becomes an input of the graph, and what the function
+changes in place, the graph changes in place: there is no second copy of any state.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 
 from ppl_vae.capture import shims
-from ppl_vae.capture.static import make_static
 from ppl_vae.capture.errors import CaptureError, line_of
+from ppl_vae.capture.static import make_static
 
 aten = torch.ops.aten
 
@@ -120,7 +120,8 @@ def _reason(error: Exception) -> str:
 
 def _lift(module: fx.GraphModule, num_inputs: int) -> list[Tensor]:
     """Make every tensor that the graph holds a placeholder after the inputs; one tensor, one placeholder."""
-    graph, placeholders, lifted = module.graph, {}, []
+    graph, placeholders = module.graph, dict[int, fx.Node]()
+    lifted: list[Tensor] = []
     last = [node for node in graph.nodes if node.op == "placeholder"][-1:] or None
     held = [node for node in graph.nodes if node.op == "get_attr"]
     for node in held:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Hashable, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ _ONE = torch.ones(())
 
 
 def _counted(states: list[dict[str, Any]]) -> list[Tensor]:
-    """The step counts, raised by one (as lists: a number would take torch's slow way for tensors without dimensions)."""
+    """The step counts, raised by one (by a list of ones: a number would take a slow way of torch's)."""
     steps = [state["step"] for state in states]
     torch._foreach_add_(steps, [_ONE] * len(steps))
     return steps
@@ -120,6 +119,8 @@ _KERNELS: dict[type[Optimizer], tuple[Kernel, tuple[str, ...]]] = {
 class Update:
     """One step of some optimizers on some leaves, given their gradients.
 
+    Where the kernels do not serve any more (the state was cleared, a hook was added), the optimizers' own steps do.
+
     Args:
         optimizers: the optimizer of each leaf; state for it must exist.
     """
@@ -156,13 +157,17 @@ class Update:
 
     def _look(self) -> None:
         """Sort the leaves by optimizer and options."""
-        self._groups = [_group_of(o, leaf) for o, leaf in zip(self.optimizers, self.leaves, strict=True)]
         self._different = list({id(optimizer): optimizer for optimizer in self.optimizers}.values())
+        for optimizer in self._different:
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # a scheduler of torch asks whether it was
+        self._is_refused = self.refuses(self.leaves, self.optimizers) is not None
+        self._groups = [_group_of(o, leaf) for o, leaf in zip(self.optimizers, self.leaves, strict=True)]
         self._distinct = list({id(group): group for group in self._groups}.values())
-        self._states = [o.state[leaf] for o, leaf in zip(self.optimizers, self.leaves, strict=True)]
+        self._states = [o.state.get(leaf, {}) for o, leaf in zip(self.optimizers, self.leaves, strict=True)]
+        self._keep = [list(optimizer.state.values()) for optimizer in self._different]  # no identity is given out twice
         jobs: dict[Hashable, list[int]] = {}
         for i, (optimizer, group, state) in enumerate(zip(self.optimizers, self._groups, self._states, strict=True)):
-            options = tuple((k, float(v) if isinstance(v, Tensor) else v) for k, v in group.items() if k in _OPTIONS)
+            options = tuple((k, id(v) if isinstance(v, Tensor) else v) for k, v in group.items() if k in _OPTIONS)
             count = state["step"] if isinstance(state.get("step"), int) else None
             jobs.setdefault((type(optimizer), self.leaves[i].dtype, options, count), []).append(i)
         self._jobs = [
@@ -179,14 +184,22 @@ class Update:
         self._known = self._now()
 
     def _now(self) -> list[Any]:
-        """The options and the homes of the state, to be compared."""
-        options = chain.from_iterable(map(dict.values, self._distinct))
-        return list(chain(options, (id(optimizer.state) for optimizer in self._different)))
+        """The options, the homes of the state and the number of hooks, to be compared."""
+        seen: list[Any] = []
+        for optimizer in self._different:
+            seen += map(id, optimizer.state.values())
+            seen += (len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks))
+            for group in optimizer.param_groups:
+                seen += group.values()
+        return seen
 
     def __call__(self, grads: Sequence[Tensor]) -> None:
         """Move the leaves."""
         if self._now() != self._known:
             self._look()
+        if self._is_refused:
+            self._step_themselves(grads)
+            return
         if self._decaying:
             for group in self._decaying:
                 group["lr"] *= group["lrd"]
@@ -194,6 +207,19 @@ class Update:
         with torch.no_grad():
             for kernel, places, leaves, states, group in self._jobs:
                 kernel(leaves, [grads[i] for i in places], states, group)
+
+    def _step_themselves(self, grads: Sequence[Tensor]) -> None:
+        """The optimizers' own steps, and the caller's ``.grad`` given back after them."""
+        before = [leaf.grad for leaf in self.leaves]
+        for leaf, grad in zip(self.leaves, grads, strict=True):
+            leaf.grad = grad
+        try:
+            for optimizer in self._different:
+                optimizer.step()
+        finally:
+            for leaf, own in zip(self.leaves, before, strict=True):
+                leaf.grad = own
+        self._known = []  # they may have made the state that was missing
 
 
 _OPTIONS = (

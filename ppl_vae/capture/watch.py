@@ -32,13 +32,13 @@ _LIMIT = 20_000
 _DEPTH = 60
 _SMALL = 4096  # entries of an array whose content is watched, and not its identity alone
 # Caches of values that every call computes anew, and records of a guide's first run.
-_VOLATILE = ("_cache", "_indices", "_pyro_context", "prototype_trace", "_prototype", "_state_dict", "_load_state")
-_VOLATILE += (*_HOOKS, "_non_persistent", "_is_full_backward", "__weakref__")
+_VOLATILE: tuple[str, ...] = ("_cache", "_indices", "_pyro_context", "prototype_trace", "_prototype", *_HOOKS)
+_VOLATILE += ("_state_dict", "_load_state", "_non_persistent", "_is_full_backward", "__weakref__")
 _LIBRARIES = ("torch", "pyro", "numpy", "ppl_vae", "opt_einsum", "zuko")  # their code reads no state of the caller's
 # Objects without a number that a model could read, or with their own account of what changes.
 _OPAQUE = ("builtins", "weakref", "collections", "threading", "_thread", "logging", "typing", "abc", "enum")
-_OPAQUE_FAMILIES = ("torch._C", "torch._ops", "torch.utils.data", "numpy", "pyro.poutine.trace_struct", "pyro.params")
-_OPAQUE_FAMILIES += ("ppl_vae.capture", "ppl_vae.inference", "ppl_vae.training")
+_OPAQUE_FAMILIES: tuple[str, ...] = ("torch._C", "torch._ops", "torch.utils.data", "numpy", "pyro.params")
+_OPAQUE_FAMILIES += ("pyro.poutine.trace_struct", "ppl_vae.capture", "ppl_vae.inference", "ppl_vae.training")
 
 
 class Watch:
@@ -234,6 +234,7 @@ class _Walk:
         yield ".attributes", fn.__dict__
         if _is_library(fn.__module__):
             return
+        self._select(fn, ["__code__", "__defaults__"], operator.attrgetter)
         known, names = fn.__globals__, _global_names(fn.__code__)
         read = [name for name in sorted(names) if name in known and not isinstance(known[name], types.ModuleType)]
         self._select(known, read)

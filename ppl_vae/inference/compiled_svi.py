@@ -44,6 +44,9 @@ class CompiledSVI(SVI):
         model, guide, optim, loss, loss_and_grads: as for :class:`pyro.infer.SVI`; ``optim`` may also be a
             ``torch.optim`` optimizer over all parameters.
         mode: "auto"; "eager" never captures; "require" raises ``CaptureError`` where "auto" would stay eager.
+        wait: wait for the compiler in the second step. Else (but with "require") training goes on while another process
+            compiles, its steps made by the captured graph, and goes over when it is done. The step at which it does is
+            then up to the machine, and with it the last bits of the result.
 
     Raises:
         ValueError: ``optim`` is not an optimizer, or ``mode`` is unknown.
@@ -58,6 +61,7 @@ class CompiledSVI(SVI):
         loss_and_grads: Any = None,
         *args: Any,
         mode: str = "auto",
+        wait: bool = False,
         **kwargs: Any,
     ) -> None:
         if mode not in MODES:
@@ -65,7 +69,7 @@ class CompiledSVI(SVI):
         wrapped = _OneOptimizer(optim) if isinstance(optim, torch.optim.Optimizer) else optim
         super().__init__(model, guide, wrapped, loss, loss_and_grads, *args, **kwargs)
         self.optim = optim
-        self.mode = mode
+        self.mode, self.wait = mode, wait
         self._pyro_optim: PyroOptim = wrapped
         self._objective = loss if isinstance(loss, Objective) else None
         self._seen: dict[int, Tensor] = {}
@@ -85,9 +89,8 @@ class CompiledSVI(SVI):
         if losses is None:
             return self._eager_step(args, kwargs)
         values = [float(loss) for loss in losses]
-        for value in values:
-            if value != value:
-                warn_if_nan(value, "loss")
+        if any(value != value for value in values):
+            _warn_of_nan()
         return values[0] if len(values) == 1 else tuple(values)
 
     def run(self, data: Any, num_steps: int, batch_size: int | None = None) -> Tensor:
@@ -112,7 +115,7 @@ class CompiledSVI(SVI):
             losses = self._many(columns, _order(len(columns[0]), batch_size, num_steps))
         result = _stacked(losses)
         if bool(torch.isnan(result).any()):
-            warn_if_nan(float("nan"), "loss")
+            _warn_of_nan()
         return result
 
     def _many(self, columns: tuple[Tensor, ...], order: Iterator[Tensor]) -> list[Any]:
@@ -120,7 +123,9 @@ class CompiledSVI(SVI):
         program: Program | None = None
         for index in order:
             step = None
-            if program is not None and program.ready:  # between two steps of one run nothing changes: no look at the key
+            if (
+                program is not None and program.ready
+            ):  # between two steps of one run nothing changes: no look at the key
                 step = self._by_program(program, [index, *columns])
             if step is None:
                 step = self._loss_of((index, *columns), columns, gathered=True)
@@ -144,7 +149,6 @@ class CompiledSVI(SVI):
         if self.mode == "eager" or not self._started:
             self._started = True  # the first step creates parameters and the optimizer's state
             return None
-        engine = self._current_engine()
         found = self.program(args, kwargs, gathered=gathered)
         if found is None:
             return None
@@ -186,7 +190,8 @@ class CompiledSVI(SVI):
     def _current_engine(self) -> Engine:
         roots = {"model": self.model, "guide": self.guide, "loss": self.loss_and_grads}
         if self._engine is None or any(self._engine.roots[name] is not root for name, root in roots.items()):
-            self._engine = Engine(roots, who="CompiledSVI", required=self.mode == "require")
+            required = self.mode == "require"
+            self._engine = Engine(roots, who="CompiledSVI", required=required, waits=self.wait or required)
         return self._engine
 
     def _identity(self, gathered: bool) -> Any:
@@ -213,8 +218,8 @@ class CompiledSVI(SVI):
             forward.moved, forward.optimizers = self._moved(forward, grads), optimizers
             forward.update = self._fused(forward.moved)
         # A parameter without a gradient here that had one in a step of another kind is moved by zero, as in Pyro.
-        given = [grad if grad is not None else leaf.grad for leaf, grad in zip(forward.leaves, grads, strict=True)]
-        given = [grad for grad in given if grad is not None]
+        pairs = zip(forward.leaves, grads, strict=True)
+        given = [g for g in (grad if grad is not None else leaf.grad for leaf, grad in pairs) if g is not None]
         if forward.update is not None:
             forward.update(given)
             return
@@ -222,8 +227,8 @@ class CompiledSVI(SVI):
         for leaf, grad in zip(forward.moved, given, strict=True):
             leaf.grad = grad
         self._pyro_optim(forward.moved)
-        for leaf, grad in zip(forward.moved, before, strict=True):
-            leaf.grad = grad
+        for leaf, was in zip(forward.moved, before, strict=True):
+            leaf.grad = was
 
     def _moved(self, forward: _Forward, grads: list[Tensor | None]) -> list[Tensor]:
         pairs = zip(forward.leaves, grads, strict=True)
@@ -231,7 +236,7 @@ class CompiledSVI(SVI):
 
     def _fused(self, leaves: list[Tensor]) -> Update | None:
         """The optimizers' kernels for these leaves; None where the optimizers themselves must be called."""
-        found = [self._pyro_optim.optim_objs.get(leaf) for leaf in leaves]
+        found: list[Any] = [self._pyro_optim.optim_objs.get(leaf) for leaf in leaves]
         if self._pyro_optim.pt_clip_args or any(optimizer is None for optimizer in found):
             return None
         optimizers = [getattr(optimizer, "optimizer", optimizer) for optimizer in found]  # a scheduler holds its own
@@ -250,7 +255,7 @@ class CompiledSVI(SVI):
         leaves = _leaves_in(seen)
         self._seen.update((id(leaf), leaf) for leaf in leaves)
         with deferred_interrupt() as interrupt:
-            self._pyro_optim(leaves)
+            self._pyro_optim(leaves)  # type: ignore[arg-type]
             zero_grads(leaves)
         if interrupt.requested:
             raise KeyboardInterrupt
@@ -283,7 +288,7 @@ class _Forward:
             self.leaves = [leaf for leaf in known if id(leaf) in moved]
             grads = [leaf.grad for leaf in self.leaves]
         losses = loss if isinstance(loss, tuple) else (loss,)
-        return [torch.as_tensor(value, dtype=torch.float64) for value in losses], grads
+        return [torch.as_tensor(value, dtype=torch.float64).detach() for value in losses], grads
 
 
 @contextmanager
@@ -300,7 +305,9 @@ def _kept_store() -> Iterator[None]:
             if name in before:
                 store._params[name] = before[name]
                 store._param_to_name[before[name]] = name
-        raise CaptureError(f"a step replaces the parameter {replaced[0]!r} of Pyro's store, as a decaying baseline does")
+        raise CaptureError(
+            f"a step replaces the parameter {replaced[0]!r} of Pyro's store, as a decaying baseline does"
+        )
 
 
 class _OneOptimizer(PyroOptim):
@@ -324,6 +331,11 @@ class _OneOptimizer(PyroOptim):
                 "model and guide once before it is made, or take a pyro.optim optimizer"
             )
         self._optimizer.step()
+
+
+def _warn_of_nan() -> None:
+    """Pyro's own warning, which its losses give in an eager step."""
+    warn_if_nan(torch.tensor(float("nan")), "loss")
 
 
 def _leaves_in(seen: Any) -> set[Tensor]:

@@ -67,7 +67,7 @@ class VariationalEM:
         device: torch.device | str = "auto",
         dtype: torch.dtype | None = None,
         data_plate: str | None = None,
-        compile: Choice = "auto",  # noqa: A002  (as torch calls it)
+        compile: Choice = "auto",
     ) -> None:
         if compile not in ("auto", True, False):
             raise ValueError(f"VariationalEM: compile must be 'auto', True or False, got {compile!r}")

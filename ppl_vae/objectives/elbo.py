@@ -216,7 +216,7 @@ def _weigh(term: Any, score: SiteScore) -> Any:
     return term * score.weight if score.weighted else term
 
 
-def _scaled(score: SiteScore, factor: float) -> Tensor:
+def _scaled(score: SiteScore, factor: float | Tensor) -> Tensor:
     """A site's raw log density, weighted, and scaled to all data if it stands in the data plate."""
     return score.raw * (score.weight * (factor if score.local else 1.0))
 

@@ -19,7 +19,7 @@ from ppl_vae.data.rows import Batch
 LATEST = 500
 """The switch comes after the first epoch, whose rows are checked one by one, but no later than this step."""
 WORTH = 10_000
-"""Steps to come that earn back the seconds of compiling: measured in benchmarks/compiled_step.py, generously rounded."""
+"""Steps to come that earn back the seconds of compiling: as benchmarks/compiled_step.py finds them, rounded."""
 
 SAMPLE = 1000
 """Steps of the schedule that are looked at, to tell what part of them is of a kind."""
@@ -60,6 +60,7 @@ class Compilation:
         self._switch = min(max(per_epoch, 2), LATEST)
         self._engine = Engine(roots, who="fit", required=choice is True)
         self._plan: dict[str, dict[str, Any]] = {}
+        self._rejected: dict[str, int] = {}
         self._off = choice is False or (choice == "auto" and device != "cpu")
 
     def captured(
@@ -82,7 +83,9 @@ class Compilation:
 
             return forward
 
-        name = f"{described(batch.args, batch.kwargs)} -> {'+'.join(sorted(moving))}"
+        def name() -> str:
+            return f"{described(batch.args, batch.kwargs)} -> {'+'.join(sorted(moving))}"
+
         parts = (batch.args, dict(batch.kwargs), batch.index, batch.num_data)
         found = self._engine.find(parts, {}, make_forward, moving, name)
         return None if found is None else self._by_plan(*found, batch, step, moving)
@@ -92,7 +95,8 @@ class Compilation:
     ) -> Result | None:
         name = program.record.signature
         entry = self._plan.get(name)
-        if entry is None and step >= self._switch and self._is_worth_it(program, batch, step, moving):
+        undecided = entry is None and step >= self._switch and self._rejected.get(name) != self.target
+        if undecided and self._is_worth_it(program, batch, step, moving):
             entry = self._plan[name] = {"start": step, "compiled": 0, "reason": ""}
         if entry is None:
             program.record.eager_steps += 1
@@ -118,6 +122,8 @@ class Compilation:
             share *= sum(frozenset(self._moves(step + i)) == moving for i in range(SAMPLE)) / SAMPLE
         to_come = max(round((self.target - step) * share), 0)
         program.record.reason = f"about {to_come} such steps to come do not earn back compiling ({WORTH} do)"
+        if to_come < WORTH:
+            self._rejected[program.record.signature] = self.target  # until a longer run is asked for
         return to_come >= WORTH
 
     def explain(self) -> Explanation:

@@ -39,9 +39,8 @@ class Guard:
         """Remember the buffers, which the forward pass may change."""
         self._saved_buffers = [buffer.clone() for buffer in self.buffers]
 
-    def update(self, step: int, objective: Tensor, grad_norm: Tensor, move: Callable[[], object]) -> None:
-        """Make the optimizer's step by ``move``, or keep everything as it was before it."""
-        fine = torch.isfinite(objective.detach()) & torch.isfinite(grad_norm)
+    def update(self, step: int, fine: Tensor, move: Callable[[], object]) -> None:
+        """Make the optimizer's step by ``move`` if all is ``fine`` (), or keep everything as it was before it."""
         if self.latched and self._can_be_undone():
             self._update_latched(step, fine, move)
         elif bool(fine) and self.failed_step() is None:

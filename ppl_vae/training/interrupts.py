@@ -16,7 +16,7 @@ class Interrupt:
         self.requested = False
 
 
-class deferred_interrupt:  # noqa: N801  (a context manager, and used around every small step: a class is the fast kind)
+class deferred_interrupt:
     """Catch the first SIGINT in a flag; a second one raises at once. Only the main thread can do this."""
 
     __slots__ = ("_before", "_flag")

@@ -73,19 +73,19 @@ class GradientStep:
         still = self._buffers_of_resting(moving)
         try:
             captured = self._captured(batch, step, moving)
-            report, norm = captured or self._gradients(batch, moving)
+            report, fine = captured or self._gradients(batch, moving)
         except BaseException:
             self.guard.restore()  # the guide may have moved its running means before the model broke
             raise
-        self.guard.update(step, report[0], norm, self.optimizer.step if captured is None else self._move)
+        self.guard.update(step, fine, self.optimizer.step if captured is None else self._move)
         for buffer, value in still:
             buffer.copy_(value)
         return report
 
     def _gradients(self, batch: Batch, moving: frozenset[str]) -> tuple[Tensor, Tensor]:
-        """Put clipped gradients into ``.grad``; the report, and the norm before clipping. This is what is captured."""
+        """Put clipped gradients into ``.grad``; the report, and whether all is finite. This is what is captured."""
         report = self.objective.gradients(self.pair, batch, self.moving_leaves(moving))
-        return report, self._clip(moving)
+        return report, torch.isfinite(report[0]) & torch.isfinite(self._clip(moving))
 
     def _captured(self, batch: Batch, step: int, moving: frozenset[str]) -> tuple[Tensor, Tensor] | None:
         """The same by a graph, if this step is to run by one."""
@@ -95,10 +95,10 @@ class GradientStep:
         result = self.compilation.captured(lambda b: self._gradients(b, moving), batch, step, moving, leaves)
         if result is None:
             return None
-        (report, norm), grads = result
+        (report, fine), grads = result
         for leaf, grad in zip(leaves, grads, strict=True):
             leaf.grad = grad
-        return report, norm
+        return report, fine
 
     def _move(self) -> None:
         """The optimizer's step by its fused kernels, where it has some."""

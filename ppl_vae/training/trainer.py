@@ -70,7 +70,7 @@ class Trainer:
         checkpoint: Path | None = None,
         every: int | None = None,
         fingerprint: dict[str, Any] | None = None,
-        compile: Choice = "auto",  # noqa: A002  (as torch calls it)
+        compile: Choice = "auto",
     ) -> None:
         self.pair, self.objective, self.optimizer, self.batches = pair, objective, optimizer, batches
         self.seed, self.moves, self.validation = seed, moves, validation

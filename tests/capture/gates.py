@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import pyro
 import torch
-from capture.table import Problem
+from capture.table import Problem, Row
 from torch import Tensor
 
 from ppl_vae import CompiledSVI
 from ppl_vae.capture import Program
-from ppl_vae.capture.compare import difference
+from ppl_vae.capture.compare import TOLERANCE, difference
 from ppl_vae.capture.program import _State
 
 
@@ -89,3 +89,42 @@ def _outcome(values: list, grads: list, before: _State, program: Program) -> Out
     after = _State(program.watch.buffers())
     before.put_back()
     return Outcome([v.detach().clone() for v in values], [g if g is None else g.detach().clone() for g in grads], after)
+
+
+@dataclass
+class Judgement:
+    """The worst errors of a row's compiled step, relative to the largest entries, and what it cost."""
+
+    name: str
+    nodes: int
+    gradients: float
+    losses: float
+    buffers: float
+    same_noise: bool
+    compile_seconds: float
+
+
+def judged(row: Row) -> Judgement:
+    """Gate 2 on a row: its compiled step against the eager one, from the same state and noise."""
+    with own_store():
+        _, program, inputs = started(row.make())
+        reference = eagerly(program, inputs)
+        assert traced(program, inputs) is not None, program.record.reason
+        program.compile(inputs)
+        assert program.ready, program.record.reason
+        program._unproven, program.record.compiled_steps = 0, 2  # the comparison is ours here, not the program's own
+        compiled = called(program, inputs)
+        return Judgement(
+            row.name,
+            program.record.nodes,
+            compiled.error(reference),
+            difference(compiled.values, reference.values),
+            difference(compiled.state.values, reference.state.values),
+            compiled.state.same_noise(reference.state),
+            program.record.compile_seconds,
+        )
+
+
+def allowed(found: Judgement) -> bool:
+    """Does a judgement pass?"""
+    return found.same_noise and max(found.gradients, found.losses, found.buffers) < TOLERANCE[torch.float32]

@@ -21,10 +21,16 @@ import pytest
 from conformance.svi import ConformingSVI, Here
 from pyro.infer.elbo import ELBO
 
+from ppl_vae.capture import shims
+
+MOST_CALLS = 3_000
+"""Longer steps stay eager here: a graph of thousands of operations is traced in seconds, and these are many tests."""
+
 
 def pytest_configure() -> None:
     """Put ours in place."""
     Here.plant = bool(os.environ.get("CONFORMANCE_PLANT"))
+    shims.MOST_CALLS = MOST_CALLS
     for module in pkgutil.iter_modules(pyro.infer.__path__):
         importlib.import_module(f"pyro.infer.{module.name}")
     _replace_svi(pyro.infer.SVI)

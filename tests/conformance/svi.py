@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,13 +37,13 @@ class Count:
     accepted: int = 0  # steps that Pyro made without an error
     captured: int = 0  # those of them that the graph made too, and the same to the bit
     mismatches: list[str] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)  # for each reason a test that gave it
 
     def refused(self, reason: str, test: str) -> None:
         """Count a step that stayed eager."""
         kind = _kind(reason)
-        self.reasons[kind] += 1
+        self.reasons[kind] = self.reasons.get(kind, 0) + 1
         self.examples.setdefault(kind, f"{test}: {reason}")
 
 
@@ -141,7 +140,7 @@ class ConformingSVI(CompiledSVI):
             after = _State(before.tensors)
             grads = {leaf: leaf.grad for leaf in known | made.leaves}
             with busy():
-                self._by_graph(made, args, kwargs, before, after, created=bool(made.leaves - known))
+                self._by_graph(made, args, kwargs, before, after)
             after.put_back()
             if made.captured is not None:
                 forward, ours = made.captured
@@ -160,19 +159,20 @@ class ConformingSVI(CompiledSVI):
         self._seen.update((id(leaf), leaf) for leaf in leaves)
         return Made(loss, leaves)
 
-    def _by_graph(self, made: Made, args: Any, kwargs: Any, before: _State, after: _State, *, created: bool) -> None:
+    def _by_graph(self, made: Made, args: Any, kwargs: Any, before: _State, after: _State) -> None:
         """The same call from the same state by its graph; fills in ``made.captured`` and ``made.loss``."""
         eager = _numbers(made.loss), {leaf: leaf.grad for leaf in made.leaves}
         before.put_back()
         try:
-            forward, values, grads = self._run_graph(args, kwargs, before)
+            forward, values, grads, is_new = self._run_graph(args, kwargs, before)
         except CaptureError as error:
             Here.count().refused(str(error), Here.test)
             return
         ours = _State(before.tensors)
         problem = _difference((values, grads, ours), (eager[0], [eager[1].get(leaf) for leaf in forward.leaves], after))
-        if problem is not None and created:
-            # The eager call drew the initial values of parameters from the generator; a second one draws as the graph.
+        if problem is not None and is_new:
+            # Pyro's first call does what later ones do not: it draws initial values of parameters, and an ELBO guesses
+            # the nesting of plates by a run of its own. The graph is that of a later call, so it is compared with one.
             reference = self._again(forward, args, kwargs, before)
             problem = _difference((values, grads, ours), reference)
         if problem is not None:
@@ -182,12 +182,13 @@ class ConformingSVI(CompiledSVI):
         made.captured = forward, grads
         made.loss = tuple(map(float, values)) if isinstance(made.loss, tuple) else float(values[0])
 
-    def _run_graph(self, args: Any, kwargs: Any, before: _State) -> tuple[Any, list[Tensor], list[Tensor | None]]:
-        """The graph's forward, values and gradients; the graph is made if the call has none yet."""
+    def _run_graph(self, args: Any, kwargs: Any, before: _State) -> tuple[Any, list[Tensor], list[Tensor | None], bool]:
+        """The graph's forward, values and gradients, and whether it was made for this call."""
         found = self.program(args, kwargs)
         assert found is not None  # mode="require" raises
         program, inputs = found
-        if not program.ready:
+        is_new = not program.ready
+        if is_new:
             if not program.given_up:
                 program.trace(inputs, undo=True)
             if program.given_up:
@@ -199,7 +200,7 @@ class ConformingSVI(CompiledSVI):
         values, grads = result
         if Here.plant:
             grads = _planted(grads)
-        return program.forward, values, grads
+        return program.forward, values, grads, is_new
 
     def _again(self, forward: Any, args: Any, kwargs: Any, before: _State) -> Any:
         """Pyro's call once more, from the state before it and now with all its parameters."""
