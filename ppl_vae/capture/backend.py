@@ -139,11 +139,10 @@ class Build:
         arguments = [tensor.detach() for tensor in (*inputs, *graph.lifted)]
         home = library_folder(graph.functional, arguments)
         self._process: subprocess.Popen[bytes] | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         if home.exists():
             return
-        self._folder = tempfile.TemporaryDirectory()
-        job = Path(self._folder.name) / "job.json"
+        folder = tempfile.TemporaryDirectory()
+        job = Path(folder.name) / "job.json"
         job.write_text(
             json.dumps(
                 {
@@ -165,24 +164,26 @@ class Build:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C is not meant for it
         )
-        self._finalizer = weakref.finalize(self, _end, self._process)
+        self._finalizer = weakref.finalize(self, _end, self._process, folder)
 
     @property
     def done(self) -> bool:
         """Has it ended, well or not? If well, :func:`compile_graph` finds the library."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is None:
+            return True
+        if self._process.poll() is None:
             return False
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._finalizer()
         return True
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Nobody waits for the library any more; the compiler's own children end with the session."""
+def _end(process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[str]) -> None:
+    """The library is there, or nobody waits for it any more; the compiler's own children end with the session."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         process.wait()
+    folder.cleanup()
 
 
 def _in_process(functional: fx.GraphModule, arguments: list[Tensor]) -> Runner:
