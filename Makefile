@@ -5,17 +5,18 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
+PYRO ?=
 ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt
 RECIPE := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help demo test test-slow bench lint clean
+.PHONY: help demo test test-slow conformance bench lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: .venv/.installed  ## fit a VAE on real handwritten digits, judge it, and write runs/demo
 	$(BIN)/ppl-vae fit vae --out runs/demo --overwrite
@@ -25,6 +26,10 @@ test: .venv/.installed-test  ## the tests and doctests
 
 test-slow: .venv/.installed-test  ## the slow rest
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+conformance: .venv/.installed-test  ## Pyro's own tests with our SVI: make conformance PYRO=<a clone of pyro-ppl/pyro>
+	@test -n "$(PYRO)" || { echo "make conformance needs a clone: make conformance PYRO=<a clone of pyro-ppl/pyro>"; exit 2; }
+	$(BIN)/python tests/conformance/run.py "$(PYRO)" $(ARGS)
 
 bench: .venv/.installed-bench  ## every number that the README claims
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -25,6 +25,7 @@ def difference(ours: Sequence[Tensor | None], reference: Sequence[Tensor | None]
             if not torch.equal(mine, theirs):
                 return float("inf")
             continue
+        mine, theirs = mine.detach(), theirs.detach()
         finite = torch.isfinite(theirs)
         if not torch.equal(finite, torch.isfinite(mine)):
             return float("inf")

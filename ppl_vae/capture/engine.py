@@ -61,13 +61,16 @@ class Engine:
         if _PYRO_STACK:
             self._tell("the call: it is made inside a Pyro handler, whose effect a graph would not see")
             return None
+        if torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():
+            self._tell("the call: it is made under torch.autocast or without gradients")
+            return None
         try:
             own, tensors = signature(args, kwargs)
         except CaptureError as error:
             self._tell(f"the call: {error}")
             return None
         self._look()
-        key = (own, extra, self._state, torch.is_grad_enabled(), torch.get_default_dtype())
+        key = (own, extra, self._state, torch.get_default_dtype())
         program = self.programs.get(key)
         if program is None:
             program = self._new(

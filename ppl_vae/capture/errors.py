@@ -6,11 +6,13 @@ import os
 import sys
 import traceback
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
 _PACKAGE = str(Path(__file__).parent.parent) + os.sep
-_LIBRARIES = tuple(f"{os.sep}{name}{os.sep}" for name in ("torch", "pyro", "opt_einsum", "zuko"))
+_SPECS = map(find_spec, ("torch", "pyro", "opt_einsum", "zuko"))
+_LIBRARIES = tuple(str(Path(spec.origin).parent) + os.sep for spec in _SPECS if spec is not None and spec.origin)
 
 
 class CaptureError(RuntimeError):
@@ -35,6 +37,13 @@ def line_of(tb: TracebackType | None) -> str:
 def _is_informative(frame: traceback.FrameSummary) -> bool:
     """A distribution, transform or loss, and not the machinery of torch or of Pyro's handlers."""
     return "distributions" in frame.filename or f"{os.sep}pyro{os.sep}infer" in frame.filename
+
+
+def line_of_caller() -> str:
+    """Where the caller's own code stands now."""
+    stack = [f for f in traceback.extract_stack() if not f.filename.startswith(_PACKAGE)]
+    own = [frame for frame in stack if not any(part in frame.filename for part in _LIBRARIES)]
+    return f" ({own[-1].filename}:{own[-1].lineno}, in {own[-1].name})" if own else ""
 
 
 def line_in(stack: str | None) -> str:

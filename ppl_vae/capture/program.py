@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ppl_vae.capture.backend import Build, Runner, compile_graph
 from ppl_vae.capture.compare import difference, tolerance
-from ppl_vae.capture.errors import CaptureError
+from ppl_vae.capture.errors import CaptureError, FallbackWarning
 from ppl_vae.capture.trace import Graph, capture
 from ppl_vae.capture.watch import Watch
 from ppl_vae.pair.scope import validation
@@ -72,6 +72,11 @@ class Program:
     def ready(self) -> bool:
         """Can it be called?"""
         return self._graph is not None
+
+    @property
+    def has_all_gradients(self) -> bool:
+        """Has every leaf a gradient?"""
+        return all(self._has_grad)
 
     def give_up(self, reason: str, *, quietly: bool = False) -> None:
         """Stay eager from here on, and say why."""
@@ -166,16 +171,22 @@ class Program:
             if not self.ready:
                 return None
         kind = GRAPH if self._runner is None else COMPILED
-        count = getattr(self.record, f"{kind}_steps") + 1
+        count = (self.record.graph_steps if self._runner is None else self.record.compiled_steps) + 1
         is_audited = self._unproven > 0 or count & (count - 1) == 0
         try:
             result = self._audited(inputs, kind, count) if is_audited else self._run(inputs)
+        except (CaptureError, FallbackWarning):  # what is told is an error here
+            raise
         except Exception as error:  # the eager step will raise it too, in Pyro's words; if not, it is the better one
             if self._unproven:
                 self.give_up(f"{kind} step {count} raised {type(error).__name__}: {str(error).partition(chr(10))[0]}")
             return None
-        if self.ready:
-            setattr(self.record, f"{kind}_steps", count)
+        if not self.ready:
+            return result
+        if kind == COMPILED:
+            self.record.compiled_steps = count
+        else:
+            self.record.graph_steps = count
         return result
 
     def _run(self, inputs: list[Tensor]) -> Result:
@@ -188,7 +199,8 @@ class Program:
         """A captured and an eager call from the same state: the first counts if it is the second."""
         assert self._graph is not None
         # An operation may change a buffer without saying so (batch norm does): all of them are looked after.
-        mutated = list({id(t): t for t in (*self._graph.mutated, *self.watch.buffers())}.values())
+        given = [inputs[i] for i in self._graph.mutated_inputs]
+        mutated = list({id(t): t for t in (*self._graph.mutated, *self.watch.buffers(), *given)}.values())
         before = _State(mutated)
         try:
             ours, after = self._run(inputs), _State(mutated)

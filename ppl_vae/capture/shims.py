@@ -7,6 +7,7 @@ values. The replacement gives the same numbers to the bit (tests/capture/test_sh
 
 from __future__ import annotations
 
+import linecache
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +15,13 @@ from types import FrameType
 from typing import Any
 
 import torch
+from pyro.ops.jit import CompiledFunction
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ppl_vae.capture.errors import CaptureError
+from ppl_vae.capture.errors import CaptureError, line_of_caller
 
 TESTED = ("1.9.1", "1.9.2")
 """The versions of Pyro that the shims were tested on."""
@@ -28,9 +31,9 @@ _PLATE = "pyro.poutine.indep_messenger"
 _TRANSFORMS = "pyro.distributions.transforms."
 _SPLINE = _TRANSFORMS + "spline"
 _LOSSES = ("pyro.infer.", "pyro.contrib.", "ppl_vae.objectives")
-MOST_CALLS = 20_000
-"""Calls of torch functions in a step, at most: to trace more, as an enumeration in a loop makes, would take minutes, and
-to compile it hours."""
+MOST_OPERATIONS = 20_000
+"""In a graph before its backward, at most: a step that makes more, as an enumeration in a loop does, would be traced
+for minutes and compiled for hours."""
 
 
 def _item(caller: str, tensor: Tensor) -> Any:
@@ -55,6 +58,15 @@ def _fulldot(prob: Tensor, cost: Tensor) -> Tensor:
     return (prob * torch.empty_like(cost).copy_(possible)).sum()  # as tensordot adds then: along the order in memory
 
 
+def _bool(caller: str, tensor: Tensor) -> Any:
+    """An ``assert`` in a model: it holds in the call that is traced, and each compared step makes it again."""
+    frame = _frame()
+    if not linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("assert "):
+        return NotImplemented
+    with _disable_current_modes():
+        return bool(tensor)
+
+
 def _one_hot(caller: str, index: Tensor, num_classes: int = -1) -> Any:
     """What looks at the values to check them, in torch; the classes are given, so a comparison does."""
     if num_classes < 1:
@@ -67,6 +79,10 @@ def _get(caller: str, tensor: Tensor, key: Any) -> Any:
 
     And ``rows[i]`` with a tensor i of no dimensions, for which torch asks its value.
     """
+    if any(
+        isinstance(part, Tensor) and part.dtype == torch.bool for part in (key if isinstance(key, tuple) else (key,))
+    ):
+        _selections.append(line_of_caller())
     if isinstance(key, Tensor) and not key.dim() and key.dtype in (torch.int32, torch.int64):
         return tensor.index_select(0, torch.where(key < 0, key + len(tensor), key).reshape(1)).squeeze(0)
     return tensor if caller == _SPLINE and _is_mask(key, tensor) else NotImplemented
@@ -103,6 +119,7 @@ def _is_mask(key: Any, tensor: Tensor) -> bool:
 _REPLACED: dict[Any, Callable[..., Any]] = {
     Tensor.item: _item,
     Tensor.all: _all,
+    Tensor.__bool__: _bool,
     Tensor.__getitem__: _get,
     Tensor.__setitem__: _set,
     Tensor.unbind: _unbind,
@@ -112,15 +129,11 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
 
 
 class _Replacing(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self._calls = 0
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self._calls += 1
-        if self._calls > MOST_CALLS:
-            raise CaptureError(f"it makes more than {MOST_CALLS} calls of torch, too many for one graph")
+        proxies = get_proxy_mode()
+        if proxies is not None and len(proxies.tracer.graph.nodes) > MOST_OPERATIONS:
+            raise CaptureError(f"it makes more than {MOST_OPERATIONS} operations, too many for one graph")
         replacement = _REPLACED.get(func)
         if replacement is not None:
             result = replacement(_name(_frame()), *args, **kwargs)
@@ -142,6 +155,12 @@ def _name(frame: FrameType) -> str:
 
 
 _constants: list[tuple[Tensor, int]] = []
+_selections: list[str] = []
+
+
+def selection() -> str:
+    """Where the trace has first met a selection by a mask: torch.fx keeps the lines of ``forward`` methods alone."""
+    return next(iter(_selections), "")
 
 
 @contextmanager
@@ -162,8 +181,11 @@ def active() -> Iterator[list[tuple[Tensor, int]]]:
             if callable(vars(module).get(name)):
                 replace(module, name, _as_it_is)
     replace(sys.modules[_DICE], "_fulldot", _fulldot)
+    replace(CompiledFunction, "__call__", _uncompiled)
+    replace(torch.jit, "trace", _no_second_trace)
     replace(torch.distributions.Distribution, "_validate_sample", _as_it_is)  # one held by a model keeps its own flag
     _constants.clear()
+    _selections.clear()
     try:
         with _Replacing():
             yield _constants
@@ -174,3 +196,13 @@ def active() -> Iterator[list[tuple[Tensor, int]]]:
 
 def _as_it_is(value: Any = None, *args: Any, **kwargs: Any) -> Any:
     return value
+
+
+def _uncompiled(self: CompiledFunction, *args: Any, **kwargs: Any) -> Any:
+    """What Pyro's Jit ELBOs give to ``torch.jit`` goes into our graph instead."""
+    return self.fn(*args, **kwargs)
+
+
+def _no_second_trace(*args: Any, **kwargs: Any) -> Any:
+    """One inside ours leaves the tracer of ``torch.jit`` broken, and a later one ends the process."""
+    raise CaptureError("it calls torch.jit.trace")

@@ -35,6 +35,7 @@ class Graph:
         functional: the same without mutation but for the last copies into its arguments: what a compiler takes.
         lifted: the tensors that the function closed over, live.
         mutated: those among them that a call changes, in place.
+        mutated_inputs: the places of the inputs that a call changes, in place.
         constants: tensors whose values were taken as constants, with their versions.
     """
 
@@ -42,6 +43,7 @@ class Graph:
     functional: fx.GraphModule
     lifted: list[Tensor]
     mutated: list[Tensor]
+    mutated_inputs: list[int]
     constants: list[tuple[Tensor, int]] = field(default_factory=list)
 
     @property
@@ -90,9 +92,12 @@ def capture(fn: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> tuple[
     module.graph.set_codegen(CodeGen())
     module.recompile()
     functional = _functionalized(module, [*inputs, *lifted])
-    mutated = [lifted[i - len(inputs)] for i in _mutated(functional) if i >= len(inputs)]
+    places = _mutated(functional)
+    mutated = [lifted[i - len(inputs)] for i in places if i >= len(inputs)]
     _require_no_overlap(lifted, mutated)
-    return [value.detach() for value in _values(values)], Graph(module, functional, lifted, mutated, constants)
+    return [value.detach() for value in _values(values)], Graph(
+        module, functional, lifted, mutated, [i for i in places if i < len(inputs)], constants
+    )
 
 
 def _alias(tensor: Tensor) -> Tensor:

@@ -197,6 +197,10 @@ class Update:
         """Move the leaves."""
         if self._now() != self._known:
             self._look()
+        self.again(grads)
+
+    def again(self, grads: Sequence[Tensor]) -> None:
+        """Move the leaves once more, where nobody can have changed an option since the last time."""
         if self._is_refused:
             self._step_themselves(grads)
             return

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from pyro.infer import SVI
+from pyro.ops.jit import CompiledFunction
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
@@ -157,6 +158,8 @@ class _Walk:
             if value.size <= _SMALL:
                 self.lists.append(_Content(value))
             return []
+        if isinstance(value, CompiledFunction):  # what torch.jit makes of it is not what a graph is made of
+            return [(".fn", value.fn)]
         if isinstance(value, types.MethodType):
             return [("", value.__self__), (f".{value.__func__.__name__}", value.__func__)]
         if isinstance(value, types.FunctionType):

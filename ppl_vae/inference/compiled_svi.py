@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -70,7 +71,7 @@ class CompiledSVI(SVI):
         super().__init__(model, guide, wrapped, loss, loss_and_grads, *args, **kwargs)
         self.optim = optim
         self.mode, self.wait = mode, wait
-        self._pyro_optim: PyroOptim = wrapped
+        self._given_optim, self._pyro_optim = optim, wrapped
         self._objective = loss if isinstance(loss, Objective) else None
         self._seen: dict[int, Tensor] = {}
         self._engine: Engine | None = None
@@ -120,19 +121,41 @@ class CompiledSVI(SVI):
 
     def _many(self, columns: tuple[Tensor, ...], order: Iterator[Tensor]) -> list[Any]:
         losses: list[Any] = []
-        program: Program | None = None
-        for index in order:
-            step = None
-            if (
-                program is not None and program.ready
-            ):  # between two steps of one run nothing changes: no look at the key
-                step = self._by_program(program, [index, *columns])
-            if step is None:
-                step = self._loss_of((index, *columns), columns, gathered=True)
-                found = self.program((index, *columns), {}, gathered=True) if self.mode != "eager" else None
-                program = found[0] if found is not None else None
-            losses.append(step)
+        again: Callable[[list[Tensor]], list[Tensor] | None] | None = None
+        with deferred_interrupt() as interrupt:
+            for index in order:
+                step = again([index, *columns]) if again is not None else None
+                if step is None:
+                    step = self._loss_of((index, *columns), columns, gathered=True)
+                    again = self._repeated((index, *columns))
+                losses.append(step)
+                if interrupt.requested:
+                    raise KeyboardInterrupt
         return losses
+
+    def _repeated(self, given: tuple[Any, ...]) -> Callable[[list[Tensor]], list[Tensor] | None] | None:
+        """The captured step without a look at what has changed: within one run nobody else is at work."""
+        found = self.program(given, {}, gathered=True) if self.mode != "eager" and self._started else None
+        if found is None or not found[0].ready or self._objective is not None:
+            return None
+        program, forward = found[0], cast(_Forward, found[0].forward)
+        update, audit = forward.update, program.record.last_audit
+        if update is None or not program.has_all_gradients:
+            return None
+        is_small = self._is_small(forward, found[1])
+
+        def again(inputs: list[Tensor]) -> list[Tensor] | None:
+            if not program.ready or program.record.last_audit != audit:  # the model's own code has run meanwhile
+                return None
+            with one_thread(is_small):
+                result = program(inputs)
+            if result is None:
+                return None
+            losses, grads = result
+            update.again(cast(list[Tensor], grads))
+            return losses
+
+        return again
 
     def _loss_of(self, given: tuple[Any, ...], columns: tuple[Any, ...], *, gathered: bool) -> Any:
         losses = self._captured(given, {}, gathered=gathered)
@@ -146,14 +169,15 @@ class CompiledSVI(SVI):
 
     def _captured(self, args: Any, kwargs: Any, *, gathered: bool = False) -> list[Tensor] | None:
         """The losses of a step made by a graph; None if it is to be made eagerly."""
-        if self.mode == "eager" or not self._started:
-            self._started = True  # the first step creates parameters and the optimizer's state
+        if self.mode == "eager" or not self._started:  # the first step creates parameters and the optimizer's state
             return None
         found = self.program(args, kwargs, gathered=gathered)
         if found is None:
             return None
         program, inputs = found
-        self._first = self._first or program
+        if self._first is None:
+            self._first = program
+            program.record.eager_steps += 1  # the very first step, which no program has seen
         patience = 0 if program is self._first else 1 if self.mode == "require" else RARE
         due = program.record.eager_steps >= patience
         result = self._by_program(program, inputs, due) if program.ready or due else None
@@ -213,13 +237,16 @@ class CompiledSVI(SVI):
 
     def _update(self, forward: _Forward, grads: list[Tensor | None]) -> None:
         """The optimizer's step, by its fused kernels where it has some."""
-        optimizers = list(self._pyro_optim.optim_objs.values())
+        optimizers = list(self._optimizer().optim_objs.values())
         if forward.update is None or optimizers != forward.optimizers:
             forward.moved, forward.optimizers = self._moved(forward, grads), optimizers
+            forward.zeros = _Zeros(forward.moved)
             forward.update = self._fused(forward.moved)
         # A parameter without a gradient here that had one in a step of another kind is moved by zero, as in Pyro.
         pairs = zip(forward.leaves, grads, strict=True)
         given = [g for g in (grad if grad is not None else leaf.grad for leaf, grad in pairs) if g is not None]
+        if not forward.zeros.hold():
+            given = forward.zeros.added(given)
         if forward.update is not None:
             forward.update(given)
             return
@@ -229,6 +256,13 @@ class CompiledSVI(SVI):
         self._pyro_optim(forward.moved)
         for leaf, was in zip(forward.moved, before, strict=True):
             leaf.grad = was
+
+    def _optimizer(self) -> PyroOptim:
+        """The optimizer that the caller has set, as Pyro calls it."""
+        if self.optim is not self._given_optim:
+            is_torch = isinstance(self.optim, torch.optim.Optimizer)
+            self._given_optim, self._pyro_optim = self.optim, _OneOptimizer(self.optim) if is_torch else self.optim
+        return self._pyro_optim
 
     def _moved(self, forward: _Forward, grads: list[Tensor | None]) -> list[Tensor]:
         pairs = zip(forward.leaves, grads, strict=True)
@@ -241,6 +275,10 @@ class CompiledSVI(SVI):
             return None
         optimizers = [getattr(optimizer, "optimizer", optimizer) for optimizer in found]  # a scheduler holds its own
         return Update(leaves, optimizers) if Update.refuses(leaves, optimizers) is None else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles capture anew."""
+        return {**self.__dict__, "_engine": None, "_first": None, "_seen": {}}
 
     # -- a step, Pyro's own --------------------------------------------------------------------------------------------
 
@@ -255,8 +293,9 @@ class CompiledSVI(SVI):
         leaves = _leaves_in(seen)
         self._seen.update((id(leaf), leaf) for leaf in leaves)
         with deferred_interrupt() as interrupt:
-            self._pyro_optim(leaves)  # type: ignore[arg-type]
+            self._optimizer()(leaves)  # type: ignore[arg-type]
             zero_grads(leaves)
+            self._started = True
         if interrupt.requested:
             raise KeyboardInterrupt
         return type(loss)(map(torch_item, loss)) if isinstance(loss, tuple) else torch_item(loss)
@@ -270,6 +309,7 @@ class _Forward:
         self.leaves: list[Tensor] = []
         self.small: bool | None = None
         self.moved: list[Tensor] = []  # those among the leaves that the optimizer gets
+        self.zeros = _Zeros([])
         self.optimizers: list[Any] = []
         self.update: Update | None = None
 
@@ -308,6 +348,37 @@ def _kept_store() -> Iterator[None]:
         raise CaptureError(
             f"a step replaces the parameter {replaced[0]!r} of Pyro's store, as a decaying baseline does"
         )
+
+
+class _Zeros:
+    """The gradients that leaves have between two steps: zeros, unless a caller has added up some of their own.
+
+    Args:
+        leaves: whose; what their ``.grad`` holds now counts as looked at if it is zero.
+    """
+
+    def __init__(self, leaves: list[Tensor]) -> None:
+        self._leaves = leaves
+        self._look()
+
+    def _look(self) -> None:
+        self._grads = [leaf.grad for leaf in self._leaves]
+        is_zero = all(grad is None or not bool(grad.any()) for grad in self._grads)
+        self._versions = [None if grad is None else grad._version for grad in self._grads] if is_zero else []
+
+    def hold(self) -> bool:
+        """Are they still the same zeros? Cheap."""
+        now = [leaf.grad for leaf in self._leaves]
+        versions = [None if grad is None else grad._version for grad in now]
+        return all(map(operator.is_, now, self._grads)) and versions == self._versions
+
+    def added(self, grads: list[Tensor]) -> list[Tensor]:
+        """These gradients and the caller's, which are zeros again after it, as after Pyro's step."""
+        pairs = zip(grads, self._leaves, strict=True)
+        sums = [grad if leaf.grad is None or leaf.grad is grad else grad + leaf.grad for grad, leaf in pairs]
+        zero_grads(self._leaves)
+        self._look()
+        return sums
 
 
 class _OneOptimizer(PyroOptim):

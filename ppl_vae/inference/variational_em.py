@@ -245,9 +245,7 @@ class VariationalEM:
         optimizer = self._optimizer(self.pair)
         roots = {"model": self.pair.model, "guide": self.pair.guide, "objective": self.objective}
         wanted = Compilation(self.compile is True, roots, device=self.pair.device.type)  # "auto": nobody says how long
-        return GradientStep(
-            self.pair, self.objective, optimizer, clip_norm=self.clip_norm, compilation=wanted
-        )
+        return GradientStep(self.pair, self.objective, optimizer, clip_norm=self.clip_norm, compilation=wanted)
 
     def _batch(self, data: Any, num_data: int | None) -> Batch:
         rows = self.pair.rows(data)

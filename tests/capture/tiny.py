@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -64,7 +65,7 @@ def rows(n: int = ROWS, *, seed: int = 0) -> Tensor:
 
 
 def make(kind: Any = CompiledSVI, optim: Any = None, loss: Any = None, **options: Any) -> Any:
-    """An SVI of the pair, its optimizer fused, for bits; a compiled one waits for the compiler, to have the same steps."""
+    """An SVI of the pair, its optimizer fused, for bits; a compiled one waits for the compiler, for the same steps."""
     model, guide = pair()
     if issubclass(kind, CompiledSVI):
         options.setdefault("wait", True)
@@ -76,6 +77,17 @@ def parameters(svi: Any) -> dict[str, Tensor]:
     """Copies of what the pair of an SVI holds."""
     named = [*svi.model.named_parameters(), *svi.guide.named_parameters()]
     return {name: leaf.detach().clone() for name, leaf in named}
+
+
+@contextmanager
+def little_garbage() -> Iterator[None]:
+    """Let Python's garbage collector pass over what is there already: it takes longer than a trace does."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
@@ -94,7 +106,7 @@ def run_by_torch(monkeypatch: pytest.MonkeyPatch, spoil: Spoil | None = None) ->
 
         def run(tensors: list[Tensor]) -> list[Tensor]:
             with torch.no_grad():
-                outputs = list(graph.functional(*tensors))
+                outputs = list(graph.module(*tensors))
             return outputs if spoil is None else spoil(next(calls), outputs, tensors)
 
         return run

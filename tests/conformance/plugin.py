@@ -1,4 +1,4 @@
-"""A pytest plugin for our run of Pyro's tests: SVI is ConformingSVI, and an ELBO that is called directly is checked too.
+"""A pytest plugin for our run of Pyro's tests: SVI is ConformingSVI, and an ELBO called directly is checked too.
 
 All is replaced before test modules are imported, so ``from pyro.infer import SVI`` gets ours. The counts go to the file
 named by CONFORMANCE_COUNTS, as JSON; with CONFORMANCE_PLANT=1 one gradient of every graph is made wrong by a percent.
@@ -23,14 +23,14 @@ from pyro.infer.elbo import ELBO
 
 from ppl_vae.capture import shims
 
-MOST_CALLS = 3_000
-"""Longer steps stay eager here: a graph of thousands of operations is traced in seconds, and these are many tests."""
+MOST_OPERATIONS = 3_000
+"""Longer steps stay eager here: a graph of a thousand operations takes a second to trace, and these are many tests."""
 
 
 def pytest_configure() -> None:
     """Put ours in place."""
     Here.plant = bool(os.environ.get("CONFORMANCE_PLANT"))
-    shims.MOST_CALLS = MOST_CALLS
+    shims.MOST_OPERATIONS = MOST_OPERATIONS
     for module in pkgutil.iter_modules(pyro.infer.__path__):
         importlib.import_module(f"pyro.infer.{module.name}")
     _replace_svi(pyro.infer.SVI)

@@ -586,5 +586,7 @@ def test_a_pyro_loss_moves_the_parameters_of_modules():
     leaves = [*model.parameters(), *guide.parameters()]
     before = [leaf.detach().clone() for leaf in leaves]
     with pyro.get_param_store().scope():
-        pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), ELBO()).step((rows(dtype=torch.float32) > 0).float())
+        pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), ELBO()).step(
+            (rows(dtype=torch.float32) > 0).float()
+        )
     assert all(not torch.equal(leaf, was) for leaf, was in zip(leaves, before, strict=True))
