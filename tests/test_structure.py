@@ -8,6 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pyro
 import pytest
 
 import ppl_vae
@@ -176,5 +177,6 @@ def test_the_readme_runs_as_typed(tmp_path, monkeypatch):
     script = "\n".join(blocks)
     for long, short in SHORTER.items():
         script = script.replace(long, short)
-    exec(compile(script, "README.md", "exec"), {})
+    with pyro.get_param_store().scope():  # CompiledSVI uses Pyro's own store, as SVI does
+        exec(compile(script, "README.md", "exec"), {})
     assert (tmp_path / "runs/vae/model.safetensors").exists()
