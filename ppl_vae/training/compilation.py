@@ -18,7 +18,7 @@ from ppl_vae.data.rows import Batch
 
 LATEST = 500
 """The switch comes after the first epoch, whose rows are checked one by one, but no later than this step."""
-WORTH = 10_000
+WORTH = 15_000
 """Steps to come that earn back the seconds of compiling: as benchmarks/compiled_step.py finds them, rounded."""
 
 SAMPLE = 1000

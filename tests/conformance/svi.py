@@ -72,7 +72,7 @@ class Here:
         svi = cls.direct.get(key)
         if svi is None:
             svi = cls.direct[key] = ConformingSVI(model, guide, Adam({"lr": 0.0}), elbo)  # it is never asked to move
-        return svi.checked(args, kwargs).loss
+        return svi.checked(args, kwargs)
 
 
 @contextmanager
@@ -89,9 +89,21 @@ def busy() -> Iterator[None]:
 class Made:
     """A call that was made: what it returned, which parameters it announced, and what the graph gave for them."""
 
-    loss: Any
-    leaves: set[Tensor]
+    given: dict[Tensor, Tensor | None]  # the caller's gradients from before the call
+    loss: Any = None
+    leaves: set[Tensor] = field(default_factory=set)
     captured: tuple[Any, list[Tensor | None]] | None = None  # the program's forward, and its gradients
+
+    def accumulate(self) -> None:
+        """Add the gradients of the call to the caller's, in place, as autograd does."""
+        for leaf, grad in self.given.items():
+            if grad is not None:
+                leaf.grad = grad if leaf.grad is None else grad.add_(leaf.grad)
+
+    def put_back(self) -> None:
+        """Only the caller's gradients again."""
+        for leaf in self.leaves.union(self.given):
+            leaf.grad = self.given.get(leaf)
 
 
 class ConformingSVI(CompiledSVI):
@@ -112,50 +124,57 @@ class ConformingSVI(CompiledSVI):
 
     def _checked_loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         if model is self.model and guide is self.guide:
-            return self.checked(args, kwargs).loss
+            return self.checked(args, kwargs)
         return self._own_loss_and_grads(model, guide, *args, **kwargs)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Pyro's step, with the graph's gradients and CompiledSVI's update where there is a graph."""
-        made = self.checked(args, kwargs)
+        made = self._made(args, kwargs)
         if made.captured is None:
-            self._pyro_optim(made.leaves)
+            made.accumulate()
+            self._optimizer()(made.leaves)  # type: ignore[arg-type]
         else:
-            self._update(*made.captured)
+            made.put_back()
+            self._update(*made.captured)  # it adds what the caller has left in .grad
+            _leave_zeros(*made.captured)
         zero_grads(made.leaves)
         return type(made.loss)(map(torch_item, made.loss)) if isinstance(made.loss, tuple) else torch_item(made.loss)
 
-    def checked(self, args: Any, kwargs: Any) -> Made:
-        """``loss_and_grads`` by Pyro, then by the graph; the gradients are added to ``.grad`` as Pyro does."""
-        known = set(self.leaves())
-        given = {leaf: leaf.grad for leaf in known}
-        for leaf in known:
+    def checked(self, args: Any, kwargs: Any) -> Any:
+        """``loss_and_grads`` by Pyro, then by the graph, whose gradients are added to ``.grad`` as Pyro does."""
+        made = self._made(args, kwargs)
+        made.accumulate()
+        return made.loss
+
+    def _made(self, args: Any, kwargs: Any) -> Made:
+        """The call by Pyro and by the graph; ``.grad`` holds the gradients of this call alone."""
+        made = Made(given={leaf: leaf.grad for leaf in self.leaves()})
+        for leaf in made.given:
             leaf.grad = None
         before = _State(self._buffers())
         try:
-            made = self._eagerly(args, kwargs)
+            self._eagerly(made, args, kwargs)
             Here.count().accepted += 1
             after = _State(before.tensors)
-            grads = {leaf: leaf.grad for leaf in known | made.leaves}
+            grads = {leaf: leaf.grad for leaf in made.leaves.union(made.given)}
             with busy():
                 self._by_graph(made, args, kwargs, before, after)
-            after.put_back()
-            if made.captured is not None:
-                forward, ours = made.captured
-                grads.update(zip(forward.leaves, ours, strict=True))
-            for leaf, grad in grads.items():
-                leaf.grad = grad
-        finally:
-            for leaf, grad in given.items():
-                leaf.grad = _sum(grad, leaf.grad)
+        except BaseException:
+            made.accumulate()
+            raise
+        after.put_back()
+        if made.captured is not None:
+            forward, ours = made.captured
+            grads.update(zip(forward.leaves, ours, strict=True))
+        for leaf, grad in grads.items():
+            leaf.grad = grad
         return made
 
-    def _eagerly(self, args: Any, kwargs: Any) -> Made:
+    def _eagerly(self, made: Made, args: Any, kwargs: Any) -> None:
         with busy(), poutine.trace(param_only=True) as seen:
-            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
-        leaves = {site["value"].unconstrained() for site in seen.trace.nodes.values()}
-        self._seen.update((id(leaf), leaf) for leaf in leaves)
-        return Made(loss, leaves)
+            made.loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        made.leaves = {site["value"].unconstrained() for site in seen.trace.nodes.values()}
+        self._seen.update((id(leaf), leaf) for leaf in made.leaves)
 
     def _by_graph(self, made: Made, args: Any, kwargs: Any, before: _State, after: _State) -> None:
         """The same call from the same state by its graph; fills in ``made.captured`` and ``made.loss``."""
@@ -232,11 +251,11 @@ def _numbers(loss: Any) -> list[Tensor]:
     return [torch.as_tensor(value, dtype=torch.float64).detach() for value in losses]
 
 
-def _sum(before: Tensor | None, grad: Tensor | None) -> Tensor | None:
-    """What autograd leaves of a gradient that was there and one that came: the same tensor, changed in place."""
-    if before is None or grad is None:
-        return grad if before is None else before
-    return before.add_(grad) if before is not grad else before
+def _leave_zeros(forward: Any, grads: list[Tensor | None]) -> None:
+    """What Pyro's first step leaves in ``.grad``, where CompiledSVI's first is Pyro's."""
+    for leaf, grad in zip(forward.leaves, grads, strict=True):
+        if leaf.grad is None and grad is not None:
+            leaf.grad = torch.zeros_like(grad)
 
 
 def _planted(grads: list[Tensor | None]) -> list[Tensor | None]:
