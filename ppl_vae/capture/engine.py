@@ -19,6 +19,8 @@ from ppl_vae.capture.watch import Watch
 STATES = 8
 """So many states of the model's python variables are captured; a model with more changes them from step to step."""
 
+ARGUMENTS = 16
+"""So many calls that differ in nothing but numbers (or states) are kept apart; with more, none of them is captured."""
 LOST = -1
 """The number of the state when there have been too many."""
 
@@ -42,6 +44,8 @@ class Engine:
         self._states: dict[Hashable, int] = {self.watch.key: 0}
         self._state, self._changing = 0, ""
         self._told: set[str] = set()
+        self._count: dict[Hashable, int] = {}
+        self._unbounded: dict[Hashable, Program] = {}
 
     def find(
         self,
@@ -71,13 +75,27 @@ class Engine:
             return None
         self._look()
         key = (own, extra, self._state, torch.get_default_dtype())
-        program = self.programs.get(key)
+        program = self.programs.get(key) or self._unbounded.get(_kind(tensors, extra))
         if program is None:
+            kind = _kind(tensors, extra)
+            self._count[kind] = self._count.get(kind, 0) + 1
+            if self._count[kind] > ARGUMENTS:
+                program = self._unbounded[kind] = self._refused(described(args, kwargs))
+                return program, tensors
             program = self._new(
                 name() if name is not None else described(args, kwargs), make_forward(rebuilder(args, kwargs))
             )
             self.programs[key] = program
         return program, tensors
+
+    def _refused(self, name: str) -> Program:
+        program = Program(Record(name), _no_forward, self.watch, tell=self._tell)
+        program.give_up(
+            "an argument that is no tensor, or a parameter among the arguments, changes from step to step; "
+            "give numbers as tensors",
+            quietly=True,  # it is said when the program would be captured
+        )
+        return program
 
     def _look(self) -> None:
         if self._state == LOST or self.watch.unchanged():
@@ -135,4 +153,13 @@ class Engine:
 
     def explain(self) -> Explanation:
         """A row for each signature, in the order of their first step."""
-        return Explanation([program.record for program in self.programs.values()])
+        return Explanation([program.record for program in (*self.programs.values(), *self._unbounded.values())])
+
+
+def _kind(tensors: Sequence[Tensor], extra: Hashable) -> Hashable:
+    """What of a call stays the same where only its numbers change."""
+    return tuple((tensor.shape, tensor.dtype) for tensor in tensors), extra
+
+
+def _no_forward(*tensors: Tensor) -> Result:
+    raise CaptureError("a program that is never captured")

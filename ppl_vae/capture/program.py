@@ -63,6 +63,7 @@ class Program:
         self.given_up = False
         self._graph: Graph | None = None
         self._runner: Runner | None = None
+        self._strides: list[tuple[int, ...]] = []
         self._has_grad: list[bool] = []
         self._num_values = self._unproven = 0
         self._build: Build | None = None
@@ -95,6 +96,9 @@ class Program:
         """
         started = time.perf_counter()
         self.watch.look()
+        if self.watch.refused:
+            self.give_up(self.watch.refused)
+            return None
         saved = _State(self.watch.buffers())
         try:
             with validation(False), torch.enable_grad():
@@ -112,7 +116,7 @@ class Program:
         if changed:
             self.give_up(f"a step changes python state, which a graph cannot: {', '.join(changed[:3])}")
             return self._split(flat)
-        self._graph = graph
+        self._graph, self._strides = graph, list(map(Tensor.stride, graph.lifted))
         self.record.nodes, self.record.capture_seconds = graph.num_nodes, time.perf_counter() - started
         self.record.status, self.record.reason = GRAPH, "captured, not compiled"
         self.record.graph_steps += not undo
@@ -164,7 +168,10 @@ class Program:
         graph = self._graph
         assert graph is not None, "call: trace first"
         if graph.constants and any(tensor._version != version for tensor, version in graph.constants):
-            self.give_up("a buffer whose values were taken as constants has changed")
+            self.give_up("a tensor whose values were taken as constants has changed")
+            return None
+        if list(map(Tensor.stride, graph.lifted)) != self._strides:
+            self.give_up("a parameter or buffer lies in memory in another order than when the step was traced")
             return None
         if self._build is not None and self.record.graph_steps % 16 == 0 and self._build.done:
             self.compile(inputs)
@@ -232,13 +239,14 @@ class Program:
 
     def _problem(self, ours: Result, after: _State, reference: Result, eager: _State) -> str | None:
         assert self._graph is not None
-        allowed = tolerance([*reference[1], *self._graph.lifted])
+        allowed = tolerance(reference[1]) or tolerance(self._graph.lifted)
         self.record.worst_error = max(self.record.worst_error, difference(ours[1], reference[1]))
-        for what, mine, theirs in (
+        pairs: list[tuple[str, Sequence[Tensor | None], Sequence[Tensor | None]]] = [
             ("the gradients", ours[1], reference[1]),
             ("the loss", ours[0], reference[0]),
-            ("the buffers", after.values, eager.values),
-        ):
+            *(("the buffers", [mine], [theirs]) for mine, theirs in zip(after.values, eager.values, strict=True)),
+        ]
+        for what, mine, theirs in pairs:
             error = difference(mine, theirs)
             if not error <= allowed:
                 return f"{what} differ by {error:.1e} of the largest entry ({allowed:.0e} is allowed)"

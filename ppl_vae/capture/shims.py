@@ -40,7 +40,18 @@ def _item(caller: str, tensor: Tensor) -> Any:
     """A loss that Pyro turns into a Python float becomes a float64 tensor: the same arithmetic, inside the graph."""
     if caller.startswith(_LOSSES) and tensor.is_floating_point():
         return tensor.detach().double()
+    return _constant(caller, tensor)
+
+
+def _constant(caller: str, tensor: Tensor) -> Any:
+    """The value of a tensor that no step makes: torch gives it, and the graph holds until the tensor is changed."""
+    _constants.append((tensor, tensor._version))
     return NotImplemented
+
+
+def _values(caller: str, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Lists and arrays are read past torch's dispatcher, without a trace."""
+    raise CaptureError(f"it reads the values of a tensor, by tolist() or numpy(){line_of_caller()}")
 
 
 def _all(caller: str, mask: Tensor, *args: Any) -> Any:
@@ -120,6 +131,12 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
     Tensor.item: _item,
     Tensor.all: _all,
     Tensor.__bool__: _bool,
+    Tensor.__float__: _constant,
+    Tensor.__int__: _constant,
+    Tensor.__index__: _constant,
+    Tensor.tolist: _values,
+    Tensor.numpy: _values,
+    Tensor.__array__: _values,
     Tensor.__getitem__: _get,
     Tensor.__setitem__: _set,
     Tensor.unbind: _unbind,

@@ -25,7 +25,7 @@ def signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Hashable,
     tensors: list[Tensor] = []
     key = tuple(_key(value, tensors) for value in args)
     if kwargs:
-        key += tuple((name, _key(kwargs[name], tensors)) for name in sorted(kwargs))
+        key += tuple((name, _key(value, tensors)) for name, value in kwargs.items())  # a model may go by their order
     return key, tensors
 
 
@@ -41,9 +41,9 @@ def _key(value: Any, tensors: list[Tensor]) -> Hashable:
         return type(value), repr(value)  # NaN is no other number each time, and -0.0 is another than 0.0
     if isinstance(value, _SCALARS):
         return type(value), value
-    if isinstance(value, list | tuple):
+    if type(value) in (list, tuple) or hasattr(value, "_fields"):
         return type(value), tuple(_key(item, tensors) for item in value)
-    if isinstance(value, dict):
+    if type(value) is dict:
         return dict, tuple((name, _key(item, tensors)) for name, item in value.items())
     if _has_value(value):
         return type(value), value
@@ -82,31 +82,35 @@ class _Same:
 
 def rebuilder(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[Sequence[Tensor]], tuple[Any, Any]]:
     """A function that puts other tensors into the places of a call's tensors."""
+    template = _mapped((tuple(args), dict(kwargs)), lambda tensor: _PLACE)  # it keeps no data of the first call
 
     def rebuild(tensors: Sequence[Tensor]) -> tuple[Any, Any]:
         left = iter(tensors)
-        new_args = tuple(_rebuilt(value, left) for value in args)
-        new_kwargs = {name: _rebuilt(kwargs[name], left) for name in sorted(kwargs)}
-        return new_args, new_kwargs
+        args, kwargs = _mapped(template, lambda place: next(left))
+        return args, kwargs
 
     return rebuild
 
 
-def _rebuilt(value: Any, left: Any) -> Any:
-    if type(value) is Tensor and not value.requires_grad:
-        return next(left)
-    if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
-        items = [_rebuilt(item, left) for item in value]
+_PLACE = object()
+
+
+def _mapped(value: Any, fn: Callable[[Any], Any]) -> Any:
+    """``value`` with its data tensors, or their places, replaced in order."""
+    if value is _PLACE or (type(value) is Tensor and not value.requires_grad):
+        return fn(value)
+    if type(value) in (list, tuple) or hasattr(value, "_fields"):
+        items = [_mapped(item, fn) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, dict):
-        return {name: _rebuilt(item, left) for name, item in value.items()}
+    if type(value) is dict:
+        return {name: _mapped(item, fn) for name, item in value.items()}
     return value
 
 
 def described(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """How a person reads a signature: ``float32[64, 784], beta=0.5``."""
     parts = [_described(value) for value in args]
-    return ", ".join(parts + [f"{name}={_described(kwargs[name])}" for name in sorted(kwargs)]) or "no arguments"
+    return ", ".join(parts + [f"{name}={_described(kwargs[name])}" for name in kwargs]) or "no arguments"
 
 
 def _described(value: Any) -> str:

@@ -87,6 +87,12 @@ def _adagrad(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, A
 
 def _clipped_adam(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: Group) -> None:
     """Pyro's ClippedAdam, all leaves at once; the decay of its rate is done by :meth:`Update.__call__`."""
+    counts = [state["step"] for state in states]
+    if any(count != counts[0] for count in counts):  # leaves that have not moved in every step have counts of their own
+        for count in set(counts):
+            at = [i for i, own in enumerate(counts) if own == count]
+            _clipped_adam([leaves[i] for i in at], [grads[i] for i in at], [states[i] for i in at], group)
+        return
     beta1, beta2 = group["betas"]
     bound = group["clip_norm"]
     grads = list(torch._foreach_clamp_max(torch._foreach_clamp_min(grads, -bound), bound))

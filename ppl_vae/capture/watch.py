@@ -27,7 +27,7 @@ from torch import Tensor, nn
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device, np.generic)
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 _FIXED = (type, types.ModuleType, types.BuiltinFunctionType)
-_GENERATORS = (np.random.Generator, random.Random, torch.Generator)
+_GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _LIMIT = 20_000
 _DEPTH = 60
@@ -60,6 +60,7 @@ class Watch:
             walk.visit(name, root, 0)
         self.state, self._dicts, self._lists, self._cells = walk.found, walk.dicts, walk.lists, walk.cells
         self._tensors, self._sized, self._readers, self._read = walk.tensors, walk.sized, walk.readers, walk.read
+        self.refused = walk.refused  # why no step that reads this can be captured
         self._keep = walk.keep  # so that no identity is given out twice
         self._known = self._now()
         return self.state
@@ -72,6 +73,7 @@ class Watch:
                 map(_content, self._cells),
                 map(_needs_grad, self._tensors),
                 map(_backward_hooks, self._tensors),
+                map(_accumulate_hooks, self._tensors),
                 chain.from_iterable(map(operator.call, self._readers, self._read)),
                 map(len, self._sized),
             )
@@ -108,6 +110,7 @@ _NOTHING = object()
 _content = operator.attrgetter("cell_contents")
 _needs_grad = operator.attrgetter("requires_grad")
 _backward_hooks = operator.attrgetter("_backward_hooks")
+_accumulate_hooks = operator.attrgetter("_post_accumulate_grad_hooks")
 
 
 def _equal(now: Any, known: Any) -> bool:
@@ -129,6 +132,7 @@ class _Walk:
         self.read: list[Any] = []
         self.keep: list[Any] = []
         self._seen: set[int] = set()
+        self.refused = ""
 
     def visit(self, path: str, value: Any, depth: int) -> None:
         if isinstance(value, _SCALARS):
@@ -136,7 +140,7 @@ class _Walk:
             return
         self.keep.append(value)
         if isinstance(value, Tensor):
-            self.found[path] = ("tensor", id(value), value.requires_grad)
+            self.found[path] = ("tensor", id(value), value.requires_grad, id(value._post_accumulate_grad_hooks))
         elif isinstance(value, _GENERATORS):
             self.found[path] = _noise_of(value)
             return
@@ -144,6 +148,10 @@ class _Walk:
             self.found[path] = next(iter(_Content(value))) if value.size <= _SMALL else ("array", id(value))
         else:
             self.found[path] = _kind(value)
+        if isinstance(value, Iterator) and not self.refused:
+            self.refused = f"{path} is an iterator, and a graph would not move it"
+        if len(self.found) > _LIMIT:
+            self.refused = self.refused or f"there is more python state than can be watched, at {path}"
         if id(value) in self._seen or depth > _DEPTH or len(self.found) > _LIMIT:
             return
         self._seen.add(id(value))
@@ -258,6 +266,9 @@ def _noise_of(generator: Any) -> str:
     """Where a generator of the caller's own stands."""
     if isinstance(generator, torch.Generator):
         return str(generator.get_state().tolist())
+    if isinstance(generator, np.random.RandomState):
+        _, words, *place = generator.get_state()
+        return f"{np.asarray(words).tolist()} {place}"
     state = generator.getstate() if isinstance(generator, random.Random) else generator.bit_generator.state
     return repr(state)
 

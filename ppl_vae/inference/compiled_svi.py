@@ -187,6 +187,8 @@ class CompiledSVI(SVI):
 
     def _by_program(self, program: Program, inputs: list[Tensor], due: bool = False) -> list[Tensor] | None:
         assert self._engine is not None
+        if program.given_up:
+            return self._engine.captured(program, inputs, due=due) and None  # it says why, once
         forward = cast(_Forward, program.forward)
         if self._objective is not None:  # our own objectives have schedules, which advance from call to call
             self._objective.begin_call()
@@ -336,15 +338,18 @@ def _kept_store() -> Iterator[None]:
     """Pyro's decaying-average baseline puts new tensors into the store in every step: no graph would see them."""
     store = pyro.get_param_store()
     before = dict(store._params)
-    yield
-    replaced = [name for name, leaf in store._params.items() if before.get(name) is not leaf]
-    if replaced:
+    replaced: list[str] = []
+    try:
+        yield
+    finally:
+        replaced = [name for name, leaf in store._params.items() if before.get(name) is not leaf]
         for name in replaced:
             leaf = store._params.pop(name)
             store._param_to_name.pop(leaf, None)
             if name in before:
                 store._params[name] = before[name]
                 store._param_to_name[before[name]] = name
+    if replaced:
         raise CaptureError(
             f"a step replaces the parameter {replaced[0]!r} of Pyro's store, as a decaying baseline does"
         )

@@ -34,7 +34,7 @@ def operands() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def test_products_are_those_of_torch(operands):
-    values, graph = capture(products, list(operands))
+    _values, graph = capture(products, list(operands))
     compiled = compile_graph(graph, operands)([*operands, *graph.lifted])
     for ours, theirs in zip(compiled, products(*operands), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -83,7 +83,7 @@ def test_a_broken_library_is_made_anew(operands, tmp_path, monkeypatch):
 
 def test_another_process_compiles_meanwhile(operands, tmp_path, monkeypatch):
     monkeypatch.setattr(backend, "library_folder", lambda *_: tmp_path / "library")
-    a, b, bias = operands
+    a, b, _bias = operands
     _, graph = capture(lambda x, y: [(x @ y.T).sin(), torch.full((2,), float("inf"))], [a, b])
     build = backend.Build(graph, [a, b])
     assert not build.done

@@ -331,7 +331,7 @@ def test_constants_that_change_are_seen():
     assert made([X]) is not None
     index[1] = True
     assert made([X]) is None
-    assert told == ["float32[6, 3]: a buffer whose values were taken as constants has changed"]
+    assert told == ["float32[6, 3]: a tensor whose values were taken as constants has changed"]
 
 
 def looks_at_a_value(net: Net, x: Tensor) -> Any:
