@@ -27,6 +27,7 @@ EXAMPLES = {
 BENCHMARKS = {
     "compiled_step.py": "NumPyro scan",
     "default_recipe.py": "at least -17.5",
+    "step_anatomy.py": "one call of the graph",
     "training_speed.py": "Pyro SVI",
 }
 

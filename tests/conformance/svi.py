@@ -188,6 +188,8 @@ class ConformingSVI(CompiledSVI):
         ours = _State(before.tensors)
         reference = eager[0], [eager[1].get(leaf) for leaf in forward.leaves], after
         problem = _difference((values, grads, ours), reference, self._same)
+        if any(eager[1][leaf] is not None for leaf in made.leaves.difference(forward.leaves)):
+            problem = "the graph has no gradient of a parameter that has one"
         if problem is not None and is_new:
             # Pyro's first call does what later ones do not: it draws initial values of parameters, and an ELBO guesses
             # the nesting of plates by a run of its own. The graph is that of a later call, so it is compared with one.

@@ -341,8 +341,8 @@ def test_a_short_fit_stays_eager_and_says_why_with_numbers(true_rule):
     usual, last = fit.explain().rows
     assert (usual.status, usual.eager_steps) == ("eager", 18)
     assert (last.status, last.eager_steps) == ("eager", 6)
-    assert usual.reason == "about 20 such steps to come do not earn back compiling (10000 do)"
-    assert re.match(r"about [1-5] such steps to come do not earn back compiling \(10000 do\)", last.reason)
+    assert usual.reason == "about 20 such steps to come do not earn back compiling (15000 do)"
+    assert re.match(r"about [1-5] such steps to come do not earn back compiling \(15000 do\)", last.reason)
     assert usual.reason in str(fit.explain())
 
 
