@@ -37,11 +37,13 @@ def sum_event(kl: Tensor, fn: Any) -> Tensor:
 def eligible(run: Execution, q: SiteScore, p: SiteScore) -> bool:
     """May the sampled log q - log p of this site be replaced by its closed form?
 
-    Yes where the guide's draw is reparametrized, neither a point mass nor auxiliary, bears no mask and the same weight
+    Yes where p is a distribution of this site alone, the guide's draw is reparametrized, neither a point mass nor auxiliary, bears no mask and the same weight
     on both sides, and every latent that the model drew before it (all that p's parameters can depend on) was drawn by
     the guide before it too: then p's parameters are fixed when z is drawn, and the inner expectation is exact.
     """
     site_q, site_p = q.site, p.site
+    if p.absorbed or not run.is_whole(site_p):
+        return False
     if not getattr(site_q["fn"], "has_rsample", False) or is_delta(site_q["fn"]) or is_delta(site_p["fn"]):
         return False
     if site_q["infer"].get("is_auxiliary") or site_q["infer"].get("_deterministic"):

@@ -59,6 +59,13 @@ class ELBO(Objective):
     gradient are equal to Pyro's at the same noise. Draws without a reparametrization get the score function estimator,
     with the costs that the data plate shows to be theirs.
 
+    A discrete site that the guide marks with ``infer={"enumerate": "parallel"}`` is not drawn: its expectation is taken
+    over all its values,
+
+    .. math:: L(x) = \sum_c q(c \mid x) \log p(x \mid c) + H(q(c \mid x)) + \sum_c q(c \mid x) \log p(c),
+
+    and a site that the model alone marks is summed out of p. Both are what Pyro's ``TraceEnum_ELBO`` computes.
+
     Args:
         beta: weight of the KL: a number or a schedule of the step (``LinearWarmup``, ``Cyclical``).
         free_bits: nats a latent dimension: where the KL of a dimension, averaged over the batch, is smaller, it is not
@@ -70,6 +77,8 @@ class ELBO(Objective):
     Sources: Kingma, Welling, "Auto-Encoding Variational Bayes", 2014; Higgins et al., "beta-VAE", 2017 (beta); Kingma
     et al., "Improving Variational Inference with Inverse Autoregressive Flow", 2016 (free bits).
     """
+
+    enumerates = True
 
     def __init__(
         self,
@@ -109,7 +118,7 @@ class ELBO(Objective):
 
     def terms(self, pair: Pair, batch: Batch) -> Terms:
         """Evaluate the bound on a batch."""
-        runs = pair.runs(batch, self.num_particles)
+        runs = pair.runs(batch, self.num_particles, enumerate=self.enumerates)
         each = [self._terms(run, batch) for run in runs]
         return each[0] if len(each) == 1 else _average(each)
 
@@ -148,6 +157,9 @@ class ELBO(Objective):
         for name, p in model.items():
             if p.observed:
                 parts.reconstruction.add(p.log_prob * p.weight if p.weighted else p.log_prob, p.local)
+            elif p.summed:
+                parts.kl.add(-p.log_prob, p.local)
+                parts.surrogate_kl.add(-p.log_prob, p.local)
             elif name not in guide:
                 raise ValueError(
                     f"ELBO: the guide must sample every latent site of the model, but it has no {name!r}; its sites "
@@ -191,7 +203,7 @@ class ELBO(Objective):
         for name, p in model.items():
             beta = 1.0 if p.observed else self._beta_like(p.raw)
             term = _scaled(p, factor * beta)
-            if not p.observed:
+            if name in guide:
                 term = term - _scaled(guide[name], factor * beta)
             cost.add((p.site["cond_indep_stack"], term.detach()))
         total: Any = 0.0
@@ -230,6 +242,10 @@ def _by_dimension(q: GuideScore, p: SiteScore, closed: Tensor | None) -> Tensor:
     if not is_identically_zero(q.score):
         raise ValueError(f"ELBO: free_bits needs a reparametrized guide, but {q.name!r} has only a score function")
     fn_q, fn_p, value = q.site["fn"], p.site["fn"], p.site["value"]
+    if p.absorbed:
+        raise ValueError(
+            f"ELBO: free_bits need the KL of {q.name!r} by itself, but its prior is summed over another latent"
+        )
     if q.weighted or p.weighted:
         raise ValueError(f"ELBO: free_bits count nats, but {q.name!r} is weighted with poutine.scale")
     if q.site["mask"] is not p.site["mask"]:

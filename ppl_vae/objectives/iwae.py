@@ -144,6 +144,6 @@ def _check(model: Mapping[str, SiteScore], guide: Mapping[str, GuideScore]) -> N
             raise ValueError(
                 f"IWAE: the guide's site {score.name!r} is not reparametrized, and the bound's gradient needs that"
             )
-    missing = [n for n, p in model.items() if not p.observed and n not in guide]
+    missing = [n for n, p in model.items() if not p.observed and not p.summed and n not in guide]
     if missing:
         raise ValueError(f"IWAE: the guide must sample every latent site of the model, but it has none of {missing}")

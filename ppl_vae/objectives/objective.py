@@ -66,6 +66,7 @@ class Objective(PyroELBO):
     What is derived here: gradients by group, ``loss``, ``loss_and_grads``, ``differentiable_loss``.
     """
 
+    enumerates = False  # does it take the exact expectation over the sites that a guide marks for enumeration?
     _unwatched = ("_calls", "_bare")  # python state that a step may change: it is no part of what the step computes
 
     def __init__(self, num_particles: int = 1) -> None:

@@ -2,9 +2,11 @@
 
 from ppl_vae.pair.axis import DataAxis, DataAxisError, GlobalLatentError
 from ppl_vae.pair.draws import Draws, LogProb
-from ppl_vae.pair.execution import Execution, GuideScore, SiteScore
+from ppl_vae.pair.execution import Execution
 from ppl_vae.pair.pair import Pair
 from ppl_vae.pair.particles import Site
+from ppl_vae.pair.scores import GuideScore, SiteScore
+from ppl_vae.pair.table import Table, tabulate
 
 __all__ = [
     "DataAxis",
@@ -17,4 +19,6 @@ __all__ = [
     "Pair",
     "Site",
     "SiteScore",
+    "Table",
+    "tabulate",
 ]

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from pyro import poutine
 from pyro.distributions import Unit
 from pyro.infer.autoguide import AutoGuide
-from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import prune_subsample_sites
-from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
 
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.data.rows import Batch, Rows
 from ppl_vae.pair.axis import DataAxisError, GlobalLatentError, find_data_axis, frames_of, sample_sites
 from ppl_vae.pair.calls import call_with_batch, names, shape_key
-from ppl_vae.pair.execution import Execution, Layout, SiteScore, run_pair, with_particles
+from ppl_vae.pair.checks import check_shapes, require_enumerable, shaken, vectorizes
+from ppl_vae.pair.enumeration import is_marked
+from ppl_vae.pair.execution import Execution
 from ppl_vae.pair.handlers import Substitute, has_density
+from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.parameters import allow_local_params, buffers_of, collect, modules_of, reached_by
-from ppl_vae.pair.particles import Site, is_delta, outward, without_particles
+from ppl_vae.pair.particles import Site, is_delta
+from ppl_vae.pair.runs import run_pair, with_particles
 from ppl_vae.pair.scope import LOCK, scoped, validation
+from ppl_vae.pair.scores import SiteScore
 
 _TEMPLATE_ROWS = 256
 
@@ -51,7 +53,7 @@ class Binding:
         self._local_params = True
         self._data_plate = data_plate
         self._layout: Layout | None = None
-        self._vectorizes: dict[Any, bool] = {}
+        self._checks: dict[Any, Any] = {}
         self._template: Rows | None = None
         self.device, self.dtype = self._placement(device, dtype)
         allow_local_params(self.modules())
@@ -231,6 +233,8 @@ class Binding:
         self._observed = [n for n, s in observed if not isinstance(s["fn"], Unit)]
         self._tied = [n for n, s in [*observed, *drawn] if not layout.is_local(s)]
         self._latent = [n for n, s in sample_sites(model_trace) if not s["is_observed"]]
+        self._enumerated = frozenset(n for n, s in drawn if is_marked(s))
+        self._summed = frozenset(n for n, s in sample_sites(model_trace) if is_marked(s) and n not in guide_trace.nodes)
         store = _global_store()  # the pair's own one, which the scope has put in place
         self.parameters = collect(self.model, self.guide, store, guide_trace, reached_by(model_trace), by_guide)
         self._layout = layout  # last: a pair that failed a check is checked again when asked again
@@ -251,9 +255,21 @@ class Binding:
 
     @property
     def latents(self) -> dict[str, Site]:
-        """The latent sites of the model, in its order."""
+        """The latent sites of the model that the guide has a posterior of, in the model's order."""
         self.layout  # noqa: B018  (raises when not initialized)
-        return {name: self._model_sites[name] for name in self._latent}
+        return {name: self._model_sites[name] for name in self._latent if name not in self._summed}
+
+    @property
+    def summed(self) -> dict[str, Site]:
+        """The latent sites of the model alone that are summed out of p (marked for enumeration, not in the guide)."""
+        self.layout  # noqa: B018
+        return {name: self._model_sites[name] for name in self._latent if name in self._summed}
+
+    @property
+    def enumerated(self) -> frozenset[str]:
+        """The sites of the guide that are marked for enumeration: an ELBO takes their exact expectation."""
+        self.layout  # noqa: B018
+        return self._enumerated
 
     @property
     def observed(self) -> dict[str, Site]:
@@ -264,7 +280,8 @@ class Binding:
     @property
     def has_global_latents(self) -> bool:
         """Does a density outside the data plate tie the data together (a latent, an autoguide's draw, a factor)?"""
-        return any(not site.is_local for site in self.latents.values()) or bool(self._tied)
+        latents = (*self.latents.values(), *self.summed.values())
+        return any(not site.is_local for site in latents) or bool(self._tied)
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -327,11 +344,25 @@ class Binding:
     # -- running it ----------------------------------------------------------------------------------------------------
 
     def run(
-        self, batch: Batch, *, num_particles: int | None = None, values: Mapping[str, Tensor] | None = None
+        self,
+        batch: Batch,
+        *,
+        num_particles: int | None = None,
+        values: Mapping[str, Tensor] | None = None,
+        enumerated: Collection[str] = (),
+        in_pieces: bool = True,
     ) -> Execution:
         """One run of guide and model with gradients, for objectives; call it inside :meth:`scope`."""
         return run_pair(
-            self._model_call, self._guide_call, batch, self.layout, num_particles=num_particles, values=values
+            self._model_call,
+            self._guide_call,
+            batch,
+            self.layout,
+            num_particles=num_particles,
+            values=values,
+            enumerated=enumerated,
+            summed=self._summed,
+            in_pieces=in_pieces,
         )
 
     def rescore_guide(self, batch: Batch, run: Execution) -> dict[str, SiteScore]:
@@ -341,58 +372,39 @@ class Binding:
         trace = poutine.trace(Substitute(values)(guide)).get_trace(batch)
         return Execution(trace, trace, self.layout, run.num_particles).score_model()
 
-    def runs(self, batch: Batch, num_particles: int) -> list[Execution]:
-        """``num_particles`` runs: a single vectorized one where the pair allows it, else one after the other."""
+    def runs(self, batch: Batch, num_particles: int, *, enumerate: bool = False) -> list[Execution]:
+        """``num_particles`` runs: a single vectorized one where the pair allows it, else one after the other.
+
+        With ``enumerate`` the sites that the guide marks so take all their values instead of being drawn.
+        """
+        sites = self._enumerated if enumerate else frozenset()
+        if sites:
+            self.require_enumerable(batch)
         if num_particles == 1:
-            return [self.run(batch)]
+            return [self.run(batch, enumerated=sites)]
         if self.vectorizes(batch):
-            return [self.run(batch, num_particles=num_particles)]
-        return [self.run(batch) for _ in range(num_particles)]
+            return [self.run(batch, num_particles=num_particles, enumerated=sites)]
+        return [self.run(batch, enumerated=sites) for _ in range(num_particles)]
 
     def vectorizes(self, batch: Batch) -> bool:
-        """Can many draws be made in one run? Found by comparing a run of two draws with the same draws one by one."""
-        key = shape_key(batch)
-        if key not in self._vectorizes:
-            noise, still = isolated_rng(fold(0, "vectorizes"), self.device), self.mode(training=False)
-            with torch.no_grad(), noise, still, self._shaken():
-                self._vectorizes[key] = self._compare_vectorized(batch)
-        return self._vectorizes[key]
+        """Can many draws be made in one run? Found by comparing such a run with the same draws one by one."""
+        return self._checked("vectorizes", batch, vectorizes)
 
-    @contextmanager
-    def _shaken(self) -> Iterator[None]:
-        """Every parameter a little off: where a weight starts at 0, a wrong broadcast would not be seen."""
-        before = [(leaf, leaf.clone()) for leaf in self.parameters.leaves.values()]
-        for leaf, value in before:
-            leaf.copy_(value + 0.1 * torch.randn_like(value))
-        try:
-            yield
-        finally:
-            for leaf, value in before:
-                leaf.copy_(value)
+    def require_enumerable(self, batch: Batch) -> None:
+        """Raise ValueError if the pair does not give, with all values of its marked sites at once, what it gives alone.
 
-    def _compare_vectorized(self, batch: Batch) -> bool:
-        sizes = {size for t in (*batch.args, *batch.kwargs.values()) if isinstance(t, Tensor) for size in t.shape}
-        sizes |= {size for site in self._guide_sites.values() for size in site.event_shape}
-        count = next(n for n in (2, 3, 5, 7, 11, 13, 17, 19, 23) if n not in sizes or n == 23)  # like no other axis
-        try:
-            both = self.run(batch, num_particles=count)
-            together = {**_tagged("model", both.score_model()), **_tagged("guide", both.score_guide())}
-            return all(self._agrees(batch, both, together, i) for i in range(count))
-        except (RuntimeError, ValueError, IndexError, KeyError):
-            return False  # a shape that only holds without a particle dimension
+        Found by comparing, for each shape of data, like :meth:`vectorizes`.
+        """
+        self._checked("enumerable", batch, require_enumerable)
 
-    def _agrees(self, batch: Batch, both: Execution, together: Mapping[str, SiteScore], i: int) -> bool:
-        """Does draw ``i`` of a vectorized run have the densities that it has alone?"""
-        values, traced = {}, dict(sample_sites(both.guide_trace))
-        for name, site in self._guide_sites.items():
-            drawn = outward(traced[name]["value"], site, self.layout, True)[i]
-            values[name] = without_particles(drawn, site, self.layout)
-        one = self.run(batch, values=values)
-        alone = {**_tagged("model", one.score_model()), **_tagged("guide", one.score_guide())}
-        return all(
-            torch.allclose(score.log_prob[i], alone[name].log_prob[0], rtol=1e-3, atol=1e-3)
-            for name, score in together.items()
-        )
+    def _checked(self, what: str, batch: Batch, check: Callable[[Any, Batch], Any]) -> Any:
+        """What a check finds, made once for each shape of data, on noise of its own, at slightly shaken parameters."""
+        key = (what, shape_key(batch))
+        if key not in self._checks:
+            noise, still = isolated_rng(fold(0, what), self.device), self.mode(training=False)
+            with torch.no_grad(), noise, still, shaken(self.parameters.leaves.values()):
+                self._checks[key] = check(self, batch)
+        return self._checks[key]
 
     def _as_batch(self, data: Any) -> Batch:
         if isinstance(data, Batch):
@@ -424,19 +436,3 @@ def _global_store() -> dict[str, Any]:
     import pyro
 
     return dict(pyro.get_param_store().get_state())
-
-
-def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
-    """Pyro's own checks of both traces: plates against batch shapes, model against guide."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sites on one side alone: some objectives allow them, ours say so themselves
-        model, guide = (prune_subsample_sites(trace) for trace in (model_trace, guide_trace))
-        check_model_guide_match(model, guide)
-        for trace in (model, guide):
-            trace.compute_log_prob()
-            for _, site in sample_sites(trace):
-                check_site_shape(site, cast(int, float("inf")))
-
-
-def _tagged(role: str, scores: Mapping[str, SiteScore]) -> dict[str, SiteScore]:
-    return {f"{role}.{name}": score for name, score in scores.items()}

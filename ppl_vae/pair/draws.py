@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ppl_vae.pair.execution import SiteScore
+from ppl_vae.pair.scores import SiteScore
 
 __all__ = ["Draws", "LogProb"]
 

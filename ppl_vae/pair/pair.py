@@ -16,9 +16,12 @@ from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.binding import Binding
 from ppl_vae.pair.calls import names
 from ppl_vae.pair.draws import Draws, LogProb
-from ppl_vae.pair.execution import Execution, GuideScore, Layout, SiteScore, run_model, with_particles
+from ppl_vae.pair.execution import Execution
 from ppl_vae.pair.handlers import Constrain, Forget, Substitute, has_density
+from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.particles import inward, outward, without_particles
+from ppl_vae.pair.runs import run_model, with_particles
+from ppl_vae.pair.scores import GuideScore
 from ppl_vae.pair.support import unconstrained
 
 
@@ -50,7 +53,8 @@ class Pair(Binding):
             for name, site in self.latents.items()
         }
         model, guide = run.score_model(), run.score_guide()
-        forgotten = [name for name, score in model.items() if not score.observed and name not in guide]
+        named = {*guide, *self._summed}
+        forgotten = [name for name, score in model.items() if not score.observed and name not in named]
         if forgotten:
             raise ValueError(
                 f"Pair: {', '.join(map(repr, forgotten))} of the model was neither observed nor drawn by the guide, so "
@@ -80,8 +84,7 @@ class Pair(Binding):
             return Draws.stack([self._draws_of_prior(batch, count) for count in counts])
 
     def _draws_of_prior(self, batch: Batch, num_particles: int | None) -> Draws:
-        trace = run_model(self._model_call, batch, self.layout, values={}, num_particles=num_particles)
-        run = Execution(trace, trace, self.layout, num_particles)
+        run = run_model(self._model_call, batch, self.layout, values={}, num_particles=num_particles)
         scores = run.score_model()
         draws = self._draws(run)
         prior = {name: score for name, score in scores.items() if not score.observed}
@@ -100,8 +103,10 @@ class Pair(Binding):
             raise ValueError(f"log_joint: a value of every latent site is required, got none of {missing}")
 
         def score(given: dict[str, Tensor], count: int | None) -> LogProb:
-            trace = run_model(self._model_call, batch, self.layout, values=given, num_particles=count)
-            return self._log_prob(_score_all(SiteScore, trace, self.layout, count))
+            run = run_model(
+                self._model_call, batch, self.layout, values=given, num_particles=count, summed=self._summed
+            )
+            return self._log_prob(run.score_model())
 
         return self._at(batch, given, score, seed=0)
 
@@ -154,7 +159,7 @@ class Pair(Binding):
         found: dict[str, list[Tensor]] = {name: [] for name in self.latents}
 
         def volume(inner: dict[str, Tensor], count: int | None) -> LogProb:
-            trace = run_model(self._model_call, batch, self.layout, values=inner, num_particles=count)
+            trace = run_model(self._model_call, batch, self.layout, values=inner, num_particles=count).model_trace
             terms = {}
             for name, site in self.latents.items():
                 node = trace.nodes[name]

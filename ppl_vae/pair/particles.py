@@ -14,7 +14,7 @@ import torch
 from pyro.distributions import Delta
 from torch import Tensor
 
-from ppl_vae.pair.execution import Layout
+from ppl_vae.pair.layout import Layout
 
 
 def is_delta(fn: Any) -> bool:

@@ -80,7 +80,7 @@ def _replay(step: GradientStep, batch: Batch, number: int) -> NonFiniteError | N
     pair = step.pair
     step.seed_noise(number)
     step.objective.begin_step(number)
-    for run in pair.runs(batch, step.objective.num_particles):
+    for run in pair.runs(batch, step.objective.num_particles, enumerate=step.objective.enumerates):
         for role, trace, scores in (
             ("guide", run.guide_trace, run.score_guide()),
             ("model", run.model_trace, run.score_model()),

@@ -266,7 +266,7 @@ def test_a_vectorized_run_is_not_believed_for_other_sizes():
     with pair.scope():
         pyro.param("w").unconstrained().data.fill_(2.0)
     fresh = pair.log_joint(x, torch.zeros(4, 20, 1)).total
-    pair._vectorizes.clear()
+    pair._checks.clear()
     pair.draw(x[:1], 8)  # a one-row call first
     assert torch.equal(pair.log_joint(x, torch.zeros(4, 20, 1)).total, fresh)
     assert not pair.vectorizes(pair.rows(x).batch())
