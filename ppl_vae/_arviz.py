@@ -16,7 +16,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MIN_DRAWS", "from_netcdf", "group_names", "inference_data", "plot_ppc", "psis_khat", "to_netcdf"]
+__all__ = [
+    "MIN_DRAWS",
+    "add_group",
+    "from_netcdf",
+    "group_names",
+    "inference_data",
+    "plot_ppc",
+    "psis_khat",
+    "to_netcdf",
+]
 
 MIN_DRAWS = 30
 """Fewer draws than this have no tail that both lines of ArviZ can fit (six draws, a fifth of the whole)."""
@@ -64,6 +73,25 @@ def inference_data(
     with warnings.catch_warnings():  # the predictive groups may have more draws than rows; that is no mistake here
         warnings.simplefilter("ignore", UserWarning)
         return module.from_dict(**clean, coords=labels, dims=names)
+
+
+def add_group(
+    idata: Any,
+    group: str,
+    variables: Mapping[str, tuple[Sequence[str], np.ndarray]],
+    *,
+    coords: Mapping[str, Sequence[Any]],
+) -> None:
+    """Add a group of arrays without chains and draws, each given as (names of its dimensions, values)."""
+    import xarray
+
+    used = {dim for dims, _ in variables.values() for dim in dims}
+    labels = {dim: list(label) for dim, label in coords.items() if dim in used}
+    dataset = xarray.Dataset({_name(k): (list(dims), values) for k, (dims, values) in variables.items()}, labels)
+    if is_one(arviz()):
+        idata[group] = xarray.DataTree(dataset)
+    else:
+        idata.add_groups({group: dataset}, warn_on_custom_groups=False)
 
 
 def _name(site: str) -> str:

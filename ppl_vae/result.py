@@ -14,15 +14,19 @@ from torch import Tensor
 from ppl_vae._random import fold
 from ppl_vae.capture import Explanation
 from ppl_vae.evidence import Evidence, log_evidence
-from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
+from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, numbers_per_datum, slices
+from ppl_vae.evidence.log_evidence import MANY
 from ppl_vae.pair import Pair
 from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.particles import outward
+from ppl_vae.pair.table import num_codes, tabulate
 from ppl_vae.plots.of_fit import FitPlots
 from ppl_vae.training import Trainer
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ppl_vae.data.rows import Rows
 
 
 class Fit(Pair):
@@ -120,9 +124,14 @@ class Fit(Pair):
     # -- how good ------------------------------------------------------------------------------------------------------
 
     def elbo(self, data: Any = None, *, num_samples: int = 64, seed: int = 0) -> Tensor:
-        """The ELBO of each datum at beta = 1, averaged over draws: (N,) nats, float64; () with global latents."""
+        """The ELBO of each datum at beta = 1, averaged over draws: (N,) nats, float64; () with global latents.
+
+        Exact, without draws, for discrete latents of at most 4096 joint values.
+        """
         rows = self.rows(data)
         self.initialize(rows)
+        if (count := num_codes(self) or MANY) < MANY:
+            return self._exact_elbo(rows, count)
         plan = Plan.of(self, rows, num_samples, MAX_ELEMENTS)
         found = []
         for place, chunk in plan.row_chunks(rows):
@@ -132,6 +141,12 @@ class Fit(Pair):
                 total = total + self.draw(chunk, piece.stop - piece.start, seed=noise).log_weight.sum(0)
             found.append(total / num_samples)
         return torch.cat(found) if found[0].dim() else found[0]
+
+    def _exact_elbo(self, rows: Rows, num_codes: int) -> Tensor:
+        some = max(1, MAX_ELEMENTS // (num_codes * numbers_per_datum(self, rows)))
+        with self.evaluating(0):
+            parts = [tabulate(self, rows.take(place).batch()).elbo for place in slices(len(rows), some)]
+        return torch.cat(parts).double().cpu()
 
     def log_evidence(self, data: Any = None, estimator: Any = None, *, seed: int = 0) -> Evidence:
         """Estimate log p(x) of each datum; by default ``ImportanceWeighted(1000)``. See ``evidence.log_evidence``."""
@@ -188,6 +203,20 @@ class Fit(Pair):
             return None
         center = center.expand(site["value"].shape).to(site["value"].dtype)
         return outward(center, latent, self.layout, False)[0].detach().cpu()
+
+    def codes(self, data: Any, site: str | None = None, *, seed: int = 0) -> Tensor:
+        """The most probable class of each discrete latent: (N, M) long; see ``diagnostics.codes``.
+
+        Of a latent that the model sums out, the class that Bayes' rule gives.
+
+        Args:
+            data: N rows.
+            site: its name, where there are several discrete latents.
+            seed: of the draws that are averaged where the classes depend on other latents.
+        """
+        from ppl_vae.diagnostics import codes
+
+        return codes(self, data, site, seed=seed)
 
     def decode(self, latents: Any, *, mean: bool = True, seed: int = 0) -> Any:
         """The data that latents stand for: the mean of p(x | z) or a draw; (n, ...) by observed site."""

@@ -31,6 +31,11 @@ class Batches(ABC):
         """One batch, found by its place."""
         return next(self.epoch(seed, epoch, position))
 
+    def first_rows(self, count: int, seed: int) -> Rows:
+        """Some rows to look at, at most ``count``, the same in every epoch: those of the first batch."""
+        batch = self.at(seed, 0, 0)
+        return Rows(batch.args, batch.kwargs, batch.index).take(slice(0, count))
+
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must find again."""
         return {"num_data": self.num_data, "batches_per_epoch": self.per_epoch}
@@ -65,6 +70,10 @@ class InMemoryBatches(Batches):
             args = tuple(t.index_select(0, index) for t in self.rows.args)
             kwargs = {name: t.index_select(0, index) for name, t in self.rows.kwargs.items()}
             yield Batch(args, kwargs, index if self.with_index else None, self.num_data)
+
+    def first_rows(self, count: int, seed: int) -> Rows:
+        """The first rows."""
+        return self.rows.take(slice(0, count))
 
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must find again."""

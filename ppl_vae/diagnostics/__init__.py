@@ -1,16 +1,26 @@
 """Diagnostics: draws for ArviZ, k-hat per datum, collapsed dimensions, and the verdict in words."""
 
+from ppl_vae.diagnostics.code_history import CodeHistory
+from ppl_vae.diagnostics.codes import CodeUsage, class_probabilities, code_usage, codes
 from ppl_vae.diagnostics.collapse import ActiveUnits, active_units, kl_per_dimension
 from ppl_vae.diagnostics.inference_data import to_inference_data
 from ppl_vae.diagnostics.khat import khat
+from ppl_vae.diagnostics.posterior_table import PosteriorTable, posterior_table
 from ppl_vae.diagnostics.verdict import Verdict, verdict
 
 __all__ = [
     "ActiveUnits",
+    "CodeHistory",
+    "CodeUsage",
+    "PosteriorTable",
     "Verdict",
     "active_units",
+    "class_probabilities",
+    "code_usage",
+    "codes",
     "khat",
     "kl_per_dimension",
+    "posterior_table",
     "to_inference_data",
     "verdict",
 ]

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ppl_vae import _arviz
 from ppl_vae._random import fold
+from ppl_vae.diagnostics.code_group import code_group
+from ppl_vae.diagnostics.codes import discrete_sites
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
 from ppl_vae.pair.particles import outward
 
@@ -30,6 +32,7 @@ GROUPS = (
     "log_likelihood",
     "sample_stats",
     "observed_data",
+    "codes",
 )
 
 DATUM = "datum"
@@ -62,6 +65,11 @@ def to_inference_data(
         sample_stats: ``log_p`` = log p(x, z) and ``log_q`` = log q(z | x) of each draw, (chain, draw, datum),
             nats, float64; (chain, draw) with latents shared by all data. ``log_p - log_q`` are log weights.
         observed_data: (datum, ...).
+        codes: of each discrete latent site c that its data have: ``c_probs`` (datum, latent, class) of the guide and
+            ``c_usage`` (latent, class), their mean; by latent ``c_entropy``, ``c_kl_from_uniform`` and
+            ``c_mutual_information`` in nats, ``c_perplexity`` and ``c_dead``. Where all latents are discrete and few,
+            also the exact table: ``posterior`` and ``guide`` (datum, code), p(c | x) and q(c | x) of every value, and
+            ``kl`` (datum), the divergence between them. Only for pairs with such latents.
 
     Args:
         pair: a Pair, or a Fit.
@@ -81,7 +89,8 @@ def to_inference_data(
     """
     rows = pair.rows(data)
     plan = Plan.of(pair, rows, num_samples, max_elements)
-    writer = _Writer(pair, len(rows), _known(groups), num_samples, num_predictive)
+    wanted = _known(groups)
+    writer = _Writer(pair, len(rows), [name for name in wanted if name != "codes"], num_samples, num_predictive)
     for place, chunk in plan.row_chunks(rows):
         for draws in slices(num_samples, plan.draws):
             block = _Block(chunk, place, draws, fold(seed, "inference_data", place.start, draws.start))
@@ -89,7 +98,10 @@ def to_inference_data(
             _write_prior(writer, block)
         _write_observed(writer, chunk, place)
     labels = {**({DATUM: _row_numbers(rows)} if len(rows) else {}), **(coords or {})}
-    return _arviz.inference_data(writer.groups, coords=labels, dims=_dimensions(writer, dims or {}))
+    idata = _arviz.inference_data(writer.groups, coords=labels, dims=_dimensions(writer, dims or {}))
+    if "codes" in wanted and discrete_sites(pair):
+        _arviz.add_group(idata, "codes", code_group(pair, rows, seed=seed, max_elements=max_elements), coords=labels)
+    return idata
 
 
 @dataclass(frozen=True)
@@ -176,7 +188,8 @@ def _write_predictive(writer: _Writer, group: str, block: _Block, found: Draws) 
         return
     values = {name: value[:count] for name, value in found.values.items()}
     draws = slice(block.draws.start, block.draws.start + count)
-    for name, value in writer.pair.predict(block.rows, values, seed=fold(block.noise, group)).items():
+    noise = fold(block.noise, group)
+    for name, value in writer.pair.predict(block.rows, values, seed=noise, num_samples=count).items():
         writer.put(group, name, value, draws, writer.rows_of(name, block.place))
 
 

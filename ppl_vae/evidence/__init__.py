@@ -1,6 +1,7 @@
 """How good is the answer: log p(x) with error bars, per datum, in nats."""
 
 from ppl_vae.evidence.decomposition import Decomposition, decomposition
+from ppl_vae.evidence.enumeration import Enumeration
 from ppl_vae.evidence.estimator import Estimator
 from ppl_vae.evidence.importance import ImportanceWeighted
 from ppl_vae.evidence.log_evidence import log_evidence
@@ -9,6 +10,7 @@ from ppl_vae.evidence.result import Evidence, MeanEvidence
 
 __all__ = [
     "Decomposition",
+    "Enumeration",
     "Estimator",
     "Evidence",
     "ImportanceWeighted",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
     from ppl_vae.pair import Pair
 
-__all__ = ["MAX_ELEMENTS", "Plan", "resolution_of", "slices"]
+__all__ = ["MAX_ELEMENTS", "Plan", "numbers_per_datum", "resolution_of", "slices"]
 
 MAX_ELEMENTS = 1 << 21
 """Numbers that one run of a pair may handle: latents and data of all draws; what networks keep is extra."""
@@ -54,7 +54,7 @@ class Plan:
         if max_elements < 1:
             raise ValueError(f"evidence: max_elements must be positive, got {max_elements}")
         pair.initialize(rows)
-        cells = max(1, max_elements // _numbers_per_datum(pair, rows))
+        cells = max(1, max_elements // numbers_per_datum(pair, rows))
         some = max(1, cells // num_samples)
         if some < len(rows) and _takes_single_rows(pair, rows):
             return cls(some, min(num_samples, cells))
@@ -70,7 +70,7 @@ class Plan:
             yield place, rows.take(place)
 
 
-def _numbers_per_datum(pair: Pair, rows: Rows) -> int:
+def numbers_per_datum(pair: Pair, rows: Rows) -> int:
     """Latents and data of one datum and one draw, counted as numbers."""
     latents = sum(prod(site.event_shape) for site in pair.latents.values())
     data = sum(t[0].numel() for t in (*rows.args, *rows.kwargs.values()))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae.evidence.chunks import MAX_ELEMENTS
+from ppl_vae.evidence.enumeration import Enumeration
 from ppl_vae.evidence.estimator import Estimator
 from ppl_vae.evidence.importance import ImportanceWeighted
+from ppl_vae.pair.table import num_codes
 
 if TYPE_CHECKING:
     from ppl_vae.evidence.result import Evidence
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["log_evidence"]
 
 DEFAULT = ImportanceWeighted(1000)
+MANY = 4097
+"""From so many joint values on a sum over all of them is made only when it is asked for."""
 
 
 def log_evidence(
@@ -30,7 +34,8 @@ def log_evidence(
     Args:
         pair: a Pair, or a Fit.
         data: N rows, as the pair takes them; None for a pair without data.
-        estimator: ``ImportanceWeighted(K)`` or ``NaiveMonteCarlo(K)``; by default
+        estimator: ``ImportanceWeighted(K)``, ``NaiveMonteCarlo(K)`` or ``Enumeration()``. The default is exact where it
+            can be: ``Enumeration()`` for a pair of discrete latents with at most 4096 joint values, else
             ``ImportanceWeighted(1000)``.
         seed: of the draws.
         max_elements: how many numbers (latents and data of all draws) one run of the pair may handle; bounds
@@ -40,7 +45,10 @@ def log_evidence(
         an Evidence: value, standard_error (nats), ess, khat, each (N,), or () when latents are shared by all
             data.
     """
-    estimator = DEFAULT if estimator is None else estimator
+    rows = pair.rows(data)
+    if estimator is None:
+        pair.initialize(rows)
+        estimator = Enumeration() if (num_codes(pair) or MANY) < MANY else DEFAULT
     if isinstance(estimator, type) or not isinstance(estimator, Estimator):
         raise TypeError(f"log_evidence: an estimator such as ImportanceWeighted(1000) is required, got {estimator!r}")
-    return estimator.estimate(pair, pair.rows(data), seed, max_elements=max_elements)
+    return estimator.estimate(pair, rows, seed, max_elements=max_elements)

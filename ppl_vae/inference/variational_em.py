@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.data.batches import Batches, InMemoryBatches, LoaderBatches, Transform, TransformedBatches
 from ppl_vae.data.rows import Batch, Rows
+from ppl_vae.diagnostics import CodeHistory
+from ppl_vae.diagnostics.codes import discrete_sites
 from ppl_vae.inference.schedules import E_STEP, M_STEP, Joint, Schedule
 from ppl_vae.objectives import COLUMNS, as_objective
 from ppl_vae.pair import Pair
@@ -21,6 +23,9 @@ from ppl_vae.storage import RunFolder, load_tree
 from ppl_vae.training import Callback, GradientStep, Trainer, build_optimizer, leaves_by_group
 from ppl_vae.training.compilation import Choice, Compilation
 from ppl_vae.training.nonfinite import diagnose, explained
+
+CODE_ROWS = 1000
+"""So many rows are looked at after each epoch, for the columns of the history that tell of discrete latents."""
 
 
 class VariationalEM:
@@ -142,7 +147,7 @@ class VariationalEM:
             clip_norm=self.clip_norm,
             lr_scheduler=self.lr_scheduler,
             validation=held_out,
-            callbacks=callbacks,
+            callbacks=[*self._watching(fit, batches, seed), *callbacks],
             checkpoint=state_file,
             every=every,
             compile=self.compile,
@@ -184,6 +189,14 @@ class VariationalEM:
                     f"fit: the pair's plate {pair.data_plate!r} subsamples the data itself; leave out batch_size"
                 )
         return batches
+
+    def _watching(self, fit: Fit, batches: Batches, seed: int) -> list[Callback]:
+        """The codes are in the history of a pair with discrete latents."""
+        if not discrete_sites(fit):
+            return []
+        with fit.scope():
+            seen = batches.first_rows(CODE_ROWS, seed)
+        return [CodeHistory(seen)]
 
     def _optimizer(self, pair: Pair) -> torch.optim.Optimizer:
         rates = {"theta": self.m_lr, "phi": self.e_lr, "shared": self.m_lr, "psi": self.lr}

@@ -37,9 +37,10 @@ def sum_event(kl: Tensor, fn: Any) -> Tensor:
 def eligible(run: Execution, q: SiteScore, p: SiteScore) -> bool:
     """May the sampled log q - log p of this site be replaced by its closed form?
 
-    Yes where p is a distribution of this site alone, the guide's draw is reparametrized, neither a point mass nor auxiliary, bears no mask and the same weight
-    on both sides, and every latent that the model drew before it (all that p's parameters can depend on) was drawn by
-    the guide before it too: then p's parameters are fixed when z is drawn, and the inner expectation is exact.
+    Yes where p is a distribution of this site alone, the guide's draw is reparametrized, neither a point mass nor
+    auxiliary, bears no mask and the same weight on both sides, and every latent that the model drew before it (all that
+    p's parameters can depend on) was drawn by the guide before it too: then p's parameters are fixed when z is drawn,
+    and the inner expectation is exact.
     """
     site_q, site_p = q.site, p.site
     if p.absorbed or not run.is_whole(site_p):

@@ -28,6 +28,29 @@ def is_marked(site: Mapping[str, Any]) -> bool:
     return site["infer"].get("enumerate") == "parallel" and not site["is_observed"]
 
 
+def num_values(fn: Any) -> int | None:
+    """How many values a discrete distribution has; None if they are not finitely many.
+
+    A distribution whose joint values are too many to be listed says their number itself, as ``num_values``.
+    """
+    base, entries = _entries(fn)
+    known = getattr(base, "num_values", None)
+    if known is None:
+        try:
+            known = len(base.enumerate_support(expand=False))
+        except NotImplementedError:
+            return None
+    return int(known**entries)
+
+
+def _entries(fn: Any) -> tuple[Any, int]:
+    """What the independent entries of a distribution are distributed as, and how many there are."""
+    base = fn
+    while isinstance(base, Independent):
+        base = base.base_dist
+    return base, 1 if base is fn else prod(fn.event_shape)
+
+
 def support_of(fn: Any, who: str) -> Tensor:
     """All values of a discrete distribution: (C, *event).
 
@@ -38,9 +61,7 @@ def support_of(fn: Any, who: str) -> Tensor:
         ValueError: for a distribution that cannot be enumerated, or one of more than ``MAX_CODES`` values.
     """
     event = torch.Size(fn.event_shape)
-    base, size = fn, 1
-    while isinstance(base, Independent):
-        base, size = base.base_dist, prod(event)
+    base, size = _entries(fn)
     try:
         values = base.enumerate_support(expand=False)
     except NotImplementedError:

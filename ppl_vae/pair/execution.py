@@ -37,8 +37,12 @@ class Execution:
 
     def score_model(self) -> dict[str, SiteScore]:
         """Every sample site of the model, latent and observed, in the model's order."""
-        scores = scores_of(SiteScore, self.model_trace, self.layout, self.num_particles, self.expectation)
+        scores = self.score_model_with_summed()
         return sum_out(scores, self.summed) if self.summed else scores
+
+    def score_model_with_summed(self) -> dict[str, SiteScore]:
+        """The same before anything is summed out: terms have the dimensions of the summed sites."""
+        return scores_of(SiteScore, self.model_trace, self.layout, self.num_particles, self.expectation)
 
     def score_guide(self) -> dict[str, GuideScore]:
         """Every sample site of the guide, auxiliary ones included."""

@@ -22,6 +22,7 @@ from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.particles import inward, outward, without_particles
 from ppl_vae.pair.runs import run_model, with_particles
 from ppl_vae.pair.scores import GuideScore
+from ppl_vae.pair.summation import draw_of
 from ppl_vae.pair.support import unconstrained
 
 
@@ -228,6 +229,16 @@ class Pair(Binding):
 
         return {name: value(name) for name in names_}
 
+    def _draw_summed(self, batch: Batch, values: Mapping[str, Tensor], count: int | None) -> dict[str, Tensor]:
+        """A draw of every latent that the model sums out, given x and the others: one after the other."""
+        drawn: dict[str, Tensor] = {}
+        for name in self.summed:
+            left = self._summed - set(drawn)
+            given = {**values, **drawn}
+            run = run_model(self._model_call, batch, self.layout, values=given, num_particles=count, summed=left)
+            drawn[name] = draw_of(run, name)
+        return drawn
+
     def simulate(
         self, n: int, *, seed: int = 0, mean: bool = False, latents: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
@@ -254,18 +265,29 @@ class Pair(Binding):
         return {name: value[0] for name, value in found.items()}
 
     def predict(
-        self, data: Any, values: Tensor | Mapping[str, Tensor], *, seed: int = 0, mean: bool = False
+        self,
+        data: Any,
+        values: Tensor | Mapping[str, Tensor],
+        *,
+        seed: int = 0,
+        mean: bool = False,
+        num_samples: int = 1,
     ) -> dict[str, Tensor]:
-        """Sample the observed sites anew at given latents: (S, N, ...) by site, or their means."""
+        """Sample the observed sites anew at given latents: (S, N, ...) by site, or their means.
+
+        Latents that the model sums out are drawn from p(c | x, z). Without latents S is ``num_samples``.
+        """
         batch, given = self._as_batch(data), self._as_values(values)
-        size = len(next(iter(given.values())))
+        size = len(next(iter(given.values()))) if given else num_samples
         with self.evaluating(fold(seed, "predict")):
             if self.vectorizes(batch):
                 inner = {n: inward(v, self._model_sites[n], self.layout) for n, v in given.items()}
+                inner |= self._draw_summed(batch, inner, size)
                 return self._read(self._forward(batch, 0, inner, size), self._observed, size, mean)
             parts = []
             for s in range(size):
                 inner = {n: without_particles(v[s], self._model_sites[n], self.layout) for n, v in given.items()}
+                inner |= self._draw_summed(batch, inner, None)
                 parts.append(self._read(self._forward(batch, 0, inner, None), self._observed, None, mean))
         return {name: torch.cat([part[name] for part in parts]) for name in self._observed}
 

@@ -14,6 +14,7 @@ import torch
 from pyro.distributions import Delta
 from torch import Tensor
 
+from ppl_vae.pair.enumeration import num_values
 from ppl_vae.pair.layout import Layout
 
 
@@ -29,7 +30,8 @@ class Site:
     """What is known of a sample site before it is drawn again.
 
     ``event_shape`` of one value; ``is_local``: inside the data plate; ``plate_dims``: the tensor dimensions (negative)
-    of its other plates; ``is_discrete``: its support is discrete.
+    of its other plates; ``is_discrete``: its support is discrete; ``num_values``: how many values it has, None if they
+    are not finitely many.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Site:
     is_local: bool
     plate_dims: tuple[int, ...]
     is_discrete: bool
+    num_values: int | None
 
     @classmethod
     def of(cls, name: str, site: Mapping[str, Any], layout: Layout) -> Site:
@@ -52,6 +55,7 @@ class Site:
             layout.is_local(site),
             tuple(others),
             discrete,
+            num_values(fn) if discrete else None,
         )
 
 

@@ -1,8 +1,9 @@
-"""The table of all values of a pair's discrete latents: log p(x, c) and log q(c | x) of each, by Bayes' own arithmetic."""
+"""The table of all values of a pair's discrete latents: log p(x, c) and log q(c | x) of each, and Bayes' rule on it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,6 +69,14 @@ def refusal(pair: Binding) -> str:
     if len(pair.latents) > 1 and any(site.plate_dims for site in pair.latents.values()):
         return "several latents stand in plates of their own"
     return ""
+
+
+def num_codes(pair: Binding) -> int | None:
+    """C, the number of joint values of the latents; None for a pair that has no table."""
+    if refusal(pair):
+        return None
+    values = [site.num_values for site in pair.latents.values()]
+    return prod(n for n in values if n is not None) if None not in values else None
 
 
 def tabulate(pair: Binding, batch: Batch) -> Table:

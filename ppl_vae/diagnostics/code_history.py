@@ -1,0 +1,35 @@
+"""The codes in the history of a fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ppl_vae.diagnostics.codes import code_usage, discrete_sites
+from ppl_vae.training.callbacks import Callback, Run
+
+if TYPE_CHECKING:
+    from ppl_vae.data.rows import Rows
+
+__all__ = ["CodeHistory"]
+
+
+class CodeHistory(Callback):
+    """After each epoch, how the classes of the discrete latents are used on some rows.
+
+    The columns are ``code_entropy``, ``code_information`` (both nats), ``code_perplexity`` (means over the latents of a
+    site) and ``dead_codes``; with several discrete sites each has its own, ``c.code_entropy``. A fit of a pair with
+    discrete latents has this by itself.
+
+    Args:
+        rows: the data to look at.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
+        """Add the columns to the row of the history."""
+        sites = discrete_sites(run.pair)
+        for name in sites:
+            found = code_usage(run.pair, self.rows, name).summary()
+            row.update(found if len(sites) == 1 else {f"{name}.{key}": value for key, value in found.items()})
