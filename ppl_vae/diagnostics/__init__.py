@@ -3,8 +3,10 @@
 from ppl_vae.diagnostics.code_history import CodeHistory
 from ppl_vae.diagnostics.codes import CodeUsage, class_probabilities, code_usage, codes
 from ppl_vae.diagnostics.collapse import ActiveUnits, active_units, kl_per_dimension
+from ppl_vae.diagnostics.gradients import GradientReport, gradient_report
 from ppl_vae.diagnostics.inference_data import to_inference_data
 from ppl_vae.diagnostics.khat import khat
+from ppl_vae.diagnostics.naive_gradient import NaiveEStep
 from ppl_vae.diagnostics.posterior_table import PosteriorTable, posterior_table
 from ppl_vae.diagnostics.verdict import Verdict, verdict
 
@@ -12,12 +14,15 @@ __all__ = [
     "ActiveUnits",
     "CodeHistory",
     "CodeUsage",
+    "GradientReport",
+    "NaiveEStep",
     "PosteriorTable",
     "Verdict",
     "active_units",
     "class_probabilities",
     "code_usage",
     "codes",
+    "gradient_report",
     "khat",
     "kl_per_dimension",
     "posterior_table",

@@ -51,6 +51,11 @@ class IWAE(Objective):
     def __repr__(self) -> str:
         return f"IWAE({self.num_particles}{'' if self.gradient == 'iwae' else f', gradient={self.gradient!r}'})"
 
+    @property
+    def draws_in_bound(self) -> int:
+        """K."""
+        return self.num_particles
+
     def terms(self, pair: Pair, batch: Batch) -> Terms:
         """Evaluate the bound on a batch."""
         runs = pair.runs(batch, self.num_particles)

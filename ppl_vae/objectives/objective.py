@@ -76,6 +76,11 @@ class Objective(PyroELBO):
         self._calls = 0
         self._bare: tuple[Any, Any, Pair] | None = None
 
+    @property
+    def draws_in_bound(self) -> int:
+        """K of the bound L_K that is maximized, whose first is the ELBO."""
+        return 1
+
     @abstractmethod
     def terms(self, pair: Pair, batch: Batch) -> Terms:
         """Evaluate the objective on a batch, inside ``pair.scope()``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ppl_vae.plots.code_bars import code_bars
 from ppl_vae.plots.history import history
 from ppl_vae.plots.images import images, reconstructions
 from ppl_vae.plots.khat_points import khat_points
@@ -47,6 +48,12 @@ class FitPlots:
                 f"plot.kl: one latent site is required, got {sorted(found)}; see diagnostics.kl_per_dimension"
             )
         return kl_bars(next(iter(found.values())), ax=ax)
+
+    def codes(self, data: Any, *, site: str | None = None, ax: Axes | None = None) -> Axes:
+        """How often each class of each discrete latent is used."""
+        from ppl_vae.diagnostics import code_usage
+
+        return code_bars(code_usage(self._fit, data, site), ax=ax)
 
     def khat(self, data: Any, *, num_samples: int = 1000, ax: Axes | None = None) -> Axes:
         """k-hat of every datum, with the limit above which an estimate is not to be believed."""

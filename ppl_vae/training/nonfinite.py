@@ -79,7 +79,7 @@ def _first_bad(step: GradientStep, batch: Batch, number: int) -> NonFiniteError 
 def _replay(step: GradientStep, batch: Batch, number: int) -> NonFiniteError | None:
     pair = step.pair
     step.seed_noise(number)
-    step.objective.begin_step(number)
+    step.begin(number)
     for run in pair.runs(batch, step.objective.num_particles, enumerate=step.objective.enumerates):
         for role, trace, scores in (
             ("guide", run.guide_trace, run.score_guide()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,8 @@ class GradientStep:
         self.guard = guard or Guard(self.everything(), list(self._buffers.values()), optimizer, pair.device)
         self.compilation = compilation
         self._fast: Update | None = None
+        parts = {id(part): part for module in pair.modules() for part in module.modules()}
+        self._scheduled: list[Any] = [part for part in parts.values() if hasattr(part, "begin_step")]
 
     def everything(self) -> list[Tensor]:
         """Every leaf that some phase moves."""
@@ -66,7 +69,7 @@ class GradientStep:
         """
         moving = frozenset(moving)
         self.seed_noise(step)
-        self.objective.begin_step(step)
+        self.begin(step)
         for leaf in self.everything():
             leaf.grad = None
         self.guard.before()
@@ -110,6 +113,12 @@ class GradientStep:
             self._fast([leaf.grad for leaf in leaves])  # type: ignore[misc]
         else:
             self.optimizer.step()
+
+    def begin(self, step: int) -> None:
+        """Let schedules take their values at this step: those of the objective, and those of modules with any."""
+        self.objective.begin_step(step)
+        for module in self._scheduled:
+            module.begin_step(step)
 
     def seed_noise(self, step: int) -> None:
         """Put torch's generators where this step's noise begins."""
