@@ -31,7 +31,7 @@ def gradient_noise(report: GradientReport, *, group: str = "phi", ax: Axes | Non
     floor = min(positive, default=1.0) / 10
     for place, (name, p) in enumerate(found.items()):
         biased = bool(frame.loc[name, "biased"])
-        ax.barh(place, max(p.variance, floor) / floor, left=floor, color=SECOND if biased else ACCENT, height=0.6)
+        ax.barh(place, max(p.variance, floor) - floor, left=floor, color=SECOND if biased else ACCENT, height=0.6)
         ax.text(max(p.variance, floor) * 1.3, place, _in_words(p, biased), va="center", fontsize=8, color=INK)
     ax.set_xscale("log")
     ax.set_yticks(range(len(found)), list(found))

@@ -13,6 +13,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from ppl_vae import plots
+from ppl_vae.diagnostics import CodeUsage, GradientReport
+from ppl_vae.diagnostics.gradients import Projected
 from ppl_vae.plots import axes
 
 
@@ -27,6 +29,20 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
+def usage(latents: int) -> CodeUsage:
+    return CodeUsage.of(noise(20, latents, 5).double().softmax(-1))
+
+
+def report() -> GradientReport:
+    flat = torch.ones(3, dtype=torch.float64)
+    found = {
+        "exact": Projected(0 * flat, 0 * flat, 0.0, 1.0, 1e-3),
+        "noisy": Projected(0.1 * flat, flat, 40.0, 1.0, 2e-3),
+        "wrong": Projected(9 * flat, flat, 4.0, 1.0, 1e-3),
+    }
+    return GradientReport({name: {"phi": p} for name, p in found.items()}, 100, dict.fromkeys(found, "enumeration"))
+
+
 FIGURES = {
     "history": lambda ax: plots.history(curve(), ax=ax),
     "history of one step": lambda ax: plots.history(curve(1), ax=ax),
@@ -39,6 +55,9 @@ FIGURES = {
     "latent, 2": lambda ax: plots.latent(noise(30, 2), ax=ax),
     "latent, 5": lambda ax: plots.latent(noise(30, 5), color=noise(30), ax=ax),
     "kl_bars": lambda ax: plots.kl_bars([2.0, 0.001, 3.0], ax=ax),
+    "code_bars, one latent": lambda ax: plots.code_bars(usage(1), ax=ax),
+    "code_bars, four latents": lambda ax: plots.code_bars(usage(4), ax=ax),
+    "gradient_noise": lambda ax: plots.gradient_noise(report(), ax=ax),
     "khat_points": lambda ax: plots.khat_points([0.1, 0.9, math.inf, math.nan], ax=ax),
 }
 
