@@ -99,5 +99,6 @@ def antithetic_score(runs: list[Execution], name: str) -> Tensor:
 
 
 def _value(run: Execution, name: str) -> Tensor:
-    value: Tensor = run.guide_trace.nodes[name]["value"]
+    site: Any = run.guide_trace.nodes[name]
+    value: Tensor = site["value"]
     return value

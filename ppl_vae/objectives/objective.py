@@ -115,7 +115,7 @@ class Objective(PyroELBO):
     # -- as a Pyro loss ------------------------------------------------------------------------------------------------
 
     def _bare_pair(self, model: Any, guide: Any, batch: Batch) -> Pair:
-        if self._bare is None or self._bare[0]() is not model or self._bare[1]() is not guide:
+        if self._bare is None or self._bare[0]() != model or self._bare[1]() != guide:
             pair = Pair.bare(model, guide, batch)
             self.to(pair.device, pair.dtype)
             self._bare = (_reference(model), _reference(guide), pair)

@@ -74,10 +74,10 @@ class ReweightedWakeSleep(Objective):
 
 def _log_q_at_constant_draws(pair: Pair, batch: Batch, run: Execution) -> Tensor:
     """Log q(z | x) without the path through z: (S, B). The guide is run anew where its draws have one."""
-    drawn = [site for _, site in sample_sites(run.guide_trace) if not site["is_observed"]]
-    if not any(site["value"].requires_grad for site in drawn):
+    drawn = {name: site for name, site in sample_sites(run.guide_trace) if not site["is_observed"]}
+    if not any(site["value"].requires_grad for site in drawn.values()):
         return log_density(run.score_guide(), pair)
     constant = Trace()
-    for site in drawn:
-        constant.add_node(**{**site, "value": site["value"].detach()})
+    for name, site in drawn.items():
+        constant.add_node(name, **{**site, "value": site["value"].detach()})
     return log_density(pair.rescore_guide(batch, replace(run, guide_trace=constant)), pair)
