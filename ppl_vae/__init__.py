@@ -15,7 +15,17 @@ if TYPE_CHECKING:  # what type checkers and editors read; the table below is wha
     from ppl_vae.evidence import ImportanceWeighted, NaiveMonteCarlo, log_evidence
     from ppl_vae.inference import Alternating, CompiledSVI, Joint, VariationalEM, fit
     from ppl_vae.loading import load
-    from ppl_vae.objectives import ELBO, IWAE
+    from ppl_vae.objectives import (
+        ELBO,
+        IWAE,
+        RLOO,
+        VIMCO,
+        DisARM,
+        Neural,
+        ReweightedWakeSleep,
+        RunningAverage,
+        ScoreFunction,
+    )
     from ppl_vae.pair import Pair
     from ppl_vae.result import Fit
     from ppl_vae.training import Callback, EarlyStopping, KeepBest
@@ -31,6 +41,15 @@ _HOME = {
     "CompiledSVI": "ppl_vae.inference",
     "ELBO": "ppl_vae.objectives",
     "IWAE": "ppl_vae.objectives",
+    # for discrete draws: score functions and their baselines
+    "ScoreFunction": "ppl_vae.objectives",
+    "RunningAverage": "ppl_vae.objectives",
+    "Neural": "ppl_vae.objectives",
+    "RLOO": "ppl_vae.objectives",
+    "VIMCO": "ppl_vae.objectives",
+    "DisARM": "ppl_vae.objectives",
+    "ReweightedWakeSleep": "ppl_vae.objectives",
+    # how a fit is watched and ended
     "Callback": "ppl_vae.training",
     "EarlyStopping": "ppl_vae.training",
     "KeepBest": "ppl_vae.training",
@@ -65,16 +84,23 @@ _ROOMS = (
 __all__ = [
     "ELBO",
     "IWAE",
+    "RLOO",
+    "VIMCO",
     "Alternating",
     "Callback",
     "CompiledSVI",
+    "DisARM",
     "EarlyStopping",
     "Fit",
     "ImportanceWeighted",
     "Joint",
     "KeepBest",
     "NaiveMonteCarlo",
+    "Neural",
     "Pair",
+    "ReweightedWakeSleep",
+    "RunningAverage",
+    "ScoreFunction",
     "VariationalEM",
     "__version__",
     "fit",

@@ -15,7 +15,7 @@ from torch import Tensor
 from ppl_vae._random import fold, generator, isolated_rng
 from ppl_vae.data.rows import Batch
 from ppl_vae.objectives import ELBO, IWAE, Objective, as_objective
-from ppl_vae.objectives.exact import MANY_TUPLES, exact_bound
+from ppl_vae.objectives.exact import MANY_TUPLES
 from ppl_vae.pair import Pair
 from ppl_vae.pair.table import num_codes, tabulate
 
@@ -157,12 +157,9 @@ def gradient_report(
     leaves = {group: members for group, members in leaves.items() if members}
     axes = {group: _directions(members, num_projections, fold(seed, group)) for group, members in leaves.items()}
     found, references = {}, {}
-    known: dict[int, tuple[str, dict[str, _Moments]]] = {}
+    known: dict[int, dict[str, _Moments]] = {}  # references that were drawn, by the number of draws in their bound
     for name, (other, objective) in _named(pair, objectives).items():
-        draws = objective.draws_in_bound
-        if draws not in known:
-            known[draws] = _reference(pair, batch, draws, leaves, axes, seed)
-        references[name], reference = known[draws]
+        references[name], reference = _reference(pair, batch, objective, leaves, axes, seed, known)
         noise = fold(seed, "replicates", name)
         moments, seconds = _replicates(other, objective, batch, leaves, axes, num_replicates, noise)
         found[name] = {g: _judged(moments[g], reference[g], seconds) for g in leaves}
@@ -270,25 +267,38 @@ def own_gradients(leaves: Mapping[str, list[Tensor]]) -> Iterator[None]:
 
 
 def _reference(
-    pair: Pair, batch: Batch, draws: int, leaves: Mapping[str, list[Tensor]], axes: Mapping[str, Tensor], seed: int
+    pair: Pair,
+    batch: Batch,
+    objective: Objective,
+    leaves: Mapping[str, list[Tensor]],
+    axes: Mapping[str, Tensor],
+    seed: int,
+    known: dict[int, dict[str, _Moments]],
 ) -> tuple[str, dict[str, _Moments]]:
-    """The gradient of the ELBO (or of L_K): exact by enumeration where it can be, else from many draws."""
-    codes, size = num_codes(pair), batch.size or 1
+    """The gradient that an objective should have: exact by enumeration where it can be, else from many draws."""
+    codes, size, draws = num_codes(pair), batch.size or 1, objective.draws_in_bound
     if codes is not None and codes**draws * size <= MANY_TUPLES:
-        return "enumeration", _by_enumeration(pair, batch, draws, leaves, axes)
+        return "enumeration", _by_enumeration(pair, batch, objective, leaves, axes)
     many: Objective = ELBO(num_particles=PARTICLES) if draws == 1 else IWAE(draws)
-    moments, _ = _replicates(pair, many, batch, leaves, axes, ROUNDS if draws == 1 else 20_000, fold(seed, "reference"))
-    return f"{moments[next(iter(moments))].count} x {many!r}", moments
+    rounds = ROUNDS if draws == 1 else PARTICLES * ROUNDS
+    if draws not in known:
+        known[draws], _ = _replicates(pair, many, batch, leaves, axes, rounds, fold(seed, "reference"))
+    return f"{rounds} x {many!r}", known[draws]
 
 
 def _by_enumeration(
-    pair: Pair, batch: Batch, draws: int, leaves: Mapping[str, list[Tensor]], axes: Mapping[str, Tensor]
+    pair: Pair,
+    batch: Batch,
+    objective: Objective,
+    leaves: Mapping[str, list[Tensor]],
+    axes: Mapping[str, Tensor],
 ) -> dict[str, _Moments]:
     found = {}
     with pair.scope(), pair.mode(training=False), torch.enable_grad(), isolated_rng(0, pair.device):
-        bound = exact_bound(tabulate(pair, batch), draws).mean()
+        surrogates = objective.exact_surrogates(tabulate(pair, batch))
         for group, members in leaves.items():
-            gradients = torch.autograd.grad(bound, members, allow_unused=True, retain_graph=True)
+            surrogate = surrogates[group].mean()
+            gradients = torch.autograd.grad(surrogate, members, allow_unused=True, retain_graph=True)
             found[group] = _Moments(axes[group])
             found[group].add(_flat(gradients, members))
     return found

@@ -11,6 +11,7 @@ from pyro.infer.util import MultiFrameTensor
 from torch import Tensor
 
 from ppl_vae.data.rows import Batch
+from ppl_vae.objectives.auxiliary import auxiliary_term
 from ppl_vae.objectives.closed_form import closed_form_kl, eligible, sum_event
 from ppl_vae.objectives.objective import Objective, Terms, num_data_of
 from ppl_vae.objectives.schedules import Schedule, at
@@ -137,6 +138,9 @@ class ELBO(Objective):
         surrogate = reconstruction.per_datum(num_data) - beta * surrogate_kl.per_datum(num_data)
         if any(not is_identically_zero(score.score) for score in guide.values()):
             surrogate = surrogate + self._score_function(run, model, guide, num_data) / num_data
+        extra = auxiliary_term(run)
+        if extra is not None:
+            surrogate = surrogate + extra.mean()
         value = reconstruction.local - beta * counted.local
         shared = reconstruction.shared - beta * counted.shared
         if any(score.weighted for score in (*model.values(), *guide.values())):  # what is reported bears no weight
@@ -150,6 +154,7 @@ class ELBO(Objective):
             elbo=_tensor(mean_reconstruction - mean_kl, like),
             reconstruction=_tensor(mean_reconstruction, like),
             kl=_tensor(mean_kl, like),
+            auxiliary=0.0 if extra is None else extra.detach().mean(),
         )
 
     def _parts(self, run: Execution, model: dict[str, SiteScore], guide: dict[str, GuideScore]) -> _Parts:
@@ -287,4 +292,5 @@ def _average(each: list[Terms]) -> Terms:
         elbo=mean("elbo"),
         reconstruction=mean("reconstruction"),
         kl=mean("kl"),
+        auxiliary=sum(t.auxiliary for t in each) / len(each),
     )

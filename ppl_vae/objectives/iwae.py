@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -11,8 +10,9 @@ from pyro.distributions.util import is_identically_zero
 from torch import Tensor
 
 from ppl_vae.data.rows import Batch
-from ppl_vae.objectives.objective import Objective, Terms, num_data_of
-from ppl_vae.pair import Execution, GlobalLatentError, GuideScore, Pair, SiteScore
+from ppl_vae.objectives.objective import Objective, Terms
+from ppl_vae.objectives.weighted_draws import WeightedDraws, log_density, weighted_draws
+from ppl_vae.pair import Execution, GlobalLatentError, Pair
 from ppl_vae.pair.detach import detached, frozen, is_plain
 
 Gradient = Literal["iwae", "stl", "dreg"]
@@ -58,51 +58,29 @@ class IWAE(Objective):
 
     def terms(self, pair: Pair, batch: Batch) -> Terms:
         """Evaluate the bound on a batch."""
-        runs = pair.runs(batch, self.num_particles)
-        num_data = num_data_of(runs[0], batch)
-        self._refuse_mini_batches(pair, runs[0], num_data)
-        scores = [(run.score_model(), run.score_guide()) for run in runs]
-        for model, guide in scores:
-            _check(model, guide)
-        log_p = torch.cat([_sum(model, pair) for model, _ in scores])
-        log_q = torch.cat([_sum(guide, pair) for _, guide in scores])
-        log_w = log_p - log_q  # (K, B), or (K,) when global latents tie the data together
-        bound = torch.logsumexp(log_w, 0) - math.log(len(log_w))
-        stopped = None
-        if self.gradient != "iwae" and torch.is_grad_enabled():
-            stopped = log_p - torch.cat([self._stopped_log_q(pair, batch, run) for run in runs])
-        return self._assemble(pair, scores, log_w, bound, stopped, num_data)
+        draws = weighted_draws(self, pair, batch)
+        self._refuse_mini_batches(pair, draws.runs[0], draws.num_data)
+        self._refuse_score_functions(draws)
+        bound = torch.logsumexp(draws.log_w, 0) - math.log(len(draws.log_w))
+        return draws.terms(bound, self._surrogates(pair, batch, draws, bound))
 
-    def _assemble(
-        self,
-        pair: Pair,
-        scores: Sequence[tuple[Mapping[str, SiteScore], Mapping[str, GuideScore]]],
-        log_w: Tensor,
-        bound: Tensor,
-        stopped: Tensor | None,
-        num_data: int,
-    ) -> Terms:
-        def per_datum(term: Tensor) -> Tensor:  # (B,) or () to the mean over data
-            return term.mean() if term.dim() else term / num_data
+    def _surrogates(self, pair: Pair, batch: Batch, draws: WeightedDraws, bound: Tensor) -> dict[str, Tensor]:
+        surrogates = dict.fromkeys(("theta", "phi"), draws.per_datum(bound))
+        if self.gradient == "iwae" or not torch.is_grad_enabled():
+            return surrogates
+        stopped = draws.log_p - torch.cat([self._stopped_log_q(pair, batch, run) for run in draws.runs])
+        weights = torch.softmax(draws.log_w.detach(), 0)
+        if self.gradient == "stl":
+            return dict.fromkeys(("theta", "phi"), draws.per_datum((weights * stopped).sum(0)))
+        return {**surrogates, "phi": draws.per_datum((weights**2 * stopped).sum(0))}
 
-        surrogates = dict.fromkeys(("theta", "phi"), per_datum(bound))
-        if stopped is not None:
-            weights = torch.softmax(log_w.detach(), 0)
-            if self.gradient == "stl":
-                surrogates = dict.fromkeys(("theta", "phi"), per_datum((weights * stopped).sum(0)))
-            else:
-                surrogates["phi"] = per_datum((weights**2 * stopped).sum(0))
-        reconstruction = torch.cat([_sum(model, pair, observed=True) for model, _ in scores]).mean(0)
-        elbo, local = log_w.mean(0), bound.dim() == 1
-        return Terms(
-            value=bound if local else bound.new_zeros(1),
-            global_value=bound.new_zeros(()) if local else bound,
-            num_data=num_data,
-            surrogates=surrogates,
-            elbo=per_datum(elbo),
-            reconstruction=per_datum(reconstruction),
-            kl=per_datum(reconstruction - elbo),
-        )
+    def _refuse_score_functions(self, draws: WeightedDraws) -> None:
+        for score in draws.runs[0].score_guide().values():
+            if not is_identically_zero(score.score):
+                raise ValueError(
+                    f"IWAE: the guide's site {score.name!r} is not reparametrized, and the bound's gradient needs "
+                    f"that; VIMCO({max(self.num_particles, 2)}) maximizes the same bound without it"
+                )
 
     def _refuse_mini_batches(self, pair: Pair, run: Execution, num_data: int) -> None:
         frame = run.data_plate
@@ -122,33 +100,4 @@ class IWAE(Objective):
         """
         plain = all(is_plain(score.site["fn"]) for score in run.score_guide().values())
         with frozen(pair.parameters.of("phi", "shared").values()):
-            return _sum(run.score_guide_with(detached) if plain else pair.rescore_guide(batch, run), pair)
-
-
-def _sum(scores: Mapping[str, SiteScore], pair: Pair, *, observed: bool = False) -> Tensor:
-    """The sum over sites: (S, B), or (S,) if a latent stands outside the data plate."""
-    local = [s.log_prob for s in scores.values() if s.local and (s.observed or not observed)]
-    shared = [s.log_prob for s in scores.values() if not s.local and (s.observed or not observed)]
-    total = sum(local[1:], local[0]) if local else None
-    if not pair.has_global_latents and not shared and total is not None:
-        return total
-    joint = total.sum(1) if total is not None else 0.0
-    return sum(shared, joint)  # type: ignore[return-value]
-
-
-def _check(model: Mapping[str, SiteScore], guide: Mapping[str, GuideScore]) -> None:
-    for score in (*model.values(), *guide.values()):
-        if score.weighted:
-            raise ValueError(
-                f"IWAE: the site {score.name!r} is weighted with poutine.scale, and a weight inside a logsumexp "
-                f"makes no "
-                "bound; take the weight away, or use ELBO()"
-            )
-    for score in guide.values():
-        if not is_identically_zero(score.score):
-            raise ValueError(
-                f"IWAE: the guide's site {score.name!r} is not reparametrized, and the bound's gradient needs that"
-            )
-    missing = [n for n, p in model.items() if not p.observed and not p.summed and n not in guide]
-    if missing:
-        raise ValueError(f"IWAE: the guide must sample every latent site of the model, but it has none of {missing}")
+            return log_density(run.score_guide_with(detached) if plain else pair.rescore_guide(batch, run), pair)

@@ -4,7 +4,8 @@ Implementing a new one:
 
 - write ``terms(pair, batch)``: run the pair (``pair.runs``), and return :class:`Terms`; keep log p - log q per datum to
   the end, and let no weight and no factor N/B into a logsumexp;
-- if it has parameters of its own (a baseline), give them in ``parameters()``: they are the group ψ;
+- if it has parameters of its own (a baseline), give them in ``parameters()``: they are the group ψ; what a step changes
+  in place besides (a running average) goes into ``buffers()``, and ``to()`` moves both;
 - add it to the table of ``tests/objectives/test_laws.py``.
 """
 
@@ -22,7 +23,9 @@ from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
 from ppl_vae.data.rows import Batch
-from ppl_vae.pair import Execution, Pair
+from ppl_vae.objectives.announce import announce
+from ppl_vae.objectives.exact import exact_bound
+from ppl_vae.pair import Execution, Pair, Table
 
 COLUMNS = ("objective", "elbo", "reconstruction", "kl")
 
@@ -85,12 +88,26 @@ class Objective(PyroELBO):
     def terms(self, pair: Pair, batch: Batch) -> Terms:
         """Evaluate the objective on a batch, inside ``pair.scope()``."""
 
+    def exact_surrogates(self, table: Table) -> dict[str, Tensor]:
+        """What the surrogates of θ and φ are without noise, (B,) nats, from the table of all values of the latents.
+
+        An estimator is unbiased if its gradients have these in expectation.
+        """
+        return dict.fromkeys(("theta", "phi"), exact_bound(table, self.draws_in_bound))
+
     def begin_step(self, step: int) -> None:
         """Take the values that schedules have at this step (counted from 0)."""
 
     def parameters(self) -> dict[str, Tensor]:
         """The objective's own parameters ψ by name."""
         return {}
+
+    def buffers(self) -> dict[str, Tensor]:
+        """What else is the objective's own and part of a run's state (a running average) by name: live tensors."""
+        return {}
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the objective's own tensors to where the pair is. Their buffers may become other objects."""
 
     # -- derived -------------------------------------------------------------------------------------------------------
 
@@ -112,8 +129,10 @@ class Objective(PyroELBO):
     # -- as a Pyro loss ------------------------------------------------------------------------------------------------
 
     def _bare_pair(self, model: Any, guide: Any, batch: Batch) -> Pair:
-        if self._bare is None or self._bare[0]() is not model or self._bare[1]() is not guide:
-            self._bare = (_reference(model), _reference(guide), Pair.bare(model, guide, batch))
+        if self._bare is None or self._bare[0]() != model or self._bare[1]() != guide:
+            pair = Pair.bare(model, guide, batch)
+            self.to(pair.device, pair.dtype)
+            self._bare = (_reference(model), _reference(guide), pair)
         return self._bare[2]
 
     def _pyro_terms(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Terms:
@@ -129,10 +148,10 @@ class Objective(PyroELBO):
         self._calls += 1
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Pyro's differentiable loss: the value of -L (nats, all data), the gradient of the surrogate of θ."""
+        """Pyro's differentiable loss: the value of -L (nats, all data), the gradient of the surrogates of θ and ψ."""
         self.begin_call()
         terms = self._pyro_terms(model, guide, args, kwargs)
-        surrogate = terms.surrogates["theta"]
+        surrogate = terms.surrogates["theta"] + terms.surrogates.get("psi", 0.0)
         return -terms.num_data * (terms.objective.detach() + surrogate - surrogate.detach())
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
@@ -155,6 +174,7 @@ class Objective(PyroELBO):
         pair = self._bare_pair(model, guide, Batch(args, kwargs))
         groups = {g: list(pair.parameters.of(g).values()) for g in ("theta", "phi", "shared")}
         groups["psi"] = list(self.parameters().values())
+        announce({f"objective.{name}": leaf for name, leaf in self.parameters().items()})
         assign_gradients(terms.surrogates, groups, scale=terms.num_data, accumulate=True)
         return (-terms.num_data * terms.objective.detach()).item()
 

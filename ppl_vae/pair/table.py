@@ -48,8 +48,11 @@ class Table:
     @property
     def elbo(self) -> Tensor:
         """The exact ELBO of the guide, (B,) nats."""
-        q = self.log_q.exp()
-        return _whole((q * torch.where(q > 0, self.log_p - self.log_q, 0.0)).sum(0))
+        return self.mean(self.log_q.exp(), self.log_p - self.log_q)
+
+    def mean(self, probs: Tensor, term: Tensor) -> Tensor:
+        """The mean of a term under probabilities, both in the shape of ``log_p``: (B,)."""
+        return _whole((probs * torch.where(probs > 0, term, 0.0)).sum(0))
 
 
 def _whole(term: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def _first_bad(step: GradientStep, batch: Batch, number: int) -> NonFiniteError 
     for i, value in enumerate((*batch.args, *batch.kwargs.values())):
         if _bad(value):
             return NonFiniteError(number, f"data[{i}]", f"the data (part {i}) hold a value that is not finite")
-    saved = [(buffer, buffer.clone()) for buffer in pair.buffers_by_name().values()]
+    saved = [(buffer, buffer.clone()) for buffer in step.buffers.values()]
     try:
         return _replay(step, batch, number)
     finally:

@@ -50,8 +50,8 @@ class GradientStep:
         self.pair, self.objective, self.optimizer = pair, objective, optimizer
         self.clip_norm, self.seed, self.rank = clip_norm, seed, rank
         self.leaves = leaves_by_group(pair, objective)
-        self._buffers = pair.buffers_by_name()
-        self.guard = guard or Guard(self.everything(), list(self._buffers.values()), optimizer, pair.device)
+        self.buffers = buffers_by_name(pair, objective)
+        self.guard = guard or Guard(self.everything(), list(self.buffers.values()), optimizer, pair.device)
         self.compilation = compilation
         self._fast: Update | None = None
         parts = {id(part): part for module in pair.modules() for part in module.modules()}
@@ -142,10 +142,16 @@ class GradientStep:
     def _buffers_of_resting(self, moving: frozenset[str]) -> list[tuple[Tensor, Tensor]]:
         """Copies of the buffers (running means) of a side that rests, to be put back after the step."""
         resting = [side for side, group in (("model", "theta"), ("guide", "phi")) if group not in moving]
-        return [(b, b.clone()) for name, b in self._buffers.items() if name.startswith(tuple(resting) or ("\0",))]
+        return [(b, b.clone()) for name, b in self.buffers.items() if name.startswith(tuple(resting) or ("\0",))]
 
 
 def leaves_by_group(pair: Pair, objective: Objective) -> dict[str, dict[str, Tensor]]:
-    """Every leaf by group and name: θ, φ, what both share, and the objective's own ψ."""
+    """Every leaf by group and name: θ, φ, what both share, and the objective's own ψ, moved to where the pair is."""
+    objective.to(pair.device, pair.dtype)
     groups = {group: pair.parameters.of(group) for group in ("theta", "phi", "shared")}
     return {**groups, "psi": {f"objective.{name}": leaf for name, leaf in objective.parameters().items()}}
+
+
+def buffers_by_name(pair: Pair, objective: Objective) -> dict[str, Tensor]:
+    """What a forward pass may change in place: buffers of the pair's modules, and the objective's own."""
+    return {**pair.buffers_by_name(), **{f"objective.{name}": b for name, b in objective.buffers().items()}}

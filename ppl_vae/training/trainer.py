@@ -27,7 +27,7 @@ from ppl_vae.training.interrupts import Interrupt, deferred_interrupt
 from ppl_vae.training.nonfinite import NonFiniteError, diagnose, explained
 from ppl_vae.training.optimizers import EachStep, load_optimizer_state, optimizer_state
 from ppl_vae.training.progress import Progress
-from ppl_vae.training.step import EVERYONE, GradientStep
+from ppl_vae.training.step import EVERYONE, GradientStep, buffers_by_name
 from ppl_vae.training.threads import is_small, one_thread
 
 CHECK_EVERY = 50
@@ -308,7 +308,7 @@ class Trainer:
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter, trained or not, and buffer by name, live."""
         leaves = {name: leaf for members in self.gradient_step.leaves.values() for name, leaf in members.items()}
-        buffers = {f"buffer.{name}": buffer for name, buffer in self.pair.buffers_by_name().items()}
+        buffers = {f"buffer.{name}": buffer for name, buffer in buffers_by_name(self.pair, self.objective).items()}
         return {**leaves, **buffers, **self.pair.frozen_by_name()}
 
     def _remembering(self) -> list[Callback]:

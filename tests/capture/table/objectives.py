@@ -11,9 +11,21 @@ from pyro.infer import Trace_ELBO
 from ppl_vae.guides import AmortizedNormal, MeanField
 from ppl_vae.models import VAE
 from ppl_vae.nn import MLP
-from ppl_vae.objectives import ELBO, IWAE, Cyclical, LinearWarmup
+from ppl_vae.objectives import (
+    ELBO,
+    IWAE,
+    RLOO,
+    VIMCO,
+    Cyclical,
+    DisARM,
+    LinearWarmup,
+    Neural,
+    ReweightedWakeSleep,
+    RunningAverage,
+    ScoreFunction,
+)
 
-from .base import DIM, LATENT, ROWS, Problem, bernoulli_vae, row, vae
+from .base import DIM, LATENT, ROWS, Problem, bernoulli_vae, categorical_vae, mlp, row, vae
 
 LOSSES: dict[str, Callable[[], Any]] = {
     "ELBO()": ELBO,
@@ -26,6 +38,20 @@ LOSSES: dict[str, Callable[[], Any]] = {
     "IWAE(5)": lambda: IWAE(5),
     "IWAE(5, gradient='stl')": lambda: IWAE(5, gradient="stl"),
     "IWAE(5, gradient='dreg')": lambda: IWAE(5, gradient="dreg"),
+}
+
+
+# For draws without a reparametrization.
+DISCRETE: dict[str, Callable[[], Any]] = {
+    "ScoreFunction()": ScoreFunction,
+    "ScoreFunction(num_particles=3)": lambda: ScoreFunction(num_particles=3),
+    "ScoreFunction(RunningAverage())": lambda: ScoreFunction(RunningAverage()),
+    "ScoreFunction(Neural)": lambda: ScoreFunction(Neural(mlp(DIM, 1))),
+    "ScoreFunction, both baselines": lambda: ScoreFunction((RunningAverage(), Neural(mlp(DIM, 1)))),
+    "RLOO(3)": lambda: RLOO(3),
+    "VIMCO(3)": lambda: VIMCO(3),
+    "DisARM()": DisARM,
+    "ReweightedWakeSleep(3)": lambda: ReweightedWakeSleep(3),
 }
 
 
@@ -45,6 +71,9 @@ def free() -> Any:
 
 ROWS_OF_OBJECTIVES = [
     *(row(name, lambda loss=loss: vae(loss())) for name, loss in LOSSES.items()),
+    *(row(f"{name}, Bernoulli guide", lambda loss=loss: bernoulli_vae(loss())) for name, loss in DISCRETE.items()),
+    row("RLOO(3), Categorical guide", lambda: categorical_vae(RLOO(3))),
+    row("ReweightedWakeSleep(3), reparametrized guide", lambda: vae(ReweightedWakeSleep(3))),
     row("ELBO(), Bernoulli guide without reparametrization", lambda: bernoulli_vae(ELBO())),
     row("Trace_ELBO, VAE and AmortizedNormal", lambda: built_in(amortized, Trace_ELBO())),
     row("Trace_ELBO, VAE and MeanField", lambda: built_in(free, Trace_ELBO())),
