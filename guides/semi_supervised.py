@@ -12,6 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae.distributions import one_hot
+from ppl_vae.distributions.labels import split_labels
 from ppl_vae.guides.covariance import Diagonal
 from ppl_vae.nn import apply_batched, fill_unobserved
 from ppl_vae.pair.auxiliary import auxiliary as auxiliary_term
@@ -23,8 +24,8 @@ class SemiSupervisedGuide(PyroModule):
     r"""q_φ(y, z | x) = q(y | x) q(z | x, y), with q(y | x) a point mass at the label where there is one.
 
     Sites, in the plate "data" (dim -1): "y" (N,) long, marked for parallel enumeration; "z" with event shape
-    (latent_dim,), N(μ(x, y), diag(σ²(x, y))), reparametrized. A labeled row has y = its label with log q = 0, so it has the bound
-    E_q[log p(x, z | y) - log q(z | x, y)] + log p(y), and no noise of other classes reaches the classifier.
+    (latent_dim,), N(μ(x, y), diag(σ²(x, y))), reparametrized. A labeled row has y = its label with log q = 0, so it has
+    the bound E_q[log p(x, z | y) - log q(z | x, y)] + log p(y), and no noise of other classes reaches the classifier.
 
     That bound teaches the classifier nothing from the labels. The auxiliary term of labeled rows, ``auxiliary * log q(y
     = label | x)``, does; it is training's alone and never part of log p or log q (``ppl_vae.pair.auxiliary``).
@@ -99,10 +100,9 @@ class SemiSupervisedGuide(PyroModule):
         x = fill_unobserved(x, mask, who="SemiSupervisedGuide")
         logits = self._logits(x)
         with pyro.plate("data", len(x), dim=-1):
-            drawn = pyro.sample("y", dist.Categorical(logits=self._at_labels(logits, y)), infer=self.infer)
-            if y is not None and self.auxiliary > 0:
-                known = dist.Categorical(logits=logits).log_prob(y.clamp(min=0))
-                auxiliary_term("classification", self.auxiliary * torch.where(y >= 0, known, 0.0))
+            if y is not None:
+                logits = self._at_labels(logits, y)
+            drawn = pyro.sample("y", dist.Categorical(logits=logits), infer=self.infer)
             return pyro.sample("z", self._style(x, drawn))
 
     def classify(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -137,19 +137,16 @@ class SemiSupervisedGuide(PyroModule):
             )
         return logits
 
-    def _at_labels(self, logits: Tensor, y: Tensor | None) -> Tensor:
-        """The logits of q(y | x); in labeled rows those of a point mass, which no gradient leaves."""
-        if y is None:
-            return logits
-        if y.shape != logits.shape[:1] or y.dtype != torch.long:
-            raise ValueError(
-                f"SemiSupervisedGuide: y must be ({len(logits)},) long, -1 where unlabeled, "
-                f"got {tuple(y.shape)} of {y.dtype}"
-            )
+    def _at_labels(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The logits of q(y | x), in labeled rows those of a point mass; and the auxiliary term, if there is one."""
+        q_y = dist.Categorical(logits=logits)
+        labeled, label = split_labels(y, q_y, size=len(logits), who="SemiSupervisedGuide")
+        if self.auxiliary > 0:
+            auxiliary_term("classification", self.auxiliary * torch.where(labeled, q_y.log_prob(label), 0.0))
         # Not -inf: 0 times it would be NaN in a sum over all classes.
         never = torch.finfo(logits.dtype).min / 2
-        point = (1 - one_hot(y, self.num_classes, dtype=logits.dtype)) * never
-        return torch.where((y >= 0).unsqueeze(-1), point, logits)
+        point = (1 - one_hot(label, self.num_classes, dtype=logits.dtype)) * never
+        return torch.where(labeled.unsqueeze(-1), point, logits)
 
     def _style(self, x: Tensor, y: Tensor) -> TorchDistribution:
         """N(μ(x, y), diag(σ²(x, y))), one encoder call for all leading dimensions of y."""
