@@ -20,5 +20,7 @@ def auxiliary(name: str, value: Tensor) -> None:
         name: of the site.
         value: (..., N), one number a datum, nats; larger is better.
     """
-    infer: Any = {"_deterministic": True, "_auxiliary": True}
-    pyro.sample(name, dist.Delta(value).mask(False), obs=value, infer=infer)
+    # "is_auxiliary" keeps Pyro from warning of a site that the guide alone has. Unlike ``pyro.deterministic`` no mask:
+    # masked with False, Pyro's zeros are float32 whatever the value is, and TraceEnum_ELBO wants one type.
+    infer: Any = {"_deterministic": True, "_auxiliary": True, "is_auxiliary": True}
+    pyro.sample(name, dist.Delta(value), obs=value, infer=infer)

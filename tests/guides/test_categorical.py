@@ -10,7 +10,6 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch import nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae.distributions import Codes, RelaxedCodes, one_hot
 from ppl_vae.guides import EnumeratedCategorical, RelaxedCategorical, SampledCategorical
@@ -327,27 +326,6 @@ def test_temperatures_follow_their_schedule_in_a_tensor():
     fixed = relaxed(temperature=0.3)
     fixed.begin_step(100)
     assert fixed.temperature.item() == pytest.approx(0.3)
-
-
-def test_a_traced_step_reads_the_temperature_anew():
-    model, guide = enumerable_pair()[0], relaxed(temperature=lambda step: 1 / (1 + step))
-    leaves = [*model.parameters(), *guide.parameters()]
-    model.forward(torch.zeros(N, 6, dtype=torch.float64))
-
-    def step(x):
-        with pyro.validation_enabled(False):
-            loss = Trace_ELBO().differentiable_loss(model, guide, x)
-        return loss, *torch.autograd.grad(loss, leaves)
-
-    x = torch.randn(N, 6, dtype=torch.float64)
-    graph = make_fx(step, tracing_mode="real")(x)
-    for number in (0, 9):
-        guide.begin_step(number)
-        torch.manual_seed(number)
-        expected = step(2 * x)
-        torch.manual_seed(number)
-        for a, b in zip(graph(2 * x), expected, strict=True):
-            close(a, b)
 
 
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
