@@ -6,13 +6,35 @@ guide.
 
 from __future__ import annotations
 
+# What guides of codes share
+from ppl_vae.guides.amortized_codes import AmortizedCodes
+
 # Amortized: a network from x to q(z | x)
 from ppl_vae.guides.amortized_normal import AmortizedNormal
 
 # What a normal guide's covariance is made of
 from ppl_vae.guides.covariance import Covariance, Diagonal, FullCovariance
 
+# Codes, amortized: summed out, relaxed, drawn
+from ppl_vae.guides.enumerated_categorical import EnumeratedCategorical
+
 # Not amortized: parameters of its own for every datum
 from ppl_vae.guides.mean_field import MeanField
+from ppl_vae.guides.relaxed_categorical import RelaxedCategorical
+from ppl_vae.guides.sampled_categorical import SampledCategorical
 
-__all__ = ["AmortizedNormal", "Covariance", "Diagonal", "FullCovariance", "MeanField"]
+# A label and a normal style, amortized
+from ppl_vae.guides.semi_supervised import SemiSupervisedGuide
+
+__all__ = [
+    "AmortizedCodes",
+    "AmortizedNormal",
+    "Covariance",
+    "Diagonal",
+    "EnumeratedCategorical",
+    "FullCovariance",
+    "MeanField",
+    "RelaxedCategorical",
+    "SampledCategorical",
+    "SemiSupervisedGuide",
+]

@@ -9,7 +9,14 @@ from __future__ import annotations
 # What models are made of
 from ppl_vae.models import likelihoods, priors
 
+# Discrete latents
+from ppl_vae.models.discrete_vae import DiscreteVAE
+
+# Discrete and continuous latents
+from ppl_vae.models.mixture_vae import MixtureVAE
+from ppl_vae.models.semi_supervised_vae import SemiSupervisedVAE
+
 # Continuous latents
 from ppl_vae.models.vae import VAE
 
-__all__ = ["VAE", "likelihoods", "priors"]
+__all__ = ["VAE", "DiscreteVAE", "MixtureVAE", "SemiSupervisedVAE", "likelihoods", "priors"]

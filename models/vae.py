@@ -7,6 +7,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from ppl_vae.models.decoding import num_data, observation
 from ppl_vae.models.likelihoods import Likelihood, make_likelihood
 from ppl_vae.models.priors import StandardNormal
 from ppl_vae.nn import apply_batched, fill_unobserved
@@ -77,7 +78,7 @@ class VAE(PyroModule):
         Returns:
             x, drawn or observed, (..., N, *event).
         """
-        size = _num_data(x, num_samples)
+        size = num_data(x, num_samples, who="VAE")
         if x is not None:
             x = fill_unobserved(x, mask, filler=self.likelihood.filler, who="VAE")
         with pyro.plate("data", size, dim=-1):
@@ -102,35 +103,16 @@ class VAE(PyroModule):
             ValueError: the decoder's output does not fit the likelihood, or x.
         """
         output = apply_batched(self.decoder, z)
-        likelihood = self.likelihood
-        event_shape = likelihood.event_shape(output.shape[z.dim() - 1 :])
-        if x_shape is not None and event_shape != tuple(x_shape[1:]):
-            raise ValueError(self._decoder_complaint(x_shape, output))
-        return likelihood.distribution(output, event_shape, mask=mask)
+        return observation(output, z.dim() - 1, self.likelihood, mask=mask, x_shape=x_shape, who=type(self).__name__)
 
     def extra_repr(self) -> str:
         """Say the size of z."""
         return f"latent_dim={self.latent_dim}"
 
-    def _decoder_complaint(self, x_shape: tuple[int, ...], output: Tensor) -> str:
-        per_entry = () if self.likelihood.num_params == 1 else (self.likelihood.num_params,)
-        required = ", ".join(map(str, (*x_shape[1:], *per_entry)))
-        return (
-            f"VAE: the decoder must return (..., {required}) for x of shape {tuple(x_shape)}, got {tuple(output.shape)}"
-        )
-
     def _check_prior(self) -> None:
         p_z = self.prior()
         if p_z.event_shape != (self.latent_dim,) or p_z.batch_shape != ():
             raise ValueError(
-                f"VAE: the prior must have batch shape () and event shape ({self.latent_dim},), "
+                f"{type(self).__name__}: the prior must have batch shape () and event shape ({self.latent_dim},), "
                 f"got {tuple(p_z.batch_shape)} and {tuple(p_z.event_shape)}"
             )
-
-
-def _num_data(x: Tensor | None, num_samples: int | None) -> int:
-    if x is None and num_samples is None:
-        raise ValueError("VAE: x or num_samples is required, got neither")
-    if x is not None and num_samples is not None and num_samples != len(x):
-        raise ValueError(f"VAE: num_samples must be {len(x)}, the rows of x, or None, got {num_samples}")
-    return len(x) if x is not None else int(num_samples or 0)

@@ -20,6 +20,9 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ppl_vae.guides import RelaxedCategorical, SampledCategorical
+from ppl_vae.models import DiscreteVAE
+
 DIM, LATENT = 3, 2
 
 
@@ -291,6 +294,13 @@ def two_levels() -> tuple[Callable[..., Any], Callable[..., Any]]:
     return model, guide
 
 
+def codes(guide: Callable[..., Any], **options: Any) -> tuple[Any, Any]:
+    """A code of two latents of two classes for every row, under a guide of codes."""
+    sizes = {"num_latents": 2, "num_classes": 2}
+    model = DiscreteVAE(nn.Linear(4, DIM), likelihood="unit-normal", **sizes)
+    return model, guide(nn.Linear(DIM, 4), **sizes, **options)
+
+
 @dataclass(frozen=True)
 class Case:
     """One kind of pair: how to make it, and what should be found of it."""
@@ -332,6 +342,8 @@ CASES: dict[str, Case] = {
     "positive latent": Case(positive_latent, theta=3, phi=4),
     "index trap": Case(index_trap, theta=1, phi=1, vectorizes=False),
     "two levels": Case(two_levels, theta=0, phi=1),
+    "drawn codes": Case(lambda: codes(SampledCategorical), theta=15, phi=16),
+    "relaxed codes": Case(lambda: codes(RelaxedCategorical, temperature=0.7), theta=15, phi=16),
     "AutoNormal": Case(_auto(AutoNormal), theta=0, phi=8, joint=True),
     "AutoMultivariateNormal": Case(_auto(AutoMultivariateNormal), theta=0, phi=4 + 4 + 16, joint=True),
     "AutoLowRank": Case(_auto(AutoLowRankMultivariateNormal), theta=0, phi=4 + 4 + 8, joint=True),

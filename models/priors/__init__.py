@@ -1,14 +1,19 @@
-"""Priors p(z): modules that, called, return a Pyro distribution with event shape (latent_dim,)."""
+"""Priors: modules that, called, return a Pyro distribution, p(z) of event shape (latent_dim,) or p(c) of (M,)."""
 
 from __future__ import annotations
 
-# The contract
+# The contracts
 from ppl_vae.models.priors.base import Prior
+from ppl_vae.models.priors.code_prior import CodePrior
 
-# Learned
+# Over codes: learned, fixed
+from ppl_vae.models.priors.learned import Learned
+
+# Over z: learned
 from ppl_vae.models.priors.mixture_of_normals import MixtureOfNormals
 
-# Fixed
+# Over z: fixed
 from ppl_vae.models.priors.standard_normal import StandardNormal
+from ppl_vae.models.priors.uniform import Uniform
 
-__all__ = ["MixtureOfNormals", "Prior", "StandardNormal"]
+__all__ = ["CodePrior", "Learned", "MixtureOfNormals", "Prior", "StandardNormal", "Uniform"]

@@ -1,7 +1,12 @@
-"""The few distributions that Pyro lacks and the likelihoods here need."""
+"""The few distributions that Pyro lacks, and the likelihoods, priors and guides here need."""
 
 from __future__ import annotations
 
-from ppl_vae.distributions.levels import CategoricalLevels
+# Several categorical latents as one, exact and relaxed
+from ppl_vae.distributions.codes import MAX_CODES, Codes, one_hot
 
-__all__ = ["CategoricalLevels"]
+# Grey levels
+from ppl_vae.distributions.levels import CategoricalLevels
+from ppl_vae.distributions.relaxed_codes import RelaxedCodes
+
+__all__ = ["MAX_CODES", "CategoricalLevels", "Codes", "RelaxedCodes", "one_hot"]

@@ -1,0 +1,57 @@
+"""What every model with a decoder does: how many data there are, and p(x | latents) from what the decoder returned."""
+
+from __future__ import annotations
+
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+
+from ppl_vae.models.likelihoods import Likelihood
+
+
+def num_data(x: Tensor | None, num_samples: int | None, *, who: str) -> int:
+    """The number of rows N, of the data or to be drawn.
+
+    Raises:
+        ValueError: neither x nor num_samples is given, or they differ.
+    """
+    if x is None and num_samples is None:
+        raise ValueError(f"{who}: x or num_samples is required, got neither")
+    if x is not None and num_samples is not None and num_samples != len(x):
+        raise ValueError(f"{who}: num_samples must be {len(x)}, the rows of x, or None, got {num_samples}")
+    return len(x) if x is not None else int(num_samples or 0)
+
+
+def observation(
+    output: Tensor,
+    batch_dim: int,
+    likelihood: Likelihood,
+    *,
+    mask: Tensor | None = None,
+    x_shape: tuple[int, ...] | None = None,
+    who: str,
+) -> TorchDistribution:
+    """The distribution p(x | latents).
+
+    Args:
+        output: what the decoder returned, (*batch, *event), or (*batch, *event, p) for a likelihood of p
+            numbers per entry.
+        batch_dim: how many dimensions the batch has.
+        mask: boolean, broadcastable to (*batch, *event): True where an entry counts.
+        x_shape: the shape (N, *event) of the data that the result must score.
+        who: whose error it is.
+
+    Returns:
+        A distribution with that batch and event shape; its ``mean`` is E[x | latents].
+
+    Raises:
+        ValueError: the output does not fit the likelihood, or x.
+    """
+    event_shape = likelihood.event_shape(output.shape[batch_dim:])
+    if x_shape is not None and event_shape != tuple(x_shape[1:]):
+        per_entry = () if likelihood.num_params == 1 else (likelihood.num_params,)
+        required = ", ".join(map(str, (*x_shape[1:], *per_entry)))
+        raise ValueError(
+            f"{who}: the decoder must return (..., {required}) for x of shape {tuple(x_shape)}, "
+            f"got {tuple(output.shape)}"
+        )
+    return likelihood.distribution(output, event_shape, mask=mask)
