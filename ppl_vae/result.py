@@ -18,6 +18,7 @@ from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, numbers_per_datum, slice
 from ppl_vae.evidence.log_evidence import MANY
 from ppl_vae.pair import Pair
 from ppl_vae.pair.axis import sample_sites
+from ppl_vae.pair.handlers import has_density
 from ppl_vae.pair.particles import outward
 from ppl_vae.pair.table import num_codes, tabulate
 from ppl_vae.plots.of_fit import FitPlots
@@ -182,7 +183,7 @@ class Fit(Pair):
         batch = self._as_batch(data)
         with self.evaluating(seed):
             sites = dict(sample_sites(self.run(batch).guide_trace))
-            derived = any(site["infer"].get("is_auxiliary") for site in sites.values())
+            derived = any(site["infer"].get("is_auxiliary") for site in sites.values() if has_density(site))
             first = next(iter(self._guide_sites), None)
             known = [name for name in self.latents if name == first and not derived]
             found = {name: self._center(sites[name], name) for name in known}

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
+from ppl_vae.distributions import Codes
+
 __all__ = ["divergence", "marginal"]
 
 
@@ -25,6 +27,8 @@ def marginal(fn: Distribution) -> Distribution:
         return fn
     if isinstance(fn, torch.distributions.Independent):
         return marginal(fn.base_dist)
+    if isinstance(fn, Codes):
+        return dist.Categorical(logits=fn.logits)
     if isinstance(fn, dist.MaskedDistribution):
         return marginal(fn.base_dist)
     if isinstance(fn, (torch.distributions.MultivariateNormal, torch.distributions.LowRankMultivariateNormal)):

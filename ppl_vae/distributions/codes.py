@@ -58,6 +58,11 @@ class Codes(TorchDistribution):
         return self.logits.shape[-1]
 
     @property
+    def num_values(self) -> int:
+        """K^M, the number of joint codes."""
+        return self.num_classes**self.num_latents
+
+    @property
     def probs(self) -> Tensor:
         """The probabilities of the classes, (*batch, M, K)."""
         return self.logits.exp()

@@ -17,10 +17,8 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Independent
 
+from ppl_vae.distributions import MAX_CODES
 from ppl_vae.pair.axis import sample_sites
-
-MAX_CODES = 1 << 20
-"""Joint codes of one site that are enumerated at most: beyond, the sum is hopeless and not only slow."""
 
 
 def is_marked(site: Mapping[str, Any]) -> bool:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ppl_vae.pair.enumeration import MAX_CODES, dims_in, plates_of
+from ppl_vae.distributions import MAX_CODES
+from ppl_vae.pair.enumeration import dims_in, plates_of
 
 if TYPE_CHECKING:
     from ppl_vae.pair.execution import Execution

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data.rows import Batch
-from ppl_vae.pair.enumeration import MAX_CODES, plates_of
+from ppl_vae.distributions import MAX_CODES
+from ppl_vae.pair.enumeration import plates_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

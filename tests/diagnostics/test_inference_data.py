@@ -103,7 +103,9 @@ def test_no_run_and_no_prediction_is_larger_than_asked_for(local_pair, x, monkey
     assert sum(predicted) == 7 * 40
 
 
-@pytest.mark.parametrize("group", [group for group in GROUPS if group != "codes"])  # tests/diagnostics/test_codes.py
+@pytest.mark.parametrize(
+    "group", [group for group in GROUPS if group != "codes"]
+)  # tests/diagnostics/test_code_usage.py
 def test_each_group_alone(case, x, group):
     pair, expected = case
     idata = to_inference_data(pair, x, **SMALL, groups=[group])
