@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pyro.distributions.util import is_identically_zero
 
 from ppl_vae.data.rows import Batch
 from ppl_vae.objectives.antithetic import Antithetic, antithetic_score, binary_logits
 from ppl_vae.objectives.objective import Objective, Terms
 from ppl_vae.objectives.weighted_draws import read, require_weights_per_datum
-from ppl_vae.pair import Execution, Pair
+from ppl_vae.pair import GuideScore, Pair
 
 
 class DisARM(Objective):
@@ -43,14 +45,13 @@ class DisARM(Objective):
             runs = pair.runs(batch, 2)
         draws = read(self, pair, batch, runs)
         first, second = draws.log_w.detach().unbind(0)
-        score = 0.5 * (first - second) * antithetic_score(runs, _binary_site(runs[0]))
+        score = 0.5 * (first - second) * antithetic_score(runs, _binary_site(draws.guides[0]))
         surrogate = draws.per_datum(draws.path) + draws.per_datum(score)
         return draws.terms(draws.log_w.mean(0), dict.fromkeys(("theta", "phi"), surrogate))
 
 
-def _binary_site(run: Execution) -> str:
+def _binary_site(guide: Mapping[str, GuideScore]) -> str:
     """The name of the one binary site, which the guide must draw first."""
-    guide = run.score_guide()
     others = "RLOO(2), VIMCO(2) and ScoreFunction() take any draws"
     unpathed = [name for name, q in guide.items() if not is_identically_zero(q.score)]
     if len(unpathed) != 1:

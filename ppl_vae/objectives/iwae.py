@@ -75,7 +75,7 @@ class IWAE(Objective):
         return {**surrogates, "phi": draws.per_datum((weights**2 * stopped).sum(0))}
 
     def _refuse_score_functions(self, draws: WeightedDraws) -> None:
-        for score in draws.runs[0].score_guide().values():
+        for score in draws.guides[0].values():
             if not is_identically_zero(score.score):
                 raise ValueError(
                     f"IWAE: the guide's site {score.name!r} is not reparametrized, and the bound's gradient needs "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ppl_vae.data.rows import Batch
 from ppl_vae.objectives.objective import Objective, Terms
-from ppl_vae.objectives.weighted_draws import log_density, require_weights_per_datum, weighted_draws
+from ppl_vae.objectives.weighted_draws import WeightedDraws, log_density, require_weights_per_datum, weighted_draws
 from ppl_vae.pair import Execution, Pair, Table
 from ppl_vae.pair.axis import sample_sites
 
@@ -62,8 +62,7 @@ class ReweightedWakeSleep(Objective):
         surrogates = {"theta": draws.per_datum(bound), "phi": draws.per_datum(bound)}
         if torch.is_grad_enabled():
             weights = torch.softmax(draws.log_w.detach(), 0)
-            log_q = torch.cat([_log_q_at_constant_draws(pair, batch, run) for run in draws.runs])
-            surrogates["phi"] = draws.per_datum((weights * log_q).sum(0))
+            surrogates["phi"] = draws.per_datum((weights * _log_q(pair, batch, draws)).sum(0))
         return draws.terms(bound, surrogates)
 
     def exact_surrogates(self, table: Table) -> dict[str, Tensor]:
@@ -82,12 +81,21 @@ class ReweightedWakeSleep(Objective):
         )
 
 
-def _log_q_at_constant_draws(pair: Pair, batch: Batch, run: Execution) -> Tensor:
+def _log_q(pair: Pair, batch: Batch, draws: WeightedDraws) -> Tensor:
     """Log q(z | x) without the path through z: (S, B). The guide is run anew where its draws have one."""
-    drawn = {name: site for name, site in sample_sites(run.guide_trace) if not site["is_observed"]}
-    if not any(site["value"].requires_grad for site in drawn.values()):
-        return log_density(run.score_guide(), pair)
-    constant = Trace()
-    for name, site in drawn.items():
-        constant.add_node(name, **{**site, "value": site["value"].detach()})
-    return log_density(pair.rescore_guide(batch, replace(run, guide_trace=constant)), pair)
+    values = (site["value"] for run in draws.runs for site in _drawn(run).values())
+    if not any(value.requires_grad for value in values):
+        return draws.log_q
+    constant = [replace(run, guide_trace=_without_paths(run)) for run in draws.runs]
+    return torch.cat([log_density(pair.rescore_guide(batch, run), pair) for run in constant])
+
+
+def _drawn(run: Execution) -> dict[str, Any]:
+    return {name: site for name, site in sample_sites(run.guide_trace) if not site["is_observed"]}
+
+
+def _without_paths(run: Execution) -> Trace:
+    trace = Trace()
+    for name, site in _drawn(run).items():
+        trace.add_node(name, **{**site, "value": site["value"].detach()})
+    return trace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ class WeightedDraws:
 
     Attributes:
         runs: the runs that made them.
+        guides: the scores of the guide's sites, by run.
         log_p, log_q: log p(x, z) and log q(z | x), as they are: neither weights nor N/B are in them.
         entropy: what of log q is differentiated along the path of z: 0 where a score function stands for it.
         score: log q of the draws that have only a score function; None if every draw is reparametrized.
@@ -30,6 +31,7 @@ class WeightedDraws:
     """
 
     runs: list[Execution]
+    guides: Sequence[Mapping[str, GuideScore]]
     log_p: Tensor
     log_q: Tensor
     entropy: Tensor
@@ -95,6 +97,7 @@ def read(objective: Objective, pair: Pair, batch: Batch, runs: list[Execution]) 
     has_score = any(not is_identically_zero(q.score) for q in guides[0].values())
     return WeightedDraws(
         runs=runs,
+        guides=guides,
         log_p=torch.cat([log_density(model, pair) for model in models]),
         log_q=(log_q := torch.cat([log_density(guide, pair) for guide in guides])),
         entropy=torch.cat([_entropy(guide, pair) for guide in guides]) if has_score else log_q,

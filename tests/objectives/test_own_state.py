@@ -14,7 +14,7 @@ from capture.tiny import own_store, run_by_torch
 from runs import BATCH, PER_EPOCH, data, differences, seeded, snapshot, state_in
 from torch import nn
 
-from ppl_vae import Alternating, CompiledSVI, Fit, KeepBest, Neural, RunningAverage, ScoreFunction, VariationalEM
+from ppl_vae import Alternating, CompiledSVI, Fit, KeepBest, Neural, Pair, RunningAverage, ScoreFunction, VariationalEM
 from ppl_vae.training import NonFiniteError, ResumeError
 from ppl_vae.training.guard import Guard
 
@@ -246,3 +246,18 @@ def test_an_optimizer_of_pyro_knows_the_baselines_by_name(kind):
         again.optim.set_state(state)
         again.step(data())
         assert {float(s["state"][0]["step"]) for s in again.optim.get_state().values()} == {2.0}
+
+
+def test_methods_of_a_module_are_looked_at_once(monkeypatch):
+    """A bound method is another object at each access; the pair behind it is the same."""
+    looks = []
+    bare = Pair.bare
+    monkeypatch.setattr(Pair, "bare", lambda *args: looks.append(args) or bare(*args))
+    module, objective = Codes(), nvil()
+    with own_store():
+        for _ in range(3):
+            objective.loss_and_grads(module.model, module.guide, data())
+        assert len(looks) == 1
+        other = Codes()
+        objective.loss_and_grads(other.model, other.guide, data())
+    assert len(looks) == 2

@@ -5,6 +5,7 @@ recognized, run eagerly, and the reason given must match.
 """
 
 from .base import Problem, Row
+from .codes import ROWS_OF_CODES
 from .distributions import ROWS_OF_DISTRIBUTIONS
 from .enumeration import ROWS_OF_ENUMERATION
 from .flows import ROWS_OF_FLOWS
@@ -19,6 +20,7 @@ TABLE: list[Row] = [
     *ROWS_OF_LOSSES,
     *ROWS_OF_ENUMERATION,
     *ROWS_OF_OBJECTIVES,
+    *ROWS_OF_CODES,
     *ROWS_OF_PARAMETERS,
     *ROWS_OF_STATEMENTS,
     *ROWS_OF_FLOWS,
