@@ -18,6 +18,7 @@ from ppl_vae.objectives import ELBO, IWAE, Objective, as_objective
 from ppl_vae.objectives.exact import MANY_TUPLES
 from ppl_vae.pair import Pair
 from ppl_vae.pair.table import num_codes, tabulate
+from ppl_vae.training.threads import is_small, one_thread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,9 @@ GROUPS = ("theta", "phi")
 LIMIT = 4.5
 """A bias of more standard errors than this is none of chance."""
 
+ROUNDINGS = 100
+"""A gradient is a sum of many numbers: so many roundings of its length are no bias."""
+
 PARTICLES, ROUNDS = 250, 80
 """A reference by drawing: so many draws in each of so many gradients."""
 
@@ -37,8 +41,11 @@ class Projected:
     """What many replicates of one gradient say, in one group of parameters. Everything is nats per datum.
 
     Attributes:
-        bias: (P,) the mean gradient less the reference, along P fixed random directions of length 1.
+        bias: (P,) the mean gradient less the reference, along P fixed random directions of length 1; 0 where it is
+            within the rounding of the pair's precision.
         standard_error: (P,) of the bias, that of a sampled reference included.
+        bias_norm: the length of the whole bias, its own noise taken off: the square root of what is left of |mean -
+            reference|² without the variance of both, or 0.
         variance: the variance of the gradient, summed over its entries.
         norm: the length of the reference gradient.
         seconds: the median time of one gradient.
@@ -46,6 +53,7 @@ class Projected:
 
     bias: Tensor
     standard_error: Tensor
+    bias_norm: float
     variance: float
     norm: float
     seconds: float
@@ -54,8 +62,7 @@ class Projected:
     def z(self) -> float:
         """The largest |bias| in standard errors; 0 where the gradient has neither bias nor noise."""
         size = self.bias.abs()
-        exact = size <= 1e-9 * max(self.norm, 1e-300)  # rounding
-        return float(torch.where(exact, 0.0, size / self.standard_error).max())
+        return float(torch.where(size == 0, 0.0, size / self.standard_error).max())
 
     @property
     def snr(self) -> float:
@@ -81,8 +88,8 @@ class GradientReport:
         """One row an estimator and group.
 
         Columns: ``bias`` and ``standard_error`` along the direction where they are largest in proportion, ``z`` their
-        ratio, ``biased`` (z above 4.5), ``variance`` (summed over entries), ``snr``, ``seconds`` a gradient and
-        ``reference``.
+        ratio, ``biased`` (z above 4.5), ``bias_norm`` (the length of the whole bias), ``variance`` (summed over
+        entries), ``snr``, ``seconds`` a gradient and ``reference``.
         """
         import pandas as pd
 
@@ -98,6 +105,7 @@ class GradientReport:
                         "standard_error": float(p.standard_error[worst]),
                         "z": p.z,
                         "biased": p.z > LIMIT,
+                        "bias_norm": p.bias_norm,
                         "variance": p.variance,
                         "snr": p.snr,
                         "seconds": p.seconds,
@@ -162,7 +170,8 @@ def gradient_report(
         references[name], reference = _reference(pair, batch, objective, leaves, axes, seed, known)
         noise = fold(seed, "replicates", name)
         moments, seconds = _replicates(other, objective, batch, leaves, axes, num_replicates, noise)
-        found[name] = {g: _judged(moments[g], reference[g], seconds) for g in leaves}
+        rounding = ROUNDINGS * torch.finfo(pair.dtype).eps
+        found[name] = {g: _judged(moments[g], reference[g], seconds, rounding) for g in leaves}
     return GradientReport(found, num_replicates, references)
 
 
@@ -209,10 +218,15 @@ class _Moments:
         return torch.stack(self.along).std(0) / self.count**0.5
 
 
-def _judged(moments: _Moments, reference: _Moments, seconds: float) -> Projected:
+def _judged(moments: _Moments, reference: _Moments, seconds: float, rounding: float) -> Projected:
     error = (moments.standard_error**2 + reference.standard_error**2).sqrt()
-    bias = moments.axes @ (moments.mean - reference.mean)
-    return Projected(bias, error, moments.variance, float(reference.mean.norm()), seconds)
+    difference = moments.mean - reference.mean
+    noise = moments.variance / moments.count + reference.variance / reference.count
+    length = max(float(difference @ difference) - noise, 0.0) ** 0.5
+    norm = float(reference.mean.norm())
+    bias = moments.axes @ difference
+    bias = torch.where(bias.abs() > rounding * norm, bias, 0.0)
+    return Projected(bias, error, length if length > rounding * norm else 0.0, moments.variance, norm, seconds)
 
 
 def _replicates(
@@ -227,7 +241,8 @@ def _replicates(
     """``count`` gradients of an objective, and the median seconds of one."""
     moments, times = {group: _Moments(axes[group]) for group in leaves}, []
     pair.initialize(batch.args[0] if len(batch.args) == 1 else batch.args)
-    with pair.scope(), isolated_rng(seed, pair.device), pair.mode(training=True), own_gradients(leaves):
+    threads = one_thread(_is_small(objective, batch, leaves))  # as in training, so that the seconds are those of a fit
+    with pair.scope(), isolated_rng(seed, pair.device), pair.mode(training=True), own_gradients(leaves), threads:
         objective.begin_step(0)
         for _ in range(count):
             started = time.perf_counter()
@@ -236,6 +251,12 @@ def _replicates(
             for group, gradient in found.items():
                 moments[group].add(gradient)
     return moments, median(times)
+
+
+def _is_small(objective: Objective, batch: Batch, leaves: Mapping[str, list[Tensor]]) -> bool:
+    weights = sum(leaf.numel() for members in leaves.values() for leaf in members)
+    numbers = sum(t.numel() for t in batch.args if isinstance(t, Tensor))
+    return is_small(weights, (batch.size or 1) * objective.num_particles, numbers)
 
 
 def _gradient(pair: Pair, objective: Objective, batch: Batch, leaves: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:

@@ -36,9 +36,9 @@ def usage(latents: int) -> CodeUsage:
 def report() -> GradientReport:
     flat = torch.ones(3, dtype=torch.float64)
     found = {
-        "exact": Projected(0 * flat, 0 * flat, 0.0, 1.0, 1e-3),
-        "noisy": Projected(0.1 * flat, flat, 40.0, 1.0, 2e-3),
-        "wrong": Projected(9 * flat, flat, 4.0, 1.0, 1e-3),
+        "exact": Projected(0 * flat, 0 * flat, 0.0, 0.0, 1.0, 1e-3),
+        "noisy": Projected(0.1 * flat, flat, 0.0, 40.0, 1.0, 2e-3),
+        "wrong": Projected(9 * flat, flat, 9.0, 4.0, 1.0, 1e-3),
     }
     return GradientReport({name: {"phi": p} for name, p in found.items()}, 100, dict.fromkeys(found, "enumeration"))
 
