@@ -50,6 +50,7 @@ _ROOMS = (
     "data",
     "diagnostics",
     "evidence",
+    "flows",
     "guides",
     "inference",
     "models",
