@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from ppl_vae.flows.drawing import call
-from ppl_vae.flows.layer import Layer, Pair, event_dims
+from ppl_vae.flows.layer import Layer, Coded, event_dims
 from ppl_vae.flows.shapes import event_shape_or_any, sum_event
 
 
@@ -53,11 +53,11 @@ class Abs(Layer):
         self.sign = sign
         self.reparametrized_decode = sign is None
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         z = x.abs()
         return z, self._log_prob(x >= 0, z, self._log_odds(z, context))
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         log_odds = self._log_odds(z, context)
         chance = 0.5 if log_odds is None else log_odds.sigmoid()
         plus = torch.rand_like(z) < chance

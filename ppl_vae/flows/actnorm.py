@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.shapes import event_shape
 
 # A column with a standard deviation below this share of its size is taken as constant, and is not scaled.
@@ -68,13 +68,13 @@ class ActNorm(Layer):
             self.initialized.fill_(True)
         self._started = True
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         if self.training and not self._started:
             self._start(x)
         z = (x - self.loc) * self.log_scale.exp()
         return z, self._contribution(x)
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         return torch.addcmul(self.loc, z, (-self.log_scale).exp()), self._contribution(z)
 
     def _contribution(self, value: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from ppl_vae.flows.coupling import HALF, Coupling
-from ppl_vae.flows.layer import Pair
+from ppl_vae.flows.layer import Coded
 from ppl_vae.flows.masks import Mask
 
 
@@ -35,8 +35,8 @@ class AdditiveCoupling(Coupling):
     ) -> None:
         super().__init__(dim, num_params=1, mask=mask, hidden=hidden, activation=activation, context_dim=context_dim)
 
-    def _move(self, value: Tensor, params: Tensor) -> Pair:
+    def _move(self, value: Tensor, params: Tensor) -> Coded:
         return value + params, value.new_zeros(value.shape[:-1])
 
-    def _move_back(self, value: Tensor, params: Tensor) -> Pair:
+    def _move_back(self, value: Tensor, params: Tensor) -> Coded:
         return value - params, value.new_zeros(value.shape[:-1])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.flows.coupling import HALF, Coupling
-from ppl_vae.flows.layer import Pair
+from ppl_vae.flows.layer import Coded
 from ppl_vae.flows.masks import Mask
 
 # exp(±3) bounds what one layer may scale by; layers in a chain multiply.
@@ -49,12 +49,12 @@ class AffineCoupling(Coupling):
     ) -> None:
         super().__init__(dim, num_params=2, mask=mask, hidden=hidden, activation=activation, context_dim=context_dim)
 
-    def _move(self, value: Tensor, params: Tensor) -> Pair:
+    def _move(self, value: Tensor, params: Tensor) -> Coded:
         shift, raw = params.chunk(2, -1)
         log_scale = raw.tanh() * _MAX_LOG_SCALE
         return torch.addcmul(shift, value, log_scale.exp()), log_scale.sum(-1)
 
-    def _move_back(self, value: Tensor, params: Tensor) -> Pair:
+    def _move_back(self, value: Tensor, params: Tensor) -> Coded:
         shift, raw = params.chunk(2, -1)
         log_scale = raw.tanh() * _MAX_LOG_SCALE
         return (value - shift) * (-log_scale).exp(), log_scale.sum(-1)

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from ppl_vae.flows.errors import NonFiniteContribution
-from ppl_vae.flows.layer import Layer, Pair, event_dims
+from ppl_vae.flows.layer import Layer, Coded, event_dims
 
 
 class Chain(Layer):
@@ -63,13 +63,13 @@ class Chain(Layer):
         """That of the last layer."""
         return self.layers[-1].codomain
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         return self._run("encode", enumerate(self.layers), x, context)
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         return self._run("decode", reversed(list(enumerate(self.layers))), z, context)
 
-    def _run(self, way: str, numbered: Iterable[tuple[int, Layer]], value: Tensor, context: Tensor | None) -> Pair:
+    def _run(self, way: str, numbered: Iterable[tuple[int, Layer]], value: Tensor, context: Tensor | None) -> Coded:
         total: Tensor | None = None
         # Without validation the layers are called below their checks: shapes have met when the chain was made.
         method = way if Distribution._validate_args else f"_{way}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from ppl_vae.flows.conditioner import Conditioner
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.masks import Half, Mask, Partition
 from ppl_vae.flows.shapes import event_shape
 
@@ -54,21 +54,21 @@ class Coupling(Layer):
             context_dim=context_dim,
         )
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         kept, moved = self.partition.split(x)
         moved, contribution = self._move(moved, self.conditioner(kept, context))
         return self.partition.join(kept, moved), contribution
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         kept, moved = self.partition.split(z)
         moved, contribution = self._move_back(moved, self.conditioner(kept, context))
         return self.partition.join(kept, moved), contribution
 
-    def _move(self, value: Tensor, params: Tensor) -> Pair:
+    def _move(self, value: Tensor, params: Tensor) -> Coded:
         """From x_moved (..., M) and parameters (..., num_params M) to z_moved and the contribution (...)."""
         raise NotImplementedError(f"{self.label}: a coupling must define _move(value, params)")
 
-    def _move_back(self, value: Tensor, params: Tensor) -> Pair:
+    def _move_back(self, value: Tensor, params: Tensor) -> Coded:
         """From z_moved to x_moved and the same contribution."""
         raise NotImplementedError(f"{self.label}: a coupling must define _move_back(value, params)")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.numbers import Numbers
 from ppl_vae.flows.shapes import event_shape
 
@@ -37,11 +37,11 @@ class ElementwiseAffine(Layer):
         super().__init__(event, event, context_dim=context_dim)
         self.numbers = Numbers(torch.zeros(2 * event.numel()), context_dim=context_dim, hidden=hidden)
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         shift, log_scale, total = self._read(context)
         return torch.addcmul(shift, x, log_scale.exp()), total.expand(self._leading(x, self.shape_in))
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         shift, log_scale, total = self._read(context)
         return (z - shift) * (-log_scale).exp(), total.expand(self._leading(z, self.shape_out))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.shapes import event_shape
 
 
@@ -31,10 +31,10 @@ class Householder(Layer):
         super().__init__(shape, shape)
         self.vectors = nn.Parameter(torch.randn(reflections, dim))
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         return x @ self._matrix().mT, x.new_zeros(x.shape[:-1])
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         return z @ self._matrix(), z.new_zeros(z.shape[:-1])
 
     def _matrix(self) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 
 
 class Inverse(Layer):
@@ -49,10 +49,10 @@ class Inverse(Layer):
         """What errors call this layer."""
         return f"Inverse({self.layer.label})" if type(self) is Inverse else type(self).__name__
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         z, contribution = self.layer._decode(x, context)
         return z, -contribution
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         x, contribution = self.layer._encode(z, context)
         return x, -contribution

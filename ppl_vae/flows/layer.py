@@ -10,7 +10,7 @@ from torch.distributions.constraints import Constraint
 from ppl_vae.flows.errors import NonFiniteContribution
 from ppl_vae.flows.shapes import in_words
 
-Pair = tuple[Tensor, Tensor]  # what both ways return: a value and a contribution
+Coded = tuple[Tensor, Tensor]  # what both ways return: a value and a contribution
 
 
 class Layer(nn.Module):
@@ -74,7 +74,7 @@ class Layer(nn.Module):
         """Is the sum log p(x) itself, and not a lower bound?"""
         return self.deterministic_encode
 
-    def encode(self, x: Tensor, context: Tensor | None = None) -> Pair:
+    def encode(self, x: Tensor, context: Tensor | None = None) -> Coded:
         """From data to latents.
 
         Args:
@@ -95,7 +95,7 @@ class Layer(nn.Module):
             self._check_result("encode", x, self.shape_in, z, self.shape_out, contribution)
         return z, contribution
 
-    def decode(self, z: Tensor, context: Tensor | None = None) -> Pair:
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Coded:
         """From latents to data.
 
         Args:
@@ -115,10 +115,10 @@ class Layer(nn.Module):
             self._check_result("decode", z, self.shape_out, x, self.shape_in, contribution)
         return x, contribution
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         raise NotImplementedError(f"{self.label}: a layer must define _encode(x, context)")
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         raise NotImplementedError(f"{self.label}: a layer must define _decode(z, context)")
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ppl_vae.flows.layer import Layer, Pair, event_dims
+from ppl_vae.flows.layer import Layer, Coded, event_dims
 from ppl_vae.flows.shapes import event_shape_or_any, sum_event
 
 
@@ -30,10 +30,10 @@ class LeakyReLU(Layer):
         super().__init__(event, event)
         self.slope = slope
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         return torch.where(x < 0, x * self.slope, x), self._contribution(x)
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         return torch.where(z < 0, z / self.slope, z), self._contribution(z)
 
     def _contribution(self, value: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.shapes import event_shape
 
 
@@ -32,11 +32,11 @@ class LULinear(Layer):
         self.log_diagonal = nn.Parameter(torch.zeros(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         lower, upper = self._factors()
         return F.linear(x, lower @ upper, self.bias), self._contribution(x)
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         lower, upper = self._factors()
         # Columns, in one matrix: a solver with as many batches as there are data would be slow.
         columns = (z - self.bias).reshape(-1, len(self.bias)).mT

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.made import MADE
 from ppl_vae.flows.shapes import event_shape
 
@@ -47,11 +47,11 @@ class MaskedAutoregressive(Layer):
         self.network = MADE(dim, 2, hidden=hidden, activation=activation, context_dim=context_dim)
         self.register_buffer("column", torch.arange(dim), persistent=False)
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         shift, log_scale = self._read(x, context)
         return torch.addcmul(shift, x, log_scale.exp()), log_scale.sum(-1)
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         x = torch.zeros_like(z)
         for d in range(z.shape[-1]):
             shift, log_scale = self._read(x, context)
@@ -59,6 +59,6 @@ class MaskedAutoregressive(Layer):
             x = torch.where(self.column == d, (z - shift) * (-log_scale).exp(), x)
         return x, log_scale.sum(-1)
 
-    def _read(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _read(self, x: Tensor, context: Tensor | None) -> Coded:
         shift, raw = self.network(x, context)
         return shift, raw.tanh() * _MAX_LOG_SCALE

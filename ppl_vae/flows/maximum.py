@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.shapes import event_shape
 
 
@@ -36,11 +36,11 @@ class Max(Layer):
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.register_buffer("position", torch.arange(dim), persistent=False)
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         z = x.amax(-1, keepdim=True)
         return z, self._contribution(z - x)
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         chosen = torch.rand_like(z).mul(self.dim).long()  # below dim: rand is below 1
         gaps = torch.randn_like(z.expand(*z.shape[:-1], self.dim)).abs() * self.log_scale.exp()
         gaps = torch.where(self.position == chosen, 0.0, gaps)

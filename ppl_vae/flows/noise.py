@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 
 
 class Noise(nn.Module):
@@ -19,7 +19,7 @@ class Noise(nn.Module):
 
     reparametrized: bool = True
 
-    def draw(self, x: Tensor, context: Tensor | None) -> Pair:
+    def draw(self, x: Tensor, context: Tensor | None) -> Coded:
         """From x (*leading, D) to u of the same shape and log q(u | x) (*leading), in nats."""
         raise NotImplementedError(f"{type(self).__name__}: a noise must define draw(x, context)")
 
@@ -31,7 +31,7 @@ class Noise(nn.Module):
 class UniformNoise(Noise):
     """q(u | x) = 1."""
 
-    def draw(self, x: Tensor, context: Tensor | None) -> Pair:
+    def draw(self, x: Tensor, context: Tensor | None) -> Coded:
         """Uniform numbers and 0."""
         return torch.rand_like(x), x.new_zeros(x.shape[:-1])
 
@@ -63,7 +63,7 @@ class VariationalNoise(Noise):
             raise ValueError(f"VariationalNoise: a conditional bijection is required, got {layer.label}")
         self.layer = layer
 
-    def draw(self, x: Tensor, context: Tensor | None) -> Pair:
+    def draw(self, x: Tensor, context: Tensor | None) -> Coded:
         """Sigmoids of draws of the flow, and their log density."""
         base = torch.randn_like(x)
         v, contribution = self.layer.decode(base, _joined(x, context))

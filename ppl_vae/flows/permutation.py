@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.shapes import event_shape
 
 
@@ -34,8 +34,8 @@ class Permutation(Layer):
         self.register_buffer("order", torch.randperm(dim, generator=generator))
         self.register_buffer("back", self.order.argsort())
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         return x.index_select(-1, self.order), x.new_zeros(x.shape[:-1])
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         return z.index_select(-1, self.back), z.new_zeros(z.shape[:-1])

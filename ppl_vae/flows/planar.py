@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.numbers import Numbers
 from ppl_vae.flows.root import increasing_root
 from ppl_vae.flows.shapes import event_shape
@@ -36,7 +36,7 @@ class Planar(Layer):
         start = torch.cat([0.1 * torch.randn(dim), torch.randn(dim) / dim**0.5, torch.zeros(1)])
         self.numbers = Numbers(start, context_dim=context_dim)
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         u, w, b, bend = self._read(context)
         target = (x * w).sum(-1) + b
 
@@ -49,7 +49,7 @@ class Planar(Layer):
         tanh = a.tanh()
         return x - u * tanh.unsqueeze(-1), self._contribution(tanh, bend)
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         u, w, b, bend = self._read(context)
         tanh = ((z * w).sum(-1) + b).tanh()
         return z + u * tanh.unsqueeze(-1), self._contribution(tanh, bend)

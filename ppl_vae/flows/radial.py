@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.numbers import Numbers
 from ppl_vae.flows.shapes import event_shape
 
@@ -38,13 +38,13 @@ class Radial(Layer):
         start = torch.cat([0.1 * torch.randn(dim), torch.tensor([unit, unit])])
         self.numbers = Numbers(start, context_dim=context_dim)
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         center, alpha, beta = self._read(context)
         away = x - center
         r = _radius(away.norm(dim=-1, keepdim=True), alpha, beta)
         return center + away * ((alpha + r) / (alpha + r + beta)), self._contribution(r, alpha, beta)
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         center, alpha, beta = self._read(context)
         away = z - center
         r = away.norm(dim=-1, keepdim=True)

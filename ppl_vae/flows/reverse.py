@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.shapes import event_shape
 
 
@@ -22,8 +22,8 @@ class Reverse(Layer):
         shape = event_shape("Reverse", dim)
         super().__init__(shape, shape)
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         return x.flip(-1), x.new_zeros(x.shape[:-1])
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         return self._encode(z, context)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.flows.domains import Multiples
-from ppl_vae.flows.layer import Layer, Pair, event_dims
+from ppl_vae.flows.layer import Layer, Coded, event_dims
 from ppl_vae.flows.noise import Noise, UniformNoise
 from ppl_vae.flows.shapes import event_shape_or_any
 
@@ -55,14 +55,14 @@ class Round(Layer):
         self.domain = Multiples(step)
         self.reparametrized_encode = self.noise.reparametrized
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         level = torch.round(x.detach() / self.step)
         u, log_q = self.noise.draw(self._flat(level), context)
         z = level + u.reshape(level.shape)
         # A u just below 1 may round up to the next level.
         return torch.minimum(z, torch.nextafter(level + 1, level)), -log_q
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         level = torch.floor(z.detach())
         log_q = self.noise.log_prob(self._flat(z - level), self._flat(level), context)
         return level * self.step, -log_q

@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from ppl_vae.flows.domains import OpenUnitInterval
 from ppl_vae.flows.inverse import Inverse
-from ppl_vae.flows.layer import Layer, Pair, event_dims
+from ppl_vae.flows.layer import Layer, Coded, event_dims
 from ppl_vae.flows.shapes import event_shape_or_any, sum_event
 
 
@@ -29,10 +29,10 @@ class Sigmoid(Layer):
         event = event_shape_or_any(type(self).__name__, shape)
         super().__init__(event, event)
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         return x.sigmoid(), self._contribution(x)
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         x = z.log() - (-z).log1p()
         return x, self._contribution(x)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ppl_vae.flows.conditional_normal import ConditionalNormal
 from ppl_vae.flows.drawing import call, log_prob, reparametrized_draw
 from ppl_vae.flows.inverse import Inverse
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.shapes import event_shape
 
 
@@ -37,11 +37,11 @@ class Slice(Layer):
         self.sizes = [keep, dim - keep]
         self.rest = ConditionalNormal(*self.sizes, context_dim=context_dim) if rest is None else rest
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         z, rest = x.split(self.sizes, -1)
         return z, log_prob(self.label, call(self.rest, z, context), rest, z.shape[:-1])
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         p_rest = call(self.rest, z, context)
         rest = reparametrized_draw(self.label, p_rest)
         density = log_prob(self.label, p_rest, rest, z.shape[:-1])

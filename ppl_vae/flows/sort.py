@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.flows.domains import Ascending
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.shapes import event_shape
 
 
@@ -38,9 +38,9 @@ class Sort(Layer):
         super().__init__(shape, shape)
         self.log_orders = math.lgamma(dim + 1)
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         return x.sort(-1).values, x.new_full(x.shape[:-1], -self.log_orders)
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         order = torch.rand_like(z).argsort(-1)
         return z.gather(-1, order), z.new_full(z.shape[:-1], -self.log_orders)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from ppl_vae.flows.coupling import HALF, Coupling
-from ppl_vae.flows.layer import Pair
+from ppl_vae.flows.layer import Coded
 from ppl_vae.flows.masks import Mask
 from ppl_vae.flows.spline import num_params, spline, spline_inverse
 
@@ -52,11 +52,11 @@ class SplineCoupling(Coupling):
         )
         self.bound = bound
 
-    def _move(self, value: Tensor, params: Tensor) -> Pair:
+    def _move(self, value: Tensor, params: Tensor) -> Coded:
         moved, log_slopes = spline(value, params.unflatten(-1, (value.shape[-1], -1)), bound=self.bound)
         return moved, log_slopes.sum(-1)
 
-    def _move_back(self, value: Tensor, params: Tensor) -> Pair:
+    def _move_back(self, value: Tensor, params: Tensor) -> Coded:
         moved, log_slopes = spline_inverse(value, params.unflatten(-1, (value.shape[-1], -1)), bound=self.bound)
         return moved, log_slopes.sum(-1)
 

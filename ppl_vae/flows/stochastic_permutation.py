@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.shapes import event_shape
 
 
@@ -30,8 +30,8 @@ class StochasticPermutation(Layer):
         shape = event_shape("StochasticPermutation", dim)
         super().__init__(shape, shape)
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         return x.gather(-1, torch.rand_like(x).argsort(-1)), x.new_zeros(x.shape[:-1])
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         return self._encode(z, context)

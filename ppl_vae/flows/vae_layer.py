@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ppl_vae.flows.drawing import call, log_prob, reparametrized_draw
-from ppl_vae.flows.layer import Layer, Pair
+from ppl_vae.flows.layer import Layer, Coded
 from ppl_vae.flows.shapes import event_shape
 
 
@@ -51,12 +51,12 @@ class VAELayer(Layer):
         super().__init__(event_shape("VAELayer", shape), event_shape("VAELayer", latent_dim), context_dim=context_dim)
         self.encoder, self.decoder = encoder, decoder
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         q_z = call(self.encoder, x, context)
         z = reparametrized_draw(self.label, q_z)
         return z, self._contribution(x, z, call(self.decoder, z, context), q_z)
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         p_x = call(self.decoder, z, context)
         x = p_x.rsample() if p_x.has_rsample else p_x.sample()
         return x, self._contribution(x, z, p_x, call(self.encoder, x, context))

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from ppl_vae.flows.layer import Layer, Pair, event_dims
+from ppl_vae.flows.layer import Layer, Coded, event_dims
 from ppl_vae.flows.shapes import event_shape_or_any, sum_event
 
 
@@ -71,10 +71,10 @@ class ZukoLayer(Layer):
         super().__init__(event, event, context_dim=context_dim)
         self.transform = transform
 
-    def _encode(self, x: Tensor, context: Tensor | None) -> Pair:
+    def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         return self._call(self._at(x, context), x)
 
-    def _decode(self, z: Tensor, context: Tensor | None) -> Pair:
+    def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         x, log_det = self._call(self._at(z, context).inv, z)
         return x, -log_det
 
@@ -83,7 +83,7 @@ class ZukoLayer(Layer):
             context = context.expand(*self._leading(value, self.shape_in), context.shape[-1])
         return self.transform(context)
 
-    def _call(self, transform: Transform, value: Tensor) -> Pair:
+    def _call(self, transform: Transform, value: Tensor) -> Coded:
         result, log_det = transform.call_and_ladj(value)  # type: ignore[attr-defined]  # zuko adds it to all
         return result, sum_event(log_det, event_dims(self.shape_in)) if _elementwise(transform) else log_det
 
