@@ -44,7 +44,7 @@ class Layer(nn.Module):
       shapes, and a context whose leading dimensions can be broadcast to those of the value;
     - set the fields in which it differs from an unconditional bijection on the whole space; no branch on the values of
       tensors, so that a training step can be traced;
-    - add it to ``ppl_vae/flows/__init__.py`` and to the table in ``tests/flows/layers.py``: the laws run over it.
+    - add it to ``ppl_vae/flows/__init__.py`` and to the table in ``tests/flows/flow_table.py``: the laws run over it.
 
     Source: D. Nielsen, P. Jaini, E. Hoogeboom, O. Winther, M. Welling, "SurVAE Flows: surjections to bridge the gap
     between VAEs and flows", 2020.

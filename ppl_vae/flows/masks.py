@@ -13,7 +13,7 @@ class Mask:
     """The contract: for vectors of a size, the list of positions that are kept.
 
     Implementing a new one: a frozen dataclass with :meth:`positions`; add it to the table in
-    ``tests/flows/test_masks.py``.
+    ``tests/flows/test_coupling_masks.py``.
 
     Args:
         swap: change the roles: what would be kept is moved.
