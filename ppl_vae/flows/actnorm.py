@@ -54,12 +54,15 @@ class ActNorm(Layer):
             x: (*leading, *shape), at least two of them.
 
         Raises:
-            ValueError: fewer than two; a wrong shape.
+            ValueError: fewer than two; a wrong shape; a NaN or an infinity.
         """
         self._check("x", x, self.shape_in, None, None)
         rows = x.detach().reshape(-1, *self.loc.shape)
         if len(rows) < 2:
             raise ValueError(f"ActNorm: at least 2 data are required to start from, got {len(rows)}")
+        # Values are read here, so a trace that would start anew at each replay cannot be made.
+        if not bool(rows.isfinite().all()):
+            raise ValueError("ActNorm: finite data are required to start from, got a NaN or an infinity")
         with torch.no_grad():
             loc, scale = rows.mean(0), rows.std(0, correction=0)
             varies = scale > _CONSTANT * rows.abs().amax(0)

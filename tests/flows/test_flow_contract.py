@@ -283,6 +283,10 @@ ERRORS = {
         lambda: ActNorm(2).encode(torch.zeros(1, 2)),
         "at least 2 data are required to start from, got 1",
     ),
+    "ActNorm from no numbers": (
+        lambda: ActNorm(1).initialize(torch.tensor([[0.0], [float("nan")]])),
+        "ActNorm: finite data are required to start from, got a NaN or an infinity",
+    ),
     "not of zuko": (
         lambda: from_zuko(nn.Linear(2, 2)),
         "a flow or a lazy transformation of zuko is required, got Linear",
