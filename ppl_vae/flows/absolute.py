@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from ppl_vae.flows.drawing import call
-from ppl_vae.flows.layer import Layer, Coded, event_dims
+from ppl_vae.flows.layer import Coded, Layer, event_dims
 from ppl_vae.flows.shapes import event_shape_or_any, sum_event
 
 

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from ppl_vae.flows.errors import NonFiniteContribution
-from ppl_vae.flows.layer import Layer, Coded, event_dims
+from ppl_vae.flows.layer import Coded, Layer, event_dims
 
 
 class Chain(Layer):

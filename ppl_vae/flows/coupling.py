@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from ppl_vae.flows.conditioner import Conditioner
-from ppl_vae.flows.layer import Layer, Coded
+from ppl_vae.flows.layer import Coded, Layer
 from ppl_vae.flows.masks import Half, Mask, Partition
 from ppl_vae.flows.shapes import event_shape
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ppl_vae.flows.layer import Layer, Coded
+from ppl_vae.flows.layer import Coded, Layer
 from ppl_vae.flows.numbers import Numbers
 from ppl_vae.flows.shapes import event_shape
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ppl_vae.flows.layer import Layer, Coded
+from ppl_vae.flows.layer import Coded, Layer
 from ppl_vae.flows.shapes import event_shape
 
 

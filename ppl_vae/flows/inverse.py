@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
-from ppl_vae.flows.layer import Layer, Coded
+from ppl_vae.flows.layer import Coded, Layer
 
 
 class Inverse(Layer):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.flows.layer import Layer, Coded
+from ppl_vae.flows.layer import Coded, Layer
 from ppl_vae.flows.made import MADE
 from ppl_vae.flows.shapes import event_shape
 

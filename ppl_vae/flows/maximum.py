@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.flows.layer import Layer, Coded
+from ppl_vae.flows.layer import Coded, Layer
 from ppl_vae.flows.shapes import event_shape
 
 

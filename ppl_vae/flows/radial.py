@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ppl_vae.flows.layer import Layer, Coded
+from ppl_vae.flows.layer import Coded, Layer
 from ppl_vae.flows.numbers import Numbers
 from ppl_vae.flows.shapes import event_shape
+
+# How far α and α + β stay above 0.
+_MARGIN = 1e-3
 
 
 class Radial(Layer):
     """x = z + β h (z - z0),  h = 1 / (α + r),  r = |z - z0|;
     contribution = -(D - 1) log(1 + β h) - log(1 + α β h²).
 
-    α > 0 and β > -α, so that the map can be inverted. ``decode`` is the formula. ``encode`` needs the r that solves
+    α > 0 and β > -α by 0.001, so that the map can be inverted. ``decode`` is the formula. ``encode`` needs the r that solves
     r (1 + β / (α + r)) = |x - z0|; with the denominator cleared this is a quadratic equation, taken in its stable form.
 
     Args:
@@ -56,8 +59,8 @@ class Radial(Layer):
 
     def _read(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         center, raw_alpha, raw_beta = self.numbers(context).split([self.dim, 1, 1], -1)
-        alpha = softplus(raw_alpha)
-        return center, alpha, softplus(raw_beta) - alpha
+        alpha = softplus(raw_alpha) + _MARGIN
+        return center, alpha, softplus(raw_beta) + _MARGIN - alpha
 
 
 def _radius(distance: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.flows.domains import Multiples
-from ppl_vae.flows.layer import Layer, Coded, event_dims
+from ppl_vae.flows.layer import Coded, Layer, event_dims
 from ppl_vae.flows.noise import Noise, UniformNoise
 from ppl_vae.flows.shapes import event_shape_or_any
 

@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from ppl_vae.flows.domains import OpenUnitInterval
 from ppl_vae.flows.inverse import Inverse
-from ppl_vae.flows.layer import Layer, Coded, event_dims
+from ppl_vae.flows.layer import Coded, Layer, event_dims
 from ppl_vae.flows.shapes import event_shape_or_any, sum_event
 
 

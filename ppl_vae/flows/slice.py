@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ppl_vae.flows.conditional_normal import ConditionalNormal
 from ppl_vae.flows.drawing import call, log_prob, reparametrized_draw
 from ppl_vae.flows.inverse import Inverse
-from ppl_vae.flows.layer import Layer, Coded
+from ppl_vae.flows.layer import Coded, Layer
 from ppl_vae.flows.shapes import event_shape
 
 

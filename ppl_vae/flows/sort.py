@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.flows.domains import Ascending
-from ppl_vae.flows.layer import Layer, Coded
+from ppl_vae.flows.layer import Coded, Layer
 from ppl_vae.flows.shapes import event_shape
 
 

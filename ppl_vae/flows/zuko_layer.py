@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from ppl_vae.flows.layer import Layer, Coded, event_dims
+from ppl_vae.flows.layer import Coded, Layer, event_dims
 from ppl_vae.flows.shapes import event_shape_or_any, sum_event
 
 
