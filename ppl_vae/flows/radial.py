@@ -20,8 +20,9 @@ class Radial(Layer):
     """x = z + β h (z - z0),  h = 1 / (α + r),  r = |z - z0|;
     contribution = -(D - 1) log(1 + β h) - log(1 + α β h²).
 
-    α > 0 and β > -α by 0.001, so that the map can be inverted. ``decode`` is the formula. ``encode`` needs the r that solves
-    r (1 + β / (α + r)) = |x - z0|; with the denominator cleared this is a quadratic equation, taken in its stable form.
+    α > 0 and β > -α by 0.001, so that the map can be inverted. ``decode`` is the formula. ``encode`` needs the r that
+    solves r (1 + β / (α + r)) = |x - z0|; with the denominator cleared this is a quadratic equation, solved in its
+    stable form.
 
     Args:
         dim: D, the size of x and of z.
