@@ -19,8 +19,8 @@ class Planar(Layer):
     """x = z + û tanh(wᵀz + b); contribution = -log(1 + wᵀû (1 - tanh²(wᵀz + b))).
 
     û = u + (softplus(wᵀu) - 0.999 - wᵀu) w / |w|², so that wᵀû > -0.999 and the map can be inverted.
-    ``decode`` is the formula. ``encode`` needs the a = wᵀz + b that solves a + wᵀû tanh(a) = wᵀx + b, an equation in one
-    unknown, by a bracketed Newton search with implicit derivatives; then z = x - û tanh(a).
+    ``decode`` is the formula. ``encode`` needs the a = wᵀz + b that solves a + wᵀû tanh(a) = wᵀx + b, an equation in
+    one unknown, by a bracketed Newton search with implicit derivatives; then z = x - û tanh(a).
 
     Args:
         dim: D, the size of x and of z.
