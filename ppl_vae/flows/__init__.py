@@ -1,7 +1,9 @@
 """Layers of normalizing flows and their relatives, with one contract: log p(x) = log p(z) + contribution(x, z).
 
 Bijections, surjections in both directions, and stochastic layers are chained alike, and each can be turned round. What
-zuko has and is not here comes in by ``from_zuko``.
+zuko has and is not here comes in by ``from_zuko``. Written here and not wrapped: coupling, spline and autoregressive
+layers, for speed and because a training step must be traceable (zuko's couplings index by boolean masks); planar and
+radial flows, because Pyro's cannot score data; surjections, because neither library has them.
 """
 
 from __future__ import annotations

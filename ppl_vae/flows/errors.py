@@ -12,7 +12,11 @@ class NonFiniteContribution(ValueError):
     """
 
     def __init__(self, layer: str, way: str) -> None:
-        super().__init__(
-            f"{layer}: finite values and a finite contribution are required, got a NaN or an infinity in {way}"
-        )
+        super().__init__(layer, way)
         self.layer, self.way = layer, way
+
+    def __str__(self) -> str:
+        return (
+            f"{self.layer}: finite values and a finite contribution are required, "
+            f"got a NaN or an infinity in {self.way}"
+        )

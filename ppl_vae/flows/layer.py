@@ -135,7 +135,10 @@ class Layer(nn.Module):
             return self._first_nonfinite(x, context)[0]
 
     def _first_nonfinite(self, x: Tensor, context: Tensor | None) -> tuple[str | None, Tensor]:
-        z, contribution = self._encode(x, context)
+        try:
+            z, contribution = self._encode(x, context)
+        except NonFiniteContribution as error:  # of a layer inside this one, under validation
+            return f"{self.label}: {error.layer}", x
         return (None if _finite(z, contribution) else self.label), z
 
     def _leading(self, value: Tensor, shape: torch.Size | None) -> torch.Size:

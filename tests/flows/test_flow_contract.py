@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from flow_laws import close, is_bijection, no_validation
@@ -159,6 +161,12 @@ def test_under_validation_a_number_that_is_none_names_the_layer(way):
     with pytest.raises(NonFiniteContribution, match=r"layers\.1\.layers\.0 \(Breaks\): finite values") as caught:
         getattr(flow, way)(torch.zeros(3, 2))
     assert caught.value.way == way and caught.value.layer == "layers.1.layers.0 (Breaks)"
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_first_nonfinite_under_validation_finds_it_inside_a_chain_turned_round():
+    flow = Chain([Reverse(2), Inverse(Chain([Inverse(Breaks())]))])
+    assert flow.first_nonfinite(torch.zeros(3, 2)) == "layers.1 (Inverse(Chain): layers.0 (Inverse(Breaks)))"
 
 
 def test_parameters_that_have_gone_are_found():

@@ -76,15 +76,24 @@ def test_drawn_signs_have_their_probabilities():
     assert wrong.abs().max() > Z_MAX  # negative twin
 
 
-@pytest.mark.parametrize("layer", [Sort(3), Inverse(StochasticPermutation(3)), StochasticPermutation(3)])
-def test_drawn_orders_are_uniform(layer):
-    z = torch.arange(3.0, dtype=DOUBLE).expand(60_000, 3)
-    x, _ = layer.decode(z)
+def order_scores(x: torch.Tensor) -> torch.Tensor:
+    """The six orders of 0, 1, 2 against one chance in six each, in standard errors."""
     codes = (x * torch.tensor([9.0, 3.0, 1.0], dtype=DOUBLE)).sum(-1)
     _, counts = codes.unique(return_counts=True)
     assert len(counts) == 6
-    score = (counts - 10_000) / (60_000 * (1 / 6) * (5 / 6)) ** 0.5
-    assert score.abs().max() < Z_MAX
+    return (counts - len(x) / 6) / (len(x) * (1 / 6) * (5 / 6)) ** 0.5
+
+
+@pytest.mark.parametrize("layer", [Sort(3), Inverse(StochasticPermutation(3)), StochasticPermutation(3)])
+def test_drawn_orders_are_uniform(layer):
+    x, _ = layer.decode(torch.arange(3.0, dtype=DOUBLE).expand(60_000, 3))
+    assert order_scores(x).abs().max() < Z_MAX
+
+
+def test_orders_that_are_not_uniform_are_seen():
+    """Negative twin."""
+    noise = torch.rand(60_000, 3, dtype=DOUBLE) + torch.tensor([0.0, 0.05, 0.1], dtype=DOUBLE)
+    assert order_scores(noise.argsort(-1).to(DOUBLE)).abs().max() > Z_MAX
 
 
 def test_a_stochastic_permutation_is_free_and_keeps_the_numbers():
@@ -105,17 +114,25 @@ def test_max_is_an_index_and_half_normal_gaps():
 
 
 def test_draws_of_max_have_their_density():
-    """The log weight of an exact layer under its own draws: E over p(x | z) of its inverse density is a volume."""
-    layer = Max(2).double()
-    x, contribution = layer.decode(torch.zeros(40_000, 1, dtype=DOUBLE))
+    """Under draws of x given z, the mean of 1 / p(x | z) over a region is its size.
+
+    The region: the maximum is 0, the other number in [-1, 0]; two segments of length 1.
+    """
+    x, contribution = Max(2).double().decode(torch.zeros(40_000, 1, dtype=DOUBLE))
     assert torch.equal(x.amax(-1), torch.zeros(40_000, dtype=DOUBLE))
-    # The other number lies in [-1, 0] with probability P, and 1 / density over that has mean length 1 (twice: k).
-    gap = -x.amin(-1)
-    weights = torch.where(gap < 1, (-contribution).exp(), 0.0)
-    score = (weights.mean() - 2) / (weights.std() / len(weights) ** 0.5)
-    assert abs(score.item()) < Z_MAX
+    near = x.amin(-1) > -1
+    for forgotten, right in ((0.0, True), (math.log(2), False)):  # negative twin: without the choice of the index
+        sizes = torch.where(near, (-contribution - forgotten).exp(), 0.0)
+        score = (sizes.mean() - 2) / (sizes.std() / len(sizes) ** 0.5)
+        assert (abs(score.item()) < Z_MAX) == right
+
+
+def test_either_number_is_the_largest_equally_often():
+    x, _ = Max(2).double().decode(torch.zeros(40_000, 1, dtype=DOUBLE))
     first = (x[:, 0] == 0).to(DOUBLE)
-    assert abs((first.mean().item() - 0.5) / 0.0025) < Z_MAX
+    assert abs(first.mean().item() - 0.5) < Z_MAX * 0.5 / 40_000**0.5
+    late = torch.where(torch.rand(40_000) < 0.05, 0.0, first)  # negative twin: the first is passed over now and then
+    assert abs(late.mean().item() - 0.5) > Z_MAX * 0.5 / 40_000**0.5
 
 
 def test_slice_and_augment_are_the_density_of_the_rest():
@@ -141,8 +158,9 @@ def test_uniform_dequantization_costs_nothing_in_steps():
     assert torch.equal(contribution, torch.zeros(500))
     assert torch.equal((z.floor() / 16), x)
     fraction = z - z.floor()
-    score = (fraction.mean() - 0.5) / (1 / 12 / fraction.numel()) ** 0.5
-    assert abs(score.item()) < Z_MAX
+    error = (1 / 12 / fraction.numel()) ** 0.5
+    assert abs(fraction.mean().item() - 0.5) < Z_MAX * error
+    assert abs((0.9 * fraction).mean().item() - 0.5) > Z_MAX * error  # negative twin
 
 
 @pytest.mark.parametrize("step", [1.0, 1 / 16, 1 / 255, 0.1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def test_the_parameters_are_those_of_the_transformation():
 
 
 def test_building_one_leaves_validation_as_it_was():
-    """In a fresh process, where zuko has not been imported yet; the twin is zuko's own import."""
+    """In a fresh process, where zuko has not been imported yet."""
     script = """
 import torch
 from ppl_vae.flows import from_zuko
@@ -75,9 +76,8 @@ from_zuko(lambda zuko: zuko.flows.NICE(2))
 assert torch.distributions.Distribution._validate_args is True
 """
     subprocess.run([sys.executable, "-c", script], check=True, env=fresh_environment())
-    twin = "import torch, zuko; assert torch.distributions.Distribution._validate_args is True"
-    bad = subprocess.run([sys.executable, "-c", twin], check=False, env=fresh_environment(), capture_output=True)
-    assert bad.returncode != 0
+    # Negative twin: zuko's import does do it.
+    assert "\nDistribution._validate_args = False\n" in inspect.getsource(zuko.distributions)
 
 
 def fresh_environment() -> dict[str, str]:
