@@ -1,38 +1,39 @@
 """Layers of normalizing flows and their relatives, with one contract: log p(x) = log p(z) + contribution(x, z).
 
-Bijections, surjections in both directions, and stochastic layers are chained alike, and each can be turned round. What
-zuko has and is not here comes in by ``from_zuko``. Written here and not wrapped: coupling, spline and autoregressive
-layers, for speed and because a training step must be traceable (zuko's couplings index by boolean masks); planar and
-radial flows, because Pyro's cannot score data; surjections, because neither library has them.
+==================  ====================================================================================================
+the contract        ``Layer``; ``Chain``: one after another; ``Inverse``: turned round; ``NonFiniteContribution``
+number by number    ``ElementwiseAffine``, ``ActNorm``, ``Sigmoid``, ``Logit``, ``LeakyReLU``
+linear              ``LULinear``, ``Permutation``, ``Reverse``, ``Householder``
+coupling            ``AffineCoupling``, ``AdditiveCoupling``, ``SplineCoupling``, along ``Half``, ``Alternate``,
+                    ``Checkerboard``
+autoregressive      ``MaskedAutoregressive``, fast to score; ``InverseAutoregressive``, fast to sample
+residual            ``Planar``, ``Radial``
+of zuko             ``from_zuko``
+surjections         ``Abs``, ``Sort``, ``Max``, ``Slice``, ``Augment``; ``Round`` with ``UniformNoise`` or
+                    ``VariationalNoise``
+stochastic          ``VAELayer``, ``StochasticPermutation``
+networks in them    ``Conditioner``, ``ConditionalNormal``
+==================  ====================================================================================================
+
+Written here and not wrapped: coupling, spline and autoregressive layers, for speed and because a training step must be
+traceable (zuko's couplings index by boolean masks); planar and radial flows, because Pyro's cannot score data;
+surjections, because neither library has them.
 """
 
 from __future__ import annotations
 
-# Surjections
 from ppl_vae.flows.absolute import Abs
-
-# Bijections: number by number
 from ppl_vae.flows.actnorm import ActNorm
-
-# Bijections: coupling, and what they keep
 from ppl_vae.flows.additive_coupling import AdditiveCoupling
 from ppl_vae.flows.affine_coupling import AffineCoupling
-
-# The contract; one after another; turned round
 from ppl_vae.flows.chain import Chain
-
-# Networks that layers are made of
 from ppl_vae.flows.conditional_normal import ConditionalNormal
 from ppl_vae.flows.conditioner import Conditioner
 from ppl_vae.flows.coupling import Coupling
 from ppl_vae.flows.elementwise_affine import ElementwiseAffine
 from ppl_vae.flows.errors import NonFiniteContribution
-
-# Bijections: linear
 from ppl_vae.flows.householder import Householder
 from ppl_vae.flows.inverse import Inverse
-
-# Bijections: autoregressive, residual, and those of zuko
 from ppl_vae.flows.inverse_autoregressive import InverseAutoregressive
 from ppl_vae.flows.layer import Layer
 from ppl_vae.flows.leaky_relu import LeakyReLU
@@ -50,8 +51,6 @@ from ppl_vae.flows.sigmoid import Logit, Sigmoid
 from ppl_vae.flows.slice import Augment, Slice
 from ppl_vae.flows.sort import Sort
 from ppl_vae.flows.spline_coupling import SplineCoupling
-
-# Stochastic layers
 from ppl_vae.flows.stochastic_permutation import StochasticPermutation
 from ppl_vae.flows.vae_layer import VAELayer
 from ppl_vae.flows.zuko_layer import from_zuko
