@@ -2,7 +2,8 @@
 
 ==================  ====================================================================================================
 the contract        ``Layer``; ``Chain``: one after another; ``Inverse``: turned round; ``NonFiniteContribution``
-number by number    ``ElementwiseAffine``, ``ActNorm``, ``Sigmoid``, ``Logit``, ``LeakyReLU``
+number by number    ``ElementwiseAffine``, ``ActNorm``, ``Sigmoid``, ``Logit``, ``Softplus``,
+                    ``LeakyReLU``
 linear              ``LULinear``, ``Permutation``, ``Reverse``, ``Householder``
 coupling            ``AffineCoupling``, ``AdditiveCoupling``, ``SplineCoupling``, along ``Half``, ``Alternate``,
                     ``Checkerboard``
@@ -49,6 +50,7 @@ from ppl_vae.flows.reverse import Reverse
 from ppl_vae.flows.round import Round
 from ppl_vae.flows.sigmoid import Logit, Sigmoid
 from ppl_vae.flows.slice import Augment, Slice
+from ppl_vae.flows.softplus import Softplus
 from ppl_vae.flows.sort import Sort
 from ppl_vae.flows.spline_coupling import SplineCoupling
 from ppl_vae.flows.stochastic_permutation import StochasticPermutation
@@ -88,6 +90,7 @@ __all__ = [
     "Round",
     "Sigmoid",
     "Slice",
+    "Softplus",
     "Sort",
     "SplineCoupling",
     "StochasticPermutation",

@@ -18,7 +18,8 @@ from ppl_vae.flows.shapes import event_shape_or_any, sum_event
 class Abs(Layer):
     """z_d = |x_d|, and back x_d = ± z_d with a drawn sign; contribution = sum of log P(sign of x_d | z).
 
-    With fair signs that is -log 2 a dimension. It is exact for a p(z) on z >= 0. ``Inverse(Abs(...))`` decodes
+    With fair signs that is -log 2 a dimension. It is exact for a p(z) on z >= 0; put
+    ``Inverse(Softplus())`` behind it to go on to the line. ``Inverse(Abs(...))`` decodes
     x = |z|, with +log 2 a dimension and a lower bound.
 
     Args:

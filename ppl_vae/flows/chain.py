@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
+from ppl_vae.flows.domains import within
 from ppl_vae.flows.errors import NonFiniteContribution
 from ppl_vae.flows.layer import Coded, Layer, event_dims
 
@@ -50,8 +51,13 @@ class Chain(Layer):
 
     @property
     def exact(self) -> bool:
-        """Is every layer exact?"""
-        return all(layer.exact for layer in self.layers)
+        """Is every layer exact, and do the z of each live where the layer after it puts them?
+
+        ``Chain([Abs(), AffineCoupling(2)])`` is only a bound: the coupling also decodes to negative z, from which x may
+        come as well.
+        """
+        meets = all(within(second.domain, first.codomain) for first, second in pairwise(self.layers))
+        return meets and all(layer.exact for layer in self.layers)
 
     @property
     def domain(self) -> Constraint:  # type: ignore[override]

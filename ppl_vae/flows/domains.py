@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 
@@ -46,3 +47,17 @@ class Multiples(Constraint):
 
     def __repr__(self) -> str:
         return f"whole multiples of {self.step:g}"
+
+
+def within(inner: Constraint, outer: Constraint) -> bool:
+    """Is everything that keeps the first constraint known to keep the second, but for a null set?
+
+    >>> within(constraints.positive, constraints.nonnegative), within(constraints.real, constraints.nonnegative)
+    (True, False)
+    """
+    if outer is constraints.real or inner is outer or type(inner) is type(outer) is Ascending:
+        return True
+    half_lines = (constraints.positive, constraints.nonnegative)
+    if isinstance(inner, OpenUnitInterval):
+        return isinstance(outer, OpenUnitInterval) or outer in half_lines
+    return inner in half_lines and outer in half_lines

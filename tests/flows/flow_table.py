@@ -38,6 +38,7 @@ from ppl_vae.flows import (
     Round,
     Sigmoid,
     Slice,
+    Softplus,
     Sort,
     SplineCoupling,
     StochasticPermutation,
@@ -170,6 +171,10 @@ def chain(n: int, **given: object) -> Layer:
     )
 
 
+def abs_flow(n: int) -> Layer:
+    return Chain([Abs(), Inverse(Softplus()), AffineCoupling(n, hidden=HIDDEN, activation=nn.Tanh)])
+
+
 CASES = {
     "elementwise affine": Case(lambda n, **given: ElementwiseAffine(n, hidden=HIDDEN, **given), conditional=True),
     "actnorm": Case(actnorm),
@@ -192,6 +197,8 @@ CASES = {
     "Householder": Case(Householder),
     "sigmoid": Case(Sigmoid, x=WIDE, z=UNIT, single_x=NARROW, single_z=UNIT_NARROW),
     "logit": Case(Logit, x=UNIT, z=WIDE, single_x=UNIT_NARROW, single_z=NARROW),
+    "softplus": Case(Softplus, z=POSITIVE),
+    "softplus, turned round": Case(lambda n: Inverse(Softplus(n)), x=POSITIVE),
     "leaky ReLU": Case(lambda n: LeakyReLU(slope=0.3)),
     "planar": Case(lambda n, **given: Planar(n, **given), conditional=True),
     "planar, turned round": Case(lambda n, **given: Inverse(Planar(n, **given)), conditional=True),
@@ -203,6 +210,7 @@ CASES = {
     "fair abs, turned round": Case(lambda n: Inverse(Abs(n)), x=POSITIVE),
     "learned abs": Case(signed, z=POSITIVE, conditional=True),
     "learned abs, turned round": Case(lambda n, **given: Inverse(signed(n, **given)), x=POSITIVE, conditional=True),
+    "a flow behind an abs": Case(abs_flow),
     "sort": Case(Sort, z=ASCENDING),
     "sort, turned round": Case(lambda n: Inverse(Sort(n)), x=ASCENDING),
     "max": Case(Max),
