@@ -69,6 +69,7 @@ _ROOMS = (
     "data",
     "diagnostics",
     "evidence",
+    "flows",
     "guides",
     "inference",
     "models",

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "ppl_vae"
 FLOORS = (
     ("_random", "_arviz"),
     ("nn", "distributions", "data", "storage"),
-    ("pair",),
+    ("pair", "flows"),
     ("models", "guides"),
     ("objectives", "capture"),
     ("training",),
