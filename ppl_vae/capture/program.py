@@ -66,6 +66,7 @@ class Program:
         self._graph: Graph | None = None
         self._runner: Runner | None = None
         self._forms: list[Any] = []
+        self._numbers: list[tuple[Tensor, Any]] = []
         self._has_grad: list[bool] = []
         self._num_values = self._unproven = 0
         self._build: Build | None = None
@@ -119,6 +120,8 @@ class Program:
             self.give_up(f"a step changes python state, which a graph cannot: {', '.join(changed[:3])}")
             return self._split(flat)
         self._graph, self._forms = graph, _forms(graph.lifted)
+        single = {id(tensor): tensor for tensor, _ in graph.constants if tensor.numel() == 1}
+        self._numbers = [(tensor, tensor.item()) for tensor in single.values()]
         self.record.nodes, self.record.capture_seconds = graph.num_nodes, time.perf_counter() - started
         self.record.status, self.record.reason = GRAPH, "captured, not compiled"
         self.record.graph_steps += not undo
@@ -169,7 +172,7 @@ class Program:
         """
         graph = self._graph
         assert graph is not None, "call: trace first"
-        if graph.constants and any(tensor._version != version for tensor, version in graph.constants):
+        if graph.constants and self._has_other_constants(graph):
             self.give_up("a tensor whose values were taken as constants has changed")
             return None
         if _forms(graph.lifted) != self._forms:
@@ -197,6 +200,12 @@ class Program:
         else:
             self.record.graph_steps = count
         return result
+
+    def _has_other_constants(self, graph: Graph) -> bool:
+        """By their versions, and single numbers by their values: ``.data`` and NumPy change these without a version."""
+        return any(tensor._version != version for tensor, version in graph.constants) or any(
+            tensor.item() != value for tensor, value in self._numbers
+        )
 
     def _whole(self, inputs: list[Tensor]) -> Result:
         """A call that is made as a whole or not at all, so that the eager one after an error draws the same noise."""

@@ -31,6 +31,8 @@ CHUNK = 4096
 """Steps for which :meth:`CompiledSVI.run` draws the order of the rows at once."""
 
 _needs_grad = operator.attrgetter("requires_grad")
+_hooks = operator.attrgetter("_backward_hooks")
+_late_hooks = operator.attrgetter("_post_accumulate_grad_hooks")
 _is_there = functools.partial(operator.is_not, None)
 
 
@@ -229,7 +231,7 @@ class CompiledSVI(SVI):
     def _identity(self, gathered: bool) -> Any:
         """Which parameters there are: a store that was cleared has others, of the same names and shapes."""
         leaves = list(pyro.get_param_store()._params.values())
-        is_hooked = any(map(_hooks, leaves))
+        is_hooked = any(map(_hooks, leaves)) or any(map(_late_hooks, leaves))
         return gathered, tuple(map(id, leaves)), tuple(map(_needs_grad, leaves)), is_hooked
 
     def _is_small(self, forward: _Forward, inputs: list[Tensor]) -> bool:
@@ -366,8 +368,9 @@ class _Forward:
     def _possible_others(self, known: list[Tensor], arguments: Any) -> list[Tensor]:
         """Leaves that no site has announced: of a network that is no part of the store, or among the arguments."""
         engine = self._svi._current_engine()
-        found = [*engine.watch.leaves(), *(a for a in tree_leaves(arguments) if isinstance(a, Tensor))]
-        unseen = {id(leaf) for leaf in known if _hooks(leaf)} - {id(leaf) for leaf in engine.watch.leaves()}
+        seen = engine.watch.leaves()
+        found = [*seen, *(a for a in tree_leaves(arguments) if isinstance(a, Tensor))]
+        unseen = {id(leaf) for leaf in known if _hooks(leaf) or _late_hooks(leaf)}.difference(map(id, seen))
         if unseen:
             raise CaptureError("a parameter of Pyro's store has a hook, which may do what a graph cannot")
         given = {id(leaf) for leaf in known}
@@ -423,10 +426,6 @@ class _OneOptimizer(PyroOptim):
 def _decays(optimizer: Any) -> bool:
     """Does a step change its rate, whether or not there is a gradient? ``ClippedAdam`` does."""
     return any(group.get("lrd", 1.0) != 1.0 for group in optimizer.param_groups)
-
-
-def _hooks(leaf: Tensor) -> Any:
-    return leaf._backward_hooks or leaf._post_accumulate_grad_hooks
 
 
 def _warn_of_nan() -> None:
