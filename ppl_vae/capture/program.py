@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.capture import matmul
 from ppl_vae.capture.backend import Build, Runner, compile_graph
 from ppl_vae.capture.compare import difference, tolerance
 from ppl_vae.capture.errors import CaptureError, FallbackWarning
@@ -48,6 +49,7 @@ class Record:
     compiled_steps: int = 0
     last_audit: int = 0
     worst_error: float = 0.0
+    products: str = ""
 
 
 class Program:
@@ -157,7 +159,7 @@ class Program:
         except CaptureError as error:
             self.give_up(str(error))
             return
-        self.record.compile_seconds = time.perf_counter() - started
+        self.record.compile_seconds, self.record.products = time.perf_counter() - started, matmul.makers()
         self._unproven, self._build = 2, None
         self.record.last_audit = self.record.compiled_steps
         self.record.status, self.record.reason = COMPILED, ""
@@ -186,7 +188,7 @@ class Program:
         count = (self.record.graph_steps if self._runner is None else self.record.compiled_steps) + 1
         is_audited = self._unproven > 0 or count & (count - 1) == 0
         try:
-            result = self._audited(inputs, kind, count) if is_audited else self._whole(inputs)
+            result = self._audited(inputs, kind, count) if is_audited else self._made(inputs)
         except (CaptureError, FallbackWarning):  # what is told is an error here
             raise
         except Exception as error:  # the eager step will raise it too, in Pyro's words; if not, it is the better one
@@ -207,9 +209,11 @@ class Program:
             tensor.item() != value for tensor, value in self._numbers
         )
 
-    def _whole(self, inputs: list[Tensor]) -> Result:
+    def _made(self, inputs: list[Tensor]) -> Result:
         """A call that is made as a whole or not at all, so that the eager one after an error draws the same noise."""
         assert self._graph is not None
+        if not self._graph.may_fail:
+            return self._run(inputs)
         noise = torch.get_rng_state()
         changing = [*self._graph.mutated, *(inputs[i] for i in self._graph.mutated_inputs)]
         before = [tensor.detach().clone() for tensor in changing]
