@@ -138,7 +138,7 @@ def mixture(data: Dataset, length: Length) -> Fit:
     best = max(scores, key=lambda decay: scores[decay])
     for seed in range(length.seeds):
         fit = fit_mixture(data.train, decay=best, epochs=length.mixture, seed=seed)
-        print(f"  test, seed {seed}            {mixture_line(fit, data.test)}", flush=True)
+        print(f"  test, seed {seed}           {mixture_line(fit, data.test)}", flush=True)
     return fit
 
 
