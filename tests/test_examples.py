@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 # Every file of examples/, with a word that its report must hold.
 EXAMPLES = {
     "compiled_svi.py": "times faster",
+    "discrete_vae.py": "joint codes",
     "e_and_m_steps.py": "half-step",
     "iwae_vs_vae.py": "IWAE",
     "linear_vae_is_ppca.py": "PPCA maximum likelihood",
