@@ -14,12 +14,14 @@ ROOT = Path(__file__).parents[1]
 
 # Every file of examples/, with a word that its report must hold.
 EXAMPLES = {
+    "clusters.py": "MixtureVAE, random start",
     "compiled_svi.py": "times faster",
     "e_and_m_steps.py": "half-step",
     "iwae_vs_vae.py": "IWAE",
     "linear_vae_is_ppca.py": "PPCA maximum likelihood",
     "own_pair.py": "naive Monte Carlo",
     "quickstart.py": "test log-likelihood",
+    "semi_supervised.py": "y enumerated + auxiliary",
     "vae_digits.py": "latent dimensions are active",
 }
 
