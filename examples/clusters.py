@@ -6,7 +6,7 @@ From a random start the components and the encoder settle on whatever they meet 
 and from where Jiang et al. ("Variational deep embedding", 2017) begin: a plain VAE, and clusters of its codes. Beside
 both stands what scikit-learn finds in the pixels. Labels are looked at once, to judge, and every run is in the table.
 
-    python examples/clusters.py            (a few minutes)
+    python examples/clusters.py            (two minutes)
     python examples/clusters.py --smoke    (seconds)
 """
 
@@ -97,11 +97,11 @@ def scores(clusters: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 def table(judged: dict[str, np.ndarray]) -> None:
     """Mean and standard deviation over the seeds, then each seed."""
-    print(f"\n{'':<28}accuracy ± sd    ARI ± sd        accuracy / ARI of each seed")
+    print(f"\n{'':<30}accuracy ± sd    ARI ± sd        accuracy / ARI of each seed")
     for name, each in judged.items():
         (accuracy, ari), (spread, ari_spread) = each.mean(0), each.std(0, ddof=1)
         runs = "  ".join(f"{a:.3f} / {r:.3f}" for a, r in each)
-        print(f"{name:<28}{accuracy:.3f} ± {spread:.3f}    {ari:.3f} ± {ari_spread:.3f}   {runs}")
+        print(f"{name:<30}{accuracy:.3f} ± {spread:.3f}    {ari:.3f} ± {ari_spread:.3f}   {runs}")
 
 
 def draw(judged: dict[str, np.ndarray], fit: Fit, x: Tensor, labels: np.ndarray, path: Path) -> None:
@@ -149,7 +149,7 @@ def main() -> None:
             runs.setdefault(name, []).append(scores(clusters, labels))
         for name, fit in fits.items():
             print(
-                f"seed {seed}  {name:<28}ELBO of the {len(x)} rows {float(fit.elbo(x).mean()):8.3f}, of test rows "
+                f"seed {seed}  {name:<30}ELBO of the {len(x)} rows {float(fit.elbo(x).mean()):8.3f}, of test rows "
                 f"{float(fit.elbo(data.test).mean()):8.3f} nats; {len(np.unique(found[name]))} clusters in use",
                 flush=True,
             )
