@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 # Every file of examples/, with a word that its report must hold.
 EXAMPLES = {
+    "clusters.py": "MixtureVAE, random start",
     "compiled_svi.py": "times faster",
     "discrete_vae.py": "joint codes",
     "e_and_m_steps.py": "half-step",
@@ -21,6 +22,7 @@ EXAMPLES = {
     "linear_vae_is_ppca.py": "PPCA maximum likelihood",
     "own_pair.py": "naive Monte Carlo",
     "quickstart.py": "test log-likelihood",
+    "semi_supervised.py": "y enumerated + auxiliary",
     "vae_digits.py": "latent dimensions are active",
 }
 
