@@ -226,7 +226,7 @@ class Fit(Pair):
             raise ValueError(f"decode: the latent sites are {sorted(self.latents)}, got {unknown}")
         sizes = [len(v) for name, v in given.items() if self.latents[name].is_local]
         found = self.simulate(sizes[0] if sizes else 1, seed=seed, mean=mean, latents=given)
-        return _single({name: found[name] for name in self.observed})
+        return _single({name: found[name] for name in self.observed if name in found})
 
     def sample(self, n: int, *, mean: bool = False, seed: int = 0) -> Any:
         """N new data from the model: z from its prior, x given z (``mean=True``: the mean of x given z).
@@ -234,7 +234,7 @@ class Fit(Pair):
         The guide is not touched.
         """
         found = self.simulate(n, seed=seed, mean=mean)
-        return _single({name: found[name] for name in self.observed})
+        return _single({name: found[name] for name in self.observed if name in found})
 
     def reconstruct(self, data: Any, *, mean: bool = True, seed: int = 0) -> Any:
         """Encode and decode each datum through the posterior mean: (N, ...)."""
