@@ -102,7 +102,7 @@ RECIPE = Recipe(
     data="digits",
     build=build,
     settings=CodeSettings(),
-    training=Training(epochs=60, lr=1e-2, weight_decay=1e-3),
+    training=Training(epochs=60, lr=1e-2, weight_decay=5e-4),
     objective=objective,
     note=note,
     panels=panels,

@@ -28,7 +28,8 @@ def get_recipe(name: str) -> Recipe[Any]:
     """
     if name in RECIPES:
         return RECIPES[name]
-    near = get_close_matches(name, RECIPES, n=3, cutoff=0.5) or sorted(RECIPES)
+    plain = name.strip().lower()
+    near = [plain] if plain in RECIPES else get_close_matches(plain, RECIPES, n=3) or sorted(RECIPES)
     raise ValueError(f"unknown recipe {name!r}; did you mean {' or '.join(near)}? (ppl-vae list shows all)")
 
 
