@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from click.testing import CliRunner, Result
 
 import ppl_vae
 from ppl_vae.cli import main
+from ppl_vae.data import load_digits
 from ppl_vae.recipes import session
+from ppl_vae.recipes.sources import NAMED
 from ppl_vae.storage import RunFolder
 
 HEAVY = ("torch", "pyro", "arviz", "matplotlib", "sklearn", "pandas", "numpy", "scipy", "xarray")
@@ -324,10 +327,19 @@ def test_the_note_is_said_and_kept(place: Path, tmp_path: Path) -> None:
 
 
 def test_digits_of_every_class_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppl_vae.recipes.report.BUDGET", 50_000)
+    digits = load_digits(binary=True)
+    few = replace(
+        digits,
+        train=digits.train[:100],
+        test=digits.test[:40],
+        train_labels=digits.train_labels[:100],
+        test_labels=digits.test_labels[:40],
+    )
+    monkeypatch.setitem(NAMED, "digits", lambda: few)
+    monkeypatch.setattr("ppl_vae.recipes.report.BUDGET", 10_000)
     figure = {"discrete-vae": "classes", "ss-vae": "classes", "mixture-vae": "clusters"}
     for recipe, name in figure.items():
-        succeed("fit", recipe, "--epochs", 1, "--batch-size", 500, "--out", tmp_path / recipe)
+        succeed("fit", recipe, "--epochs", 1, "--out", tmp_path / recipe)
         assert f"plots/{name}.png" in RunFolder(tmp_path / recipe).names()
 
 

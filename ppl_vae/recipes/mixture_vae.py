@@ -83,7 +83,7 @@ RECIPE = Recipe(
     data="digits",
     build=build,
     settings=MixtureSettings(),
-    training=Training(epochs=100, lr=2e-3),
+    training=Training(epochs=200, lr=2e-3, weight_decay=5e-4),
     measure=measure,
     panels=panels,
 )
