@@ -82,8 +82,8 @@ def keep_labels(labels: Tensor, num_labels: int, *, seed: int) -> Tensor:
 def note(settings: LabelSettings) -> str:
     """How many labels were seen."""
     return (
-        f"the labels of {settings.num_labels} training rows are given, chosen by the seed with the classes in turn; the "
-        "table is of rows without labels"
+        f"the labels of {settings.num_labels} training rows are given, chosen by the seed with the classes in turn; "
+        "the table is of rows without labels"
     )
 
 
