@@ -14,7 +14,7 @@ from torch import Tensor
 from ppl_vae import _arviz
 from ppl_vae._random import fold
 from ppl_vae.diagnostics.code_group import code_group
-from ppl_vae.diagnostics.codes import discrete_sites
+from ppl_vae.diagnostics.usage import discrete_sites
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
 from ppl_vae.pair.particles import outward
 

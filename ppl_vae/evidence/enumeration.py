@@ -11,7 +11,8 @@ import torch
 from ppl_vae._random import fold
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, numbers_per_datum, slices
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.pair.table import num_codes, tabulate
+from ppl_vae.evidence.weights import join
+from ppl_vae.pair.table import Table, num_codes, tabulate
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
@@ -45,7 +46,12 @@ class Enumeration:
         parts = []
         for place in slices(len(rows), some):
             with pair.evaluating(fold(seed, repr(self), place.start)):
-                parts.append(tabulate(pair, rows.take(place).batch()).log_evidence.double().cpu())
-        value = torch.cat(parts)
-        zero = torch.zeros_like(value)
-        return Evidence(value, zero, torch.full_like(value, math.inf), zero, "exact", repr(self))
+                parts.append(exact(tabulate(pair, rows.take(place).batch())))
+        return join(parts)
+
+
+def exact(table: Table) -> Evidence:
+    """The exact evidence that a table of all values holds."""
+    value = table.log_evidence.double().cpu()
+    zero = torch.zeros_like(value)
+    return Evidence(value, zero, torch.full_like(value, math.inf), zero, "exact", repr(Enumeration()))
