@@ -150,7 +150,10 @@ class Fit(Pair):
         return torch.cat(parts).double().cpu()
 
     def log_evidence(self, data: Any = None, estimator: Any = None, *, seed: int = 0) -> Evidence:
-        """Estimate log p(x) of each datum; by default ``ImportanceWeighted(1000)``. See ``evidence.log_evidence``."""
+        """Log p(x) of each datum: exact where few codes are all latents, else by ``ImportanceWeighted(1000)``.
+
+        See ``evidence.log_evidence``.
+        """
         return log_evidence(self, data, estimator, seed=seed)
 
     def to_inference_data(self, data: Any = None, **options: Any) -> Any:

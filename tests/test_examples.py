@@ -18,6 +18,7 @@ EXAMPLES = {
     "compiled_svi.py": "times faster",
     "discrete_vae.py": "joint codes",
     "e_and_m_steps.py": "half-step",
+    "gradient_estimators.py": "naive E-step",
     "iwae_vs_vae.py": "IWAE",
     "linear_vae_is_ppca.py": "PPCA maximum likelihood",
     "own_pair.py": "naive Monte Carlo",
@@ -30,6 +31,7 @@ EXAMPLES = {
 BENCHMARKS = {
     "compiled_step.py": "NumPyro scan",
     "default_recipe.py": "at least -17.5",
+    "enumeration.py": "loop over classes",
     "step_anatomy.py": "one call of the graph",
     "training_speed.py": "Pyro SVI",
 }
