@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what type checkers and editors read; the table below is what Python reads
     from ppl_vae.diagnostics import to_inference_data
-    from ppl_vae.evidence import ImportanceWeighted, NaiveMonteCarlo, log_evidence
+    from ppl_vae.evidence import Enumeration, ImportanceWeighted, NaiveMonteCarlo, log_evidence
     from ppl_vae.inference import Alternating, CompiledSVI, Joint, VariationalEM, fit
     from ppl_vae.loading import load
     from ppl_vae.objectives import (
@@ -60,6 +60,7 @@ _HOME = {
     "log_evidence": "ppl_vae.evidence",
     "ImportanceWeighted": "ppl_vae.evidence",
     "NaiveMonteCarlo": "ppl_vae.evidence",
+    "Enumeration": "ppl_vae.evidence",
     "to_inference_data": "ppl_vae.diagnostics",
 }
 
@@ -68,6 +69,7 @@ _ROOMS = (
     "capture",
     "data",
     "diagnostics",
+    "distributions",
     "evidence",
     "flows",
     "guides",
@@ -92,6 +94,7 @@ __all__ = [
     "CompiledSVI",
     "DisARM",
     "EarlyStopping",
+    "Enumeration",
     "Fit",
     "ImportanceWeighted",
     "Joint",

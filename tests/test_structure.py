@@ -164,6 +164,7 @@ SHORTER = {
     "epochs=150": "epochs=2",
     "epochs=50": "epochs=1",
     "num_samples=1000": "num_samples=40",
+    "num_replicates=1000": "num_replicates=3",
     "steps=2000": "steps=5",
 }
 

@@ -43,5 +43,6 @@ def gradient_noise(report: GradientReport, *, group: str = "phi", ax: Axes | Non
 
 def _in_words(p: Projected, biased: bool) -> str:
     noise = "no noise, " if p.variance == 0 else ""
-    bias = f"biased (z = {p.z:.0f})" if biased else "no bias seen"
+    how = f"z = {p.z:.0f}" if p.z < 1e6 else "for certain"
+    bias = f"biased ({how})" if biased else "no bias seen"
     return f"{noise}{bias}, {1e3 * p.seconds:.2g} ms"
