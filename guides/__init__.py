@@ -18,6 +18,9 @@ from ppl_vae.guides.covariance import Covariance, Diagonal, FullCovariance
 # Codes, amortized: summed out, relaxed, drawn
 from ppl_vae.guides.enumerated_categorical import EnumeratedCategorical
 
+# A flow's encoder: a point for each datum
+from ppl_vae.guides.flow_guide import FlowGuide
+
 # Not amortized: parameters of its own for every datum
 from ppl_vae.guides.mean_field import MeanField
 from ppl_vae.guides.relaxed_categorical import RelaxedCategorical
@@ -32,6 +35,7 @@ __all__ = [
     "Covariance",
     "Diagonal",
     "EnumeratedCategorical",
+    "FlowGuide",
     "FullCovariance",
     "MeanField",
     "RelaxedCategorical",

@@ -77,8 +77,13 @@ class Pair(Binding):
             return Draws.stack([self._draws(run) for run in self.runs(batch, num_samples)])
 
     def draw_prior(self, data: Any, num_samples: int, *, seed: int = 0) -> Draws:
-        """Draw latents from the model's prior; ``log_weight`` is then the log-likelihood of the data, in nats."""
+        """Draw latents from the model's prior; ``log_weight`` is then the log-likelihood of the data, in nats.
+
+        Raises:
+            ValueError: p(x | z) is a point mass (a flow).
+        """
         batch = self._as_batch(data)
+        self.require_spread("draw_prior")
         with self.evaluating(fold(seed, "draw_prior")):
             vectorized = num_samples > 1 and self.vectorizes(batch)
             counts = [num_samples] if vectorized else [None] * num_samples
