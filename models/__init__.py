@@ -12,6 +12,9 @@ from ppl_vae.models import likelihoods, priors
 # Discrete latents
 from ppl_vae.models.discrete_vae import DiscreteVAE
 
+# A density up to a constant, without data
+from ppl_vae.models.energy import Energy
+
 # A flow: a decoder without chance
 from ppl_vae.models.flow import FlowModel
 
@@ -22,4 +25,4 @@ from ppl_vae.models.semi_supervised_vae import SemiSupervisedVAE
 # Continuous latents
 from ppl_vae.models.vae import VAE
 
-__all__ = ["VAE", "DiscreteVAE", "FlowModel", "MixtureVAE", "SemiSupervisedVAE", "likelihoods", "priors"]
+__all__ = ["VAE", "DiscreteVAE", "Energy", "FlowModel", "MixtureVAE", "SemiSupervisedVAE", "likelihoods", "priors"]

@@ -16,6 +16,16 @@ class PointMass:
         """The value without its gradient, and with what it carries along."""
         return value.detach()
 
+    def alone(self, value: Tensor, drawn: Tensor, particle: int) -> Tensor:
+        """One particle of a drawn value, with what it has to carry along.
+
+        Args:
+            value: (S, *batch, *event), as drawn.
+            drawn: (*batch, *event), that particle by itself.
+            particle: which it is.
+        """
+        return drawn
+
 
 class CountsVolume:
     """An observed site whose log density counts the volume of a latent that a guide gives as a point.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -80,6 +81,14 @@ class Encoded(PointMass, TorchDistribution):
     def cut(self, value: Tensor) -> Tensor:
         """The value without its gradient, still carrying its pass."""
         return cut(value)
+
+    def alone(self, value: Tensor, drawn: Tensor, particle: int) -> Tensor:
+        """One particle; where only its own pass knows its contribution, it carries that."""
+        passed = encoding_of(value)
+        if passed is None or self.layer.deterministic_encode or self.layer.deterministic_decode:
+            return drawn
+        leading = drawn.shape[: drawn.dim() - len(self.event_shape)]
+        return with_encoding(drawn, replace(passed, contribution=passed.contribution[particle].reshape(leading)))
 
     def first_nonfinite(self) -> str | None:
         """The name of the first layer that puts out a NaN or an infinity, or None."""
