@@ -38,9 +38,7 @@ class FlowPosterior(PyroModule):
     torch.Size([2])
     """
 
-    def __init__(
-        self, flow: Layer, *, base: TorchDistribution | nn.Module | None = None, site: str = "z"
-    ) -> None:
+    def __init__(self, flow: Layer, *, base: TorchDistribution | nn.Module | None = None, site: str = "z") -> None:
         super().__init__()
         require_density(flow, "FlowPosterior")
         require_path(flow, "FlowPosterior")

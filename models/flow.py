@@ -34,8 +34,8 @@ class FlowModel(PyroModule):
             puts no z, as a normal does behind an ``Abs``.
 
     Raises:
-        ValueError: a base of another event shape; in a call, a mask, a context that is missing or not asked for, neither
-            x nor num_samples; under validation, a guide whose z is not f(x).
+        ValueError: a base of another event shape; in a call, a mask, a context that is missing, neither x nor
+            num_samples; under validation, a guide whose z is not f(x).
 
     Source: D. Nielsen, P. Jaini, E. Hoogeboom, O. Winther, M. Welling, "SurVAE Flows: surjections to bridge the gap
     between VAEs and flows", 2020.

@@ -26,6 +26,10 @@ class PointMass:
         """
         return drawn
 
+    def first_nonfinite(self) -> str | None:
+        """The name of the first part of what computes the point that puts out a NaN or an infinity, or None."""
+        return None
+
 
 class CountsVolume:
     """An observed site whose log density counts the volume of a latent that a guide gives as a point.

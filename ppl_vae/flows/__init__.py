@@ -15,6 +15,7 @@ surjections         ``Abs``, ``Sort``, ``Max``, ``Slice``, ``Augment``; ``Round`
 stochastic          ``VAELayer``, ``StochasticPermutation``
 networks in them    ``Conditioner``, ``ConditionalNormal``
 as distributions    ``FlowDistribution``; ``Encoded``, ``Decoded``: q(z | x) and p(x | z) of a flow in a pair
+against a target    ``kl_report``
 ==================  ====================================================================================================
 
 Written here and not wrapped: coupling, spline and autoregressive layers, for speed and because a training step must be
@@ -34,6 +35,7 @@ from ppl_vae.flows.conditional_normal import ConditionalNormal
 from ppl_vae.flows.conditioner import Conditioner
 from ppl_vae.flows.coupling import Coupling
 from ppl_vae.flows.decoded import Decoded
+from ppl_vae.flows.divergences import Divergence, KLReport, kl_report
 from ppl_vae.flows.elementwise_affine import ElementwiseAffine
 from ppl_vae.flows.encoded import Encoded
 from ppl_vae.flows.errors import NonFiniteContribution
@@ -76,6 +78,7 @@ __all__ = [
     "Conditioner",
     "Coupling",
     "Decoded",
+    "Divergence",
     "ElementwiseAffine",
     "Encoded",
     "FlowDistribution",
@@ -83,6 +86,7 @@ __all__ = [
     "Householder",
     "Inverse",
     "InverseAutoregressive",
+    "KLReport",
     "LULinear",
     "Layer",
     "LeakyReLU",
@@ -107,4 +111,5 @@ __all__ = [
     "VAELayer",
     "VariationalNoise",
     "from_zuko",
+    "kl_report",
 ]

@@ -60,8 +60,8 @@ def base_of(flow: Layer, base: TorchDistribution | nn.Module | None, *, who: str
                 f"{who}: {flow.label} takes vectors of any size, so a base is required to say which, got None"
             )
         return NormalBase(flow.shape_out)
-    module = base if isinstance(base, nn.Module) else FixedBase(base)
-    p_z = module()
+    module: nn.Module = base if isinstance(base, nn.Module) else FixedBase(base)
+    p_z: TorchDistribution = module()
     fits = len(p_z.event_shape) == 1 if flow.shape_out is None else p_z.event_shape == flow.shape_out
     if not fits or p_z.batch_shape != ():
         required = "(D,)" if flow.shape_out is None else tuple(flow.shape_out)

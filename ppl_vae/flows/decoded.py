@@ -131,13 +131,14 @@ class Decoded(CountsVolume, TorchDistribution):
             off = distance(made, x, len(self.event_shape))
         else:
             raise ValueError(
-                f"Decoded: {self.layer.label} draws both ways, so log p(x | z) is known only at a z that it has encoded "
-                "itself; draw from FlowGuide(flow) with the flow of the model"
+                f"Decoded: {self.layer.label} draws both ways, so log p(x | z) is known only at a z that it has "
+                "encoded itself; draw from FlowGuide(flow) with the flow of the model"
             )
         limit = tolerance(self.latent.dtype)
         if self._validate_args and not bool((off <= limit).all()):
             raise ValueError(
-                f"Decoded: the guide must put z where the flow of the model encodes x to, within {limit:.1g} (1 + |z|), "
-                f"got a z that is off by up to {float(off.max()):.3g}; give FlowGuide the very flow of the FlowModel"
+                "Decoded: the guide must put z where the flow of the model encodes x to, within "
+                f"{limit:.1g} (1 + |z|), got a z that is off by up to {float(off.max()):.3g}; "
+                "give FlowGuide the very flow of the FlowModel"
             )
         return torch.where(off <= limit, contribution, -torch.inf)
