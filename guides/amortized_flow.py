@@ -48,7 +48,7 @@ class AmortizedFlow(PyroModule):
             raise ValueError(f"AmortizedFlow: latent_dim must be at least 1, got {latent_dim}")
         _check(flow, latent_dim)
         self.encoder, self.flow, self.latent_dim = encoder, flow, latent_dim
-        self.base = NormalBase(torch.Size((latent_dim,)) if flow.shape_out is None else flow.shape_out)
+        self.base = NormalBase(torch.Size((latent_dim,)), like=flow)
 
     def forward(
         self,
@@ -102,10 +102,10 @@ class AmortizedFlow(PyroModule):
 def _check(flow: Layer, latent_dim: int) -> None:
     if flow.context_dim is None:
         raise ValueError(f"AmortizedFlow: a conditional flow (context_dim=) is required, got {flow.label} without one")
-    if flow.shape_in not in (None, (latent_dim,)):
+    if {flow.shape_in, flow.shape_out} - {None, (latent_dim,)}:
         raise ValueError(
-            f"AmortizedFlow: a flow over ({latent_dim},) is required for latent_dim={latent_dim}, got one over "
-            f"{tuple(flow.shape_in or ())}"
+            f"AmortizedFlow: a flow over ({latent_dim},) is required for latent_dim={latent_dim}, got one from "
+            f"{flow.shape_out} to {flow.shape_in}"
         )
     require_density(flow, "AmortizedFlow")
     require_path(flow, "AmortizedFlow")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, resolution_of, slices
-from ppl_vae.evidence.result import Evidence
+from ppl_vae.evidence.result import Bound, Evidence
 from ppl_vae.evidence.weights import join, log_mean_exp, summarize
 
 if TYPE_CHECKING:
@@ -86,12 +86,13 @@ def decomposition(
     pair.initialize(rows)
     pair.require_density("decomposition")
     plan, resolution = Plan.of(pair, rows, num_samples, max_elements), resolution_of(pair)
+    bound: Bound = "exact" if pair.is_exact else "lower"
     parts = []
     for place, chunk in plan.row_chunks(rows):
         likelihood, prior, log_q = _scores(
             pair, chunk, num_samples, plan.draws, fold(seed, "decomposition", place.start)
         )
-        parts.append(_pieces(likelihood, prior, log_q, f"ImportanceWeighted({num_samples})", resolution))
+        parts.append(_pieces(likelihood, prior, log_q, f"ImportanceWeighted({num_samples})", resolution, bound))
     return parts[0] if plan.rows is None else _join(parts)
 
 
@@ -108,11 +109,13 @@ def _scores(pair: Pair, rows: Rows, num_samples: int, block: int, seed: int) -> 
     return likelihood, prior, log_q
 
 
-def _pieces(likelihood: Tensor, prior: Tensor, log_q: Tensor, name: str, resolution: float) -> Decomposition:
+def _pieces(
+    likelihood: Tensor, prior: Tensor, log_q: Tensor, name: str, resolution: float, bound: Bound
+) -> Decomposition:
     cost = log_q - prior
     log_weights = likelihood - cost
     reconstruction, kl = likelihood.mean(0), cost.mean(0)
-    evidence = summarize(log_weights, name, resolution=resolution)
+    evidence = summarize(log_weights, name, bound=bound, resolution=resolution)
     elbo = reconstruction - kl
     # The gap is log(mean w) - mean(log w); by the delta method its error is that of the mean of w / mean(w) -
     # log w.

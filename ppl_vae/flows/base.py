@@ -15,16 +15,19 @@ class NormalBase(nn.Module):
 
     Args:
         shape: the event shape of z.
+        like: a flow in whose floating type, and on whose device, it starts.
     """
 
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, shape: torch.Size) -> None:
+    def __init__(self, shape: torch.Size, *, like: nn.Module) -> None:
         super().__init__()
+        floats = (t for t in (*like.parameters(), *like.buffers()) if t.is_floating_point())
+        zero = next(floats, torch.zeros(())).detach()
         # Not in the state_dict: there is nothing to save.
-        self.register_buffer("loc", torch.zeros(shape), persistent=False)
-        self.register_buffer("scale", torch.ones(shape), persistent=False)
+        self.register_buffer("loc", zero.new_zeros(shape), persistent=False)
+        self.register_buffer("scale", zero.new_ones(shape), persistent=False)
 
     def forward(self) -> TorchDistribution:
         """The distribution of one z."""
@@ -59,7 +62,7 @@ def base_of(flow: Layer, base: TorchDistribution | nn.Module | None, *, who: str
             raise ValueError(
                 f"{who}: {flow.label} takes vectors of any size, so a base is required to say which, got None"
             )
-        return NormalBase(flow.shape_out)
+        return NormalBase(flow.shape_out, like=flow)
     module: nn.Module = base if isinstance(base, nn.Module) else FixedBase(base)
     p_z: TorchDistribution = module()
     fits = len(p_z.event_shape) == 1 if flow.shape_out is None else p_z.event_shape == flow.shape_out

@@ -386,7 +386,9 @@ class Binding:
         """Run the guide anew at the values that ``run`` has drawn: densities on parameters as they are frozen now."""
         values = {n: s["value"] for n, s in sample_sites(run.guide_trace) if not s["is_observed"]}
         guide = with_particles(self._guide_call, self.layout, run.num_particles)
-        trace = poutine.trace(Substitute(values)(guide)).get_trace(batch)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* was not registered in the param store because requires_grad=False")
+            trace = poutine.trace(Substitute(values)(guide)).get_trace(batch)
         return Execution(trace, trace, self.layout, run.num_particles).score_model()
 
     def runs(self, batch: Batch, num_particles: int, *, enumerate: bool = False) -> list[Execution]:
