@@ -49,6 +49,7 @@ class AmortizedFlow(PyroModule):
         _check(flow, latent_dim)
         self.encoder, self.flow, self.latent_dim = encoder, flow, latent_dim
         self.base = NormalBase(torch.Size((latent_dim,)), like=flow)
+        require_path(self.base(), flow, "AmortizedFlow")
 
     def forward(
         self,
@@ -108,4 +109,3 @@ def _check(flow: Layer, latent_dim: int) -> None:
             f"{flow.shape_out} to {flow.shape_in}"
         )
     require_density(flow, "AmortizedFlow")
-    require_path(flow, "AmortizedFlow")

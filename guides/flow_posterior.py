@@ -41,11 +41,11 @@ class FlowPosterior(PyroModule):
     def __init__(self, flow: Layer, *, base: TorchDistribution | nn.Module | None = None, site: str = "z") -> None:
         super().__init__()
         require_density(flow, "FlowPosterior")
-        require_path(flow, "FlowPosterior")
         if flow.context_dim is not None:
             raise ValueError(f"FlowPosterior: an unconditional flow is required, got context_dim={flow.context_dim}")
         self.flow, self.site = flow, site
         self.base = base_of(flow, base, who="FlowPosterior")
+        require_path(self.base(), flow, "FlowPosterior")
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Draw z, (..., *event); the data, if there are any, play no part."""

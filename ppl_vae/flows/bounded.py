@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class Bounded(Layer):
 
     bounded: Tensor
     start: Tensor
-    width: Tensor
+    end: Tensor
 
     def __init__(self, low: Sequence[float], high: Sequence[float]) -> None:
         low, high = tuple(map(float, low)), tuple(map(float, high))
@@ -41,25 +42,35 @@ class Bounded(Layer):
         shape = event_shape("Bounded", len(low))
         super().__init__(shape, shape)
         self.domain = Box(low, high)
-        bounded = [math.isfinite(end) for end in low]
-        start = [end if is_bounded else 0.0 for end, is_bounded in zip(low, bounded, strict=True)]
-        width = [b - a if is_bounded else 1.0 for a, b, is_bounded in zip(low, high, bounded, strict=True)]
-        self.register_buffer("bounded", torch.tensor(bounded), persistent=False)
-        self.register_buffer("start", torch.tensor(start), persistent=False)
-        self.register_buffer("width", torch.tensor(width), persistent=False)
+        for name in ("start", "end"):
+            self.register_buffer(name, torch.zeros(len(low)), persistent=False)
+        self.register_buffer("bounded", torch.tensor([math.isfinite(end) for end in low]), persistent=False)
+        self._set_ends()
+
+    def _set_ends(self) -> None:
+        """The ends in the type that is in use; free coordinates get numbers that nothing depends on."""
+        assert isinstance(self.domain, Box)
+        self.start = self.start.new_tensor([end if math.isfinite(end) else 0.0 for end in self.domain.low])
+        self.end = self.end.new_tensor([end if math.isfinite(end) else 1.0 for end in self.domain.high])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """A change of type or device; from float32 to float64 the ends are read anew, not widened."""
+        super()._apply(fn, recurse)
+        self._set_ends()
+        return self
 
     def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         # A half stands in for what is not used: its logarithm has a gradient, and 0 times infinity would be none.
-        part = torch.where(self.bounded, (x - self.start) / self.width, 0.5)
+        part = torch.where(self.bounded, (x - self.start) / (self.end - self.start), 0.5)
         z = torch.where(self.bounded, part.log() - (-part).log1p(), x)
         return z, self._contribution(z)
 
     def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
-        x = torch.where(self.bounded, self.start + self.width * z.sigmoid(), z)
-        return x, self._contribution(z)
+        inside = torch.lerp(self.start, self.end, z.sigmoid()).clamp(self.start, self.end)
+        return torch.where(self.bounded, inside, z), self._contribution(z)
 
     def _contribution(self, z: Tensor) -> Tensor:
-        slope = self.width.log() + logsigmoid(z) + logsigmoid(-z)
+        slope = (self.end - self.start).log() + logsigmoid(z) + logsigmoid(-z)
         return -torch.where(self.bounded, slope, 0.0).sum(-1)
 
 

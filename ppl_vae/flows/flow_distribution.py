@@ -121,12 +121,12 @@ def require_density(flow: Layer, who: str) -> None:
         )
 
 
-def require_path(flow: Layer, who: str) -> None:
-    """Raise ValueError unless derivatives pass through what the flow decodes."""
-    if not flow.reparametrized_decode:
+def require_path(base: TorchDistribution, flow: Layer, who: str) -> None:
+    """Raise ValueError unless derivatives pass through draws of the base and what the flow decodes them to."""
+    if not (base.has_rsample and flow.reparametrized_decode):
         raise ValueError(
-            f"{who}: a flow that lets derivatives through its draws is required, or its parameters would get wrong "
-            f"gradients, got {flow.label}"
+            f"{who}: a base and a flow that let derivatives through their draws are required, got "
+            f"{type(base).__name__} and {flow.label}"
         )
 
 
