@@ -83,9 +83,9 @@ class Encoded(PointMass, TorchDistribution):
         return cut(value)
 
     def alone(self, value: Tensor, drawn: Tensor, particle: int) -> Tensor:
-        """One particle; where only its own pass knows its contribution, it carries that."""
+        """One particle; where x may be encoded to another z, it carries its own pass."""
         passed = encoding_of(value)
-        if passed is None or self.layer.deterministic_encode or self.layer.deterministic_decode:
+        if passed is None or self.layer.deterministic_encode:
             return drawn
         leading = drawn.shape[: drawn.dim() - len(self.event_shape)]
         return with_encoding(drawn, replace(passed, contribution=passed.contribution[particle].reshape(leading)))

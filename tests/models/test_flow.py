@@ -44,6 +44,7 @@ from ppl_vae.flows import (
     Permutation,
     Planar,
     Reverse,
+    Round,
     Softplus,
     SplineCoupling,
     VAELayer,
@@ -380,6 +381,22 @@ def test_a_flow_that_draws_beside_x_is_scored_at_given_latents():
     pair = pair_of(Chain([Augment(D, 1, noise=ConditionalNormal(D, 1, hidden=HIDDEN)), ElementwiseAffine(D + 1)]))
     draws = pair.draw(rows(torch.float32), 5)
     torch.testing.assert_close(pair.log_joint(rows(torch.float32), draws.values).total, draws.log_p.total)
+
+
+def test_whole_numbers_are_scored_at_given_latents_and_a_wrong_guide_is_refused():
+    flow = Chain([Round(D, step=0.25), ActNorm(D), AffineCoupling(D, hidden=HIDDEN)])
+    x = torch.randint(0, 17, (200, D)) / 4
+    flow.layers[1].initialize(4 * x)
+    pair = pair_of(flow)
+    draws = pair.draw(x, 20)
+    again = pair.log_joint(x, draws.values).total
+    there = again.isfinite()  # a draw in 10^4 lies within a rounding of the edge of its level
+    assert float(there.double().mean()) > 0.99
+    torch.testing.assert_close(again[there], draws.log_p.total[there], rtol=1e-3, atol=1e-3)
+    assert log_evidence(pair, x[:20], ImportanceWeighted(50)).bound == "lower"
+    with pytest.raises(ValueError, match="must put z where the flow of the model encodes x to"):
+        pair.log_joint(x, draws.values["z"] + 3)
+    assert torch.equal(pair.predict(x, draws.values, mean=True)["x"][there], x.expand(20, 200, D)[there])
 
 
 # -- the fit -----------------------------------------------------------------------------------------------------------
