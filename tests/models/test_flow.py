@@ -79,7 +79,7 @@ OBJECTIVES = {
     "RenyiELBO": RenyiELBO(alpha=0.5, num_particles=2, vectorize_particles=True, max_plate_nesting=1),
     "ELBO": ELBO(),
     "ELBO, 3 particles": ELBO(num_particles=3),
-    "ELBO, free bits 0": ELBO(analytic_kl=False),
+    "ELBO, no closed form": ELBO(analytic_kl=False),
     "IWAE(3)": IWAE(3),
     "IWAE(3), stl": IWAE(3, gradient="stl"),
     "VIMCO(2)": VIMCO(2),
