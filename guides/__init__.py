@@ -10,6 +10,7 @@ from __future__ import annotations
 from ppl_vae.guides.amortized_codes import AmortizedCodes
 
 # Amortized: a network from x to q(z | x)
+from ppl_vae.guides.amortized_flow import AmortizedFlow
 from ppl_vae.guides.amortized_normal import AmortizedNormal
 
 # What a normal guide's covariance is made of
@@ -17,6 +18,12 @@ from ppl_vae.guides.covariance import Covariance, Diagonal, FullCovariance
 
 # Codes, amortized: summed out, relaxed, drawn
 from ppl_vae.guides.enumerated_categorical import EnumeratedCategorical
+
+# A flow's encoder: a point for each datum
+from ppl_vae.guides.flow_guide import FlowGuide
+
+# A flow for a latent outside every plate
+from ppl_vae.guides.flow_posterior import FlowPosterior
 
 # Not amortized: parameters of its own for every datum
 from ppl_vae.guides.mean_field import MeanField
@@ -28,10 +35,13 @@ from ppl_vae.guides.semi_supervised import SemiSupervisedGuide
 
 __all__ = [
     "AmortizedCodes",
+    "AmortizedFlow",
     "AmortizedNormal",
     "Covariance",
     "Diagonal",
     "EnumeratedCategorical",
+    "FlowGuide",
+    "FlowPosterior",
     "FullCovariance",
     "MeanField",
     "RelaxedCategorical",

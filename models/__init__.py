@@ -12,6 +12,12 @@ from ppl_vae.models import likelihoods, priors
 # Discrete latents
 from ppl_vae.models.discrete_vae import DiscreteVAE
 
+# A density up to a constant, without data
+from ppl_vae.models.energy import Energy
+
+# A flow: a decoder without chance
+from ppl_vae.models.flow import FlowModel
+
 # Discrete and continuous latents
 from ppl_vae.models.mixture_vae import MixtureVAE
 from ppl_vae.models.semi_supervised_vae import SemiSupervisedVAE
@@ -19,4 +25,4 @@ from ppl_vae.models.semi_supervised_vae import SemiSupervisedVAE
 # Continuous latents
 from ppl_vae.models.vae import VAE
 
-__all__ = ["VAE", "DiscreteVAE", "MixtureVAE", "SemiSupervisedVAE", "likelihoods", "priors"]
+__all__ = ["VAE", "DiscreteVAE", "Energy", "FlowModel", "MixtureVAE", "SemiSupervisedVAE", "likelihoods", "priors"]

@@ -62,7 +62,9 @@ def _template(data: Any, state: Any, run: RunFolder) -> Any:
         raise StorageError(run.path / RunFolder.STATE, "no rows to run the pair on; give load data=")
     template = state["template"]
     rows = tuple(template["args"])
-    return dict(template["kwargs"]) if template["kwargs"] and not rows else rows
+    if template["kwargs"] and not rows:
+        return dict(template["kwargs"])
+    return rows or None  # a pair without data is run on none
 
 
 def _from_recipe(config: dict[str, Any], run: RunFolder) -> tuple[Any, Any]:

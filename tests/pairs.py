@@ -20,8 +20,10 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ppl_vae.guides import RelaxedCategorical, SampledCategorical
-from ppl_vae.models import DiscreteVAE
+from ppl_vae.flows import AffineCoupling, Augment, Chain, ConditionalNormal, ElementwiseAffine, Layer, LULinear
+from ppl_vae.guides import AmortizedFlow, FlowGuide, RelaxedCategorical, SampledCategorical
+from ppl_vae.models import VAE, DiscreteVAE, FlowModel
+from ppl_vae.models.priors import FlowPrior
 
 DIM, LATENT = 3, 2
 
@@ -301,6 +303,29 @@ def codes(guide: Callable[..., Any], **options: Any) -> tuple[Any, Any]:
     return model, guide(nn.Linear(DIM, 4), **sizes, **options)
 
 
+def flow_pair(flow: Layer) -> tuple[Any, Any]:
+    """A flow as a pair: both sides hold it."""
+    return FlowModel(flow), FlowGuide(flow)
+
+
+def bijection() -> Layer:
+    return Chain([ElementwiseAffine(DIM), AffineCoupling(DIM, hidden=(4,)), LULinear(DIM)])
+
+
+def augmented() -> Layer:
+    """A flow that draws noise beside x, and decodes without chance: a lower bound."""
+    return Chain([Augment(DIM, 1, noise=ConditionalNormal(DIM, 1, hidden=(4,))), ElementwiseAffine(DIM + 1)])
+
+
+def flows_for_z() -> tuple[Any, Any]:
+    """A VAE whose prior and whose posterior are flows."""
+    model = VAE(
+        nn.Linear(LATENT, DIM), latent_dim=LATENT, likelihood="unit-normal", prior=FlowPrior(ElementwiseAffine(LATENT))
+    )
+    flow = Chain([AffineCoupling(LATENT, hidden=(), context_dim=2), LULinear(LATENT)])
+    return model, AmortizedFlow(nn.Linear(DIM, 2), flow, latent_dim=LATENT)
+
+
 @dataclass(frozen=True)
 class Case:
     """One kind of pair: how to make it, and what should be found of it."""
@@ -313,6 +338,8 @@ class Case:
     vectorizes: bool = True
     supervised: bool = False
     observed: tuple[str, ...] = ("x",)
+    point: bool = False  # p(x | z) is a point, so the prior cannot propose
+    certain: bool = False  # and the guide does not draw either
 
 
 def _auto(kind: Callable[..., Any], model: Callable[..., Any] = shared_mean) -> Callable[[], tuple[Any, Any]]:
@@ -344,6 +371,9 @@ CASES: dict[str, Case] = {
     "two levels": Case(two_levels, theta=0, phi=1),
     "drawn codes": Case(lambda: codes(SampledCategorical), theta=15, phi=16),
     "relaxed codes": Case(lambda: codes(RelaxedCategorical, temperature=0.7), theta=15, phi=16),
+    "flow": Case(lambda: flow_pair(bijection()), theta=0, phi=0, shared=6 + 28 + 15, point=True, certain=True),
+    "augmented flow": Case(lambda: flow_pair(augmented()), theta=0, phi=0, shared=26 + 8, point=True),
+    "flows for z": Case(flows_for_z, theta=9 + 4, phi=-1),
     "AutoNormal": Case(_auto(AutoNormal), theta=0, phi=8, joint=True),
     "AutoMultivariateNormal": Case(_auto(AutoMultivariateNormal), theta=0, phi=4 + 4 + 16, joint=True),
     "AutoLowRank": Case(_auto(AutoLowRankMultivariateNormal), theta=0, phi=4 + 4 + 8, joint=True),

@@ -6,6 +6,9 @@ from __future__ import annotations
 from ppl_vae.models.priors.base import Prior
 from ppl_vae.models.priors.code_prior import CodePrior
 
+# Over z: a flow
+from ppl_vae.models.priors.flow_prior import FlowPrior
+
 # Over codes: learned, fixed
 from ppl_vae.models.priors.learned import Learned
 
@@ -16,4 +19,4 @@ from ppl_vae.models.priors.mixture_of_normals import MixtureOfNormals
 from ppl_vae.models.priors.standard_normal import StandardNormal
 from ppl_vae.models.priors.uniform import Uniform
 
-__all__ = ["CodePrior", "Learned", "MixtureOfNormals", "Prior", "StandardNormal", "Uniform"]
+__all__ = ["CodePrior", "FlowPrior", "Learned", "MixtureOfNormals", "Prior", "StandardNormal", "Uniform"]

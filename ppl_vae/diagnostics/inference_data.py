@@ -20,7 +20,7 @@ from ppl_vae.pair.particles import outward
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
-    from ppl_vae.pair import Draws, Pair, Site
+    from ppl_vae.pair import Pair, Site
 
 __all__ = ["GROUPS", "to_inference_data"]
 
@@ -169,24 +169,24 @@ def _write_posterior(writer: _Writer, block: _Block) -> None:
     for name, log_prob in (("log_p", found.log_p.total), ("log_q", found.log_q.total)):
         rows = block.place if len(whole) > 1 else None
         writer.put("sample_stats", name, log_prob.expand(whole), block.draws, rows)
-    _write_predictive(writer, "posterior_predictive", block, found)
+    _write_predictive(writer, "posterior_predictive", block, found.values)
 
 
 def _write_prior(writer: _Writer, block: _Block) -> None:
     if not writer.wants("prior", "prior_predictive"):
         return
-    found = writer.pair.draw_prior(block.rows, block.count, seed=fold(block.noise, "prior"))
-    for name, value in found.values.items():
+    values = writer.pair.draw_prior_values(block.rows, block.count, seed=fold(block.noise, "prior"))
+    for name, value in values.items():
         writer.put("prior", name, value, block.draws, writer.rows_of(name, block.place))
-    _write_predictive(writer, "prior_predictive", block, found)
+    _write_predictive(writer, "prior_predictive", block, values)
 
 
-def _write_predictive(writer: _Writer, group: str, block: _Block, found: Draws) -> None:
+def _write_predictive(writer: _Writer, group: str, block: _Block, drawn: Mapping[str, Tensor]) -> None:
     """Data drawn anew at those of the draws that come before the cap."""
     count = min(block.draws.stop, writer.draws[group]) - block.draws.start
     if count < 1 or not writer.wants(group):
         return
-    values = {name: value[:count] for name, value in found.values.items()}
+    values = {name: value[:count] for name, value in drawn.items()}
     draws = slice(block.draws.start, block.draws.start + count)
     noise = fold(block.noise, group)
     for name, value in writer.pair.predict(block.rows, values, seed=noise, num_samples=count).items():

@@ -9,4 +9,7 @@ from ppl_vae.distributions.codes import MAX_CODES, Codes, one_hot
 from ppl_vae.distributions.levels import CategoricalLevels
 from ppl_vae.distributions.relaxed_codes import RelaxedCodes
 
-__all__ = ["MAX_CODES", "CategoricalLevels", "Codes", "RelaxedCodes", "one_hot"]
+# Points, and who counts their volume
+from ppl_vae.distributions.volume import CountsVolume, PointMass
+
+__all__ = ["MAX_CODES", "CategoricalLevels", "Codes", "CountsVolume", "PointMass", "RelaxedCodes", "one_hot"]

@@ -12,7 +12,7 @@ from ppl_vae._random import fold
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, numbers_per_datum, resolution_of, slices
 from ppl_vae.evidence.enumeration import exact
 from ppl_vae.evidence.log_evidence import MANY
-from ppl_vae.evidence.result import Evidence
+from ppl_vae.evidence.result import Bound, Evidence
 from ppl_vae.evidence.weights import join, log_mean_exp, summarize
 from ppl_vae.pair.table import num_codes, tabulate
 
@@ -94,12 +94,13 @@ def decomposition(
         some = max(1, max_elements // (count * numbers_per_datum(pair, rows)))
         return _join([_exact(pair, rows.take(place)) for place in slices(len(rows), some)])
     plan, resolution = Plan.of(pair, rows, num_samples, max_elements), resolution_of(pair)
+    bound: Bound = "exact" if pair.is_exact else "lower"
     parts = []
     for place, chunk in plan.row_chunks(rows):
         likelihood, prior, log_q = _scores(
             pair, chunk, num_samples, plan.draws, fold(seed, "decomposition", place.start)
         )
-        parts.append(_pieces(likelihood, prior, log_q, f"ImportanceWeighted({num_samples})", resolution))
+        parts.append(_pieces(likelihood, prior, log_q, f"ImportanceWeighted({num_samples})", resolution, bound))
     return parts[0] if plan.rows is None else _join(parts)
 
 
@@ -128,11 +129,13 @@ def _scores(pair: Pair, rows: Rows, num_samples: int, block: int, seed: int) -> 
     return likelihood, prior, log_q
 
 
-def _pieces(likelihood: Tensor, prior: Tensor, log_q: Tensor, name: str, resolution: float) -> Decomposition:
+def _pieces(
+    likelihood: Tensor, prior: Tensor, log_q: Tensor, name: str, resolution: float, bound: Bound
+) -> Decomposition:
     cost = log_q - prior
     log_weights = likelihood - cost
     reconstruction, kl = likelihood.mean(0), cost.mean(0)
-    evidence = summarize(log_weights, name, resolution=resolution)
+    evidence = summarize(log_weights, name, bound=bound, resolution=resolution)
     elbo = reconstruction - kl
     # The gap is log(mean w) - mean(log w); by the delta method its error is that of the mean of w / mean(w) -
     # log w.

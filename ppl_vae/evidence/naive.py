@@ -26,6 +26,9 @@ class NaiveMonteCarlo(FromWeights):
     Args:
         num_samples: K, draws a datum.
 
+    Raises:
+        ValueError: in use, for a p(x | z) that is a point mass (a flow): no draw of the prior gives the very x.
+
     >>> NaiveMonteCarlo(1000)
     NaiveMonteCarlo(1000)
     """

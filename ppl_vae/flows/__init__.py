@@ -3,7 +3,7 @@
 ==================  ====================================================================================================
 the contract        ``Layer``; ``Chain``: one after another; ``Inverse``: turned round; ``NonFiniteContribution``
 number by number    ``ElementwiseAffine``, ``ActNorm``, ``Sigmoid``, ``Logit``, ``Softplus``,
-                    ``LeakyReLU``
+                    ``LeakyReLU``, ``Bounded``: a box
 linear              ``LULinear``, ``Permutation``, ``Reverse``, ``Householder``
 coupling            ``AffineCoupling``, ``AdditiveCoupling``, ``SplineCoupling``, along ``Half``, ``Alternate``,
                     ``Checkerboard``
@@ -14,6 +14,8 @@ surjections         ``Abs``, ``Sort``, ``Max``, ``Slice``, ``Augment``; ``Round`
                     ``VariationalNoise``
 stochastic          ``VAELayer``, ``StochasticPermutation``
 networks in them    ``Conditioner``, ``ConditionalNormal``
+as distributions    ``FlowDistribution``; ``Encoded``, ``Decoded``: q(z | x) and p(x | z) of a flow in a pair
+against a target    ``kl_report``
 ==================  ====================================================================================================
 
 Written here and not wrapped: coupling, spline and autoregressive layers, for speed and because a training step must be
@@ -27,12 +29,17 @@ from ppl_vae.flows.absolute import Abs
 from ppl_vae.flows.actnorm import ActNorm
 from ppl_vae.flows.additive_coupling import AdditiveCoupling
 from ppl_vae.flows.affine_coupling import AffineCoupling
+from ppl_vae.flows.bounded import Bounded
 from ppl_vae.flows.chain import Chain
 from ppl_vae.flows.conditional_normal import ConditionalNormal
 from ppl_vae.flows.conditioner import Conditioner
 from ppl_vae.flows.coupling import Coupling
+from ppl_vae.flows.decoded import Decoded
+from ppl_vae.flows.divergences import Divergence, KLReport, kl_report
 from ppl_vae.flows.elementwise_affine import ElementwiseAffine
+from ppl_vae.flows.encoded import Encoded
 from ppl_vae.flows.errors import NonFiniteContribution
+from ppl_vae.flows.flow_distribution import FlowDistribution
 from ppl_vae.flows.householder import Householder
 from ppl_vae.flows.inverse import Inverse
 from ppl_vae.flows.inverse_autoregressive import InverseAutoregressive
@@ -64,16 +71,22 @@ __all__ = [
     "AffineCoupling",
     "Alternate",
     "Augment",
+    "Bounded",
     "Chain",
     "Checkerboard",
     "ConditionalNormal",
     "Conditioner",
     "Coupling",
+    "Decoded",
+    "Divergence",
     "ElementwiseAffine",
+    "Encoded",
+    "FlowDistribution",
     "Half",
     "Householder",
     "Inverse",
     "InverseAutoregressive",
+    "KLReport",
     "LULinear",
     "Layer",
     "LeakyReLU",
@@ -98,4 +111,5 @@ __all__ = [
     "VAELayer",
     "VariationalNoise",
     "from_zuko",
+    "kl_report",
 ]

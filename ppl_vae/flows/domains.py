@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -49,15 +51,58 @@ class Multiples(Constraint):
         return f"whole multiples of {self.step:g}"
 
 
+class Box(Constraint):
+    """Vectors between two corners; a side without an end is infinite.
+
+    The ends belong to it: a number a rounding away from one becomes one.
+    """
+
+    event_dim = 1
+
+    def __init__(self, low: tuple[float, ...], high: tuple[float, ...]) -> None:
+        self.low, self.high = low, high
+
+    def check(self, value: Tensor) -> Tensor:
+        """True where a vector lies in it."""
+        low, high = (torch.tensor(ends, dtype=value.dtype, device=value.device) for ends in (self.low, self.high))
+        return ((value >= low) & (value <= high)).all(-1)
+
+    def __repr__(self) -> str:
+        return " x ".join(f"[{low:g}, {high:g}]" for low, high in zip(self.low, self.high, strict=True))
+
+
+def of_event(constraint: Constraint, event_dims: int) -> Constraint:
+    """The constraint on events of so many dimensions whose entries, or vectors, keep this one."""
+    extra = event_dims - constraint.event_dim
+    return constraints.independent(constraint, extra) if extra > 0 else constraint
+
+
 def within(inner: Constraint, outer: Constraint) -> bool:
     """Is everything that keeps the first constraint known to keep the second, but for a null set?
 
     >>> within(constraints.positive, constraints.nonnegative), within(constraints.real, constraints.nonnegative)
     (True, False)
     """
+    inner, outer = _of_entries(inner), _of_entries(outer)
     if outer is constraints.real or inner is outer or type(inner) is type(outer) is Ascending:
         return True
+    if isinstance(inner, Box) and isinstance(outer, Box):
+        return (inner.low, inner.high) == (outer.low, outer.high)
     half_lines = (constraints.positive, constraints.nonnegative)
     if isinstance(inner, OpenUnitInterval):
         return isinstance(outer, OpenUnitInterval) or outer in half_lines
     return inner in half_lines and outer in half_lines
+
+
+def _of_entries(constraint: Constraint) -> Constraint:
+    """What the entries of an event keep, with the interval [0, 1] as the open one."""
+    while hasattr(constraint, "base_constraint"):
+        constraint = constraint.base_constraint
+    ends = [getattr(constraint, name, None) for name in ("lower_bound", "upper_bound")]
+    if type(constraint) is type(constraints.unit_interval) and _all(ends[0], 0) and _all(ends[1], 1):
+        return OpenUnitInterval()
+    return constraint
+
+
+def _all(ends: Any, value: float) -> bool:
+    return bool((torch.as_tensor(ends) == value).all())

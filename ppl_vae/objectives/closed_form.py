@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from ppl_vae.pair import Execution, SiteScore
-from ppl_vae.pair.particles import is_delta
+from ppl_vae.pair.points import is_point
 
 
 def closed_form_kl(q: Any, p: Any) -> Tensor | None:
@@ -45,7 +45,7 @@ def eligible(run: Execution, q: SiteScore, p: SiteScore) -> bool:
     site_q, site_p = q.site, p.site
     if p.absorbed or not run.is_whole(site_p):
         return False
-    if not getattr(site_q["fn"], "has_rsample", False) or is_delta(site_q["fn"]) or is_delta(site_p["fn"]):
+    if not getattr(site_q["fn"], "has_rsample", False) or is_point(site_q["fn"]) or is_point(site_p["fn"]):
         return False
     if site_q["infer"].get("is_auxiliary") or site_q["infer"].get("_deterministic"):
         return False

@@ -23,7 +23,8 @@ from ppl_vae.pair.execution import Execution
 from ppl_vae.pair.handlers import Substitute, has_density
 from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.parameters import allow_local_params, buffers_of, collect, modules_of, reached_by
-from ppl_vae.pair.particles import Site, is_delta
+from ppl_vae.pair.particles import Site
+from ppl_vae.pair.points import counting, detach, is_exact, unpaid
 from ppl_vae.pair.runs import run_pair, with_particles
 from ppl_vae.pair.scope import LOCK, scoped, validation
 from ppl_vae.pair.scores import SiteScore
@@ -212,7 +213,7 @@ class Binding:
             warnings.filterwarnings("ignore", "trying to observe a value outside of inference")
             guide_trace = poutine.trace(self._guide_call).get_trace(batch)
             by_guide = reached_by(guide_trace)
-            guide_trace.detach_()  # z carries φ into log p; at constant z the model shows what is its own
+            detach(guide_trace)  # z carries φ into log p; at constant z the model shows what is its own
             model_trace = poutine.trace(poutine.replay(self._model_call, trace=guide_trace)).get_trace(batch)
         traces = (model_trace, guide_trace)
         try:
@@ -228,7 +229,9 @@ class Binding:
         drawn = [(n, s) for n, s in sample_sites(guide_trace) if not s["is_observed"]]
         self._guide_sites = {n: Site.of(n, s, layout) for n, s in drawn}
         derived = any(s["infer"].get("is_auxiliary") for _, s in drawn)
-        self._point_masses = [] if derived else [n for n, s in drawn if n in model_trace.nodes and is_delta(s["fn"])]
+        self._point_masses = [] if derived else unpaid(dict(drawn), model_trace)
+        self._is_exact = not derived and is_exact(dict(drawn), model_trace)
+        self._counts_volume = any(counting(model_trace))
         observed = [(n, s) for n, s in sample_sites(model_trace) if s["is_observed"] and has_density(s)]
         self._observed = [n for n, s in observed if not isinstance(s["fn"], Unit)]
         self._tied = [n for n, s in [*observed, *drawn] if not layout.is_local(s)]
@@ -328,6 +331,20 @@ class Binding:
                 "log p(x, z) at one point says nothing of the evidence; fit a guide with a spread, such as AutoNormal"
             )
 
+    @property
+    def is_exact(self) -> bool:
+        """Is log p(x, z) - log q(z | x) log p(x) itself, as for an exact flow and its encoder?"""
+        self.layout  # noqa: B018  (raises when not initialized)
+        return self._is_exact
+
+    def require_spread(self, what: str) -> None:
+        """Raise ValueError if p(x | z) is a point (a flow): a z from elsewhere than the guide never gives this x."""
+        if self._counts_volume:
+            raise ValueError(
+                f"{what}: a p(x | z) with a spread is required, but this one is a point mass (a flow's decoder): no z "
+                "of the prior decodes to the very x; let the guide propose, as in ImportanceWeighted(1)"
+            )
+
     def require_batchable(self) -> None:
         """Raise if this guide cannot be trained on mini-batches (an autoguide with a posterior per row)."""
         local = [name for name, site in self.latents.items() if site.is_local]
@@ -369,7 +386,9 @@ class Binding:
         """Run the guide anew at the values that ``run`` has drawn: densities on parameters as they are frozen now."""
         values = {n: s["value"] for n, s in sample_sites(run.guide_trace) if not s["is_observed"]}
         guide = with_particles(self._guide_call, self.layout, run.num_particles)
-        trace = poutine.trace(Substitute(values)(guide)).get_trace(batch)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* was not registered in the param store because requires_grad=False")
+            trace = poutine.trace(Substitute(values)(guide)).get_trace(batch)
         return Execution(trace, trace, self.layout, run.num_particles).score_model()
 
     def runs(self, batch: Batch, num_particles: int, *, enumerate: bool = False) -> list[Execution]:

@@ -14,6 +14,7 @@ from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 
 from ppl_vae.data.rows import Batch
+from ppl_vae.distributions import PointMass
 from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.enumeration import cut, dims_in, drop_left
 from ppl_vae.pair.execution import Execution
@@ -69,8 +70,9 @@ def vectorizes(pair: Binding, batch: Batch) -> bool:
 def _agrees(pair: Binding, batch: Batch, both: Execution, together: Mapping[str, SiteScore], i: int) -> bool:
     values, traced = {}, dict(sample_sites(both.guide_trace))
     for name, site in pair._guide_sites.items():
-        drawn = outward(traced[name]["value"], site, pair.layout, True)[i]
-        values[name] = without_particles(drawn, site, pair.layout)
+        fn, value = traced[name]["fn"], traced[name]["value"]
+        drawn = without_particles(outward(value, site, pair.layout, True)[i], site, pair.layout)
+        values[name] = fn.alone(value, drawn, i) if isinstance(fn, PointMass) else drawn
     one = pair.run(batch, values=values)
     alone = {**_tagged("model", one.score_model()), **_tagged("guide", one.score_guide())}
     return all(

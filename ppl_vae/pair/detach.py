@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
 
@@ -25,9 +25,9 @@ def frozen(leaves: Iterable[Tensor]) -> Iterator[None]:
 
 
 def is_plain(fn: Any) -> bool:
-    """Is this a distribution of tensors alone, without transforms?"""
+    """Is this a distribution of tensors alone, without transforms or modules?"""
     parts = vars(fn).values()
-    if any(isinstance(part, Transform) or _holds_transforms(part) for part in parts):
+    if any(isinstance(part, Transform | nn.Module) or _holds_transforms(part) for part in parts):
         return False
     return all(is_plain(part) for part in parts if isinstance(part, Distribution))
 

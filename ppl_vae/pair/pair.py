@@ -47,12 +47,14 @@ class Pair(Binding):
     def _log_prob(self, scores: Mapping[str, Any]) -> LogProb:
         return LogProb.of(scores, joint=self.has_global_latents)
 
-    def _draws(self, run: Execution) -> Draws:
+    def _values(self, run: Execution) -> dict[str, Tensor]:
         particles = run.num_particles is not None
-        values = {
+        return {
             name: outward(_value(run.model_trace, name), site, self.layout, particles).detach().cpu()
             for name, site in self.latents.items()
         }
+
+    def _draws(self, run: Execution) -> Draws:
         model, guide = run.score_model(), run.score_guide()
         named = {*guide, *self._summed}
         forgotten = [name for name, score in model.items() if not score.observed and name not in named]
@@ -62,7 +64,7 @@ class Pair(Binding):
                 "draws cannot be weighed; give all data that the model observes, and a guide for every latent site"
             )
         log_p, log_q = self._log_prob(model), self._log_prob(guide)
-        return Draws(values, log_p, log_q)
+        return Draws(self._values(run), log_p, log_q)
 
     def draw(self, data: Any, num_samples: int, *, seed: int = 0) -> Draws:
         """Draw latents from the guide and score them: values (S, N, ...), log p and log q in nats.
@@ -77,15 +79,29 @@ class Pair(Binding):
             return Draws.stack([self._draws(run) for run in self.runs(batch, num_samples)])
 
     def draw_prior(self, data: Any, num_samples: int, *, seed: int = 0) -> Draws:
-        """Draw latents from the model's prior; ``log_weight`` is then the log-likelihood of the data, in nats."""
+        """Draw latents from the model's prior; ``log_weight`` is then the log-likelihood of the data, in nats.
+
+        Raises:
+            ValueError: p(x | z) is a point mass (a flow).
+        """
+        batch = self._as_batch(data)
+        self.require_spread("draw_prior")
+        with self.evaluating(fold(seed, "draw_prior")):
+            return Draws.stack([self._draws_of_prior(run) for run in self._prior_runs(batch, num_samples)])
+
+    def draw_prior_values(self, data: Any, num_samples: int, *, seed: int = 0) -> dict[str, Tensor]:
+        """The values that :meth:`draw_prior` draws, (S, N, ...) by site, not scored; a point mass of x is no matter."""
         batch = self._as_batch(data)
         with self.evaluating(fold(seed, "draw_prior")):
-            vectorized = num_samples > 1 and self.vectorizes(batch)
-            counts = [num_samples] if vectorized else [None] * num_samples
-            return Draws.stack([self._draws_of_prior(batch, count) for count in counts])
+            parts = [self._values(run) for run in self._prior_runs(batch, num_samples)]
+        return {name: torch.cat([part[name] for part in parts]) for name in self.latents}
 
-    def _draws_of_prior(self, batch: Batch, num_particles: int | None) -> Draws:
-        run = run_model(self._model_call, batch, self.layout, values={}, num_particles=num_particles)
+    def _prior_runs(self, batch: Batch, num_samples: int) -> list[Execution]:
+        vectorized = num_samples > 1 and self.vectorizes(batch)
+        counts = [num_samples] if vectorized else [None] * num_samples
+        return [run_model(self._model_call, batch, self.layout, values={}, num_particles=count) for count in counts]
+
+    def _draws_of_prior(self, run: Execution) -> Draws:
         scores = run.score_model()
         draws = self._draws(run)
         prior = {name: score for name, score in scores.items() if not score.observed}

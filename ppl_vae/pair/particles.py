@@ -11,18 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions import Delta
 from torch import Tensor
 
 from ppl_vae.pair.enumeration import num_values
 from ppl_vae.pair.layout import Layout
-
-
-def is_delta(fn: Any) -> bool:
-    """Is this a point mass, perhaps inside wrappers?"""
-    while hasattr(fn, "base_dist") and not isinstance(fn, Delta):
-        fn = fn.base_dist
-    return isinstance(fn, Delta)
 
 
 @dataclass(frozen=True)

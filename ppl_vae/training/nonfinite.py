@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data.rows import Batch
+from ppl_vae.distributions import PointMass
 from ppl_vae.pair.scope import validation
 from ppl_vae.training.step import GradientStep
 
@@ -86,6 +87,8 @@ def _replay(step: GradientStep, batch: Batch, number: int) -> NonFiniteError | N
             ("model", run.model_trace, run.score_model()),
         ):
             for name, score in scores.items():
+                if (layer := _bad_layer(trace.nodes[name]["fn"])) is not None:
+                    return NonFiniteError(number, name, f"the flow's {layer} put out a value that was not finite")
                 if _bad(trace.nodes[name]["value"]):
                     return NonFiniteError(number, name, f"the value of the {role}'s site {name!r} was not finite")
                 if _bad(score.log_prob):
@@ -98,3 +101,8 @@ def _replay(step: GradientStep, batch: Batch, number: int) -> NonFiniteError | N
         if _bad(leaf.grad):
             return NonFiniteError(number, name, f"the gradient of {name!r} was not finite")
     return None
+
+
+def _bad_layer(fn: Any) -> str | None:
+    """The layer of a guide's flow whose numbers have gone, or None."""
+    return fn.first_nonfinite() if isinstance(fn, PointMass) else None

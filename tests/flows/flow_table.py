@@ -16,6 +16,7 @@ from ppl_vae.flows import (
     AffineCoupling,
     Alternate,
     Augment,
+    Bounded,
     Chain,
     Checkerboard,
     ConditionalNormal,
@@ -90,6 +91,8 @@ UNIT = Space(
     low=0.0,
     high=1.0,
 )
+BOX = Space(lambda n, d: 5 * UNIT.draw(n, d) - 2, UNIT.log_density, low=-2.0, high=3.0)
+BOX_NARROW = Space(lambda n, d: 5 * NARROW.draw(n, d).sigmoid() - 2, UNIT.log_density)
 UNIT_NARROW = Space(lambda n, d: NARROW.draw(n, d).sigmoid(), UNIT.log_density)
 COUNTS = Space(
     lambda n, d: torch.randint(-4, 5, (n, d)).to(DOUBLE), normal_log_density, low=-14.5, high=14.5, discrete=True
@@ -197,6 +200,7 @@ CASES = {
     "Householder": Case(Householder),
     "sigmoid": Case(Sigmoid, x=WIDE, z=UNIT, single_x=NARROW, single_z=UNIT_NARROW),
     "logit": Case(Logit, x=UNIT, z=WIDE, single_x=UNIT_NARROW, single_z=NARROW),
+    "bounded": Case(lambda n: Bounded([-2.0] * n, [3.0] * n), x=BOX, z=WIDE, single_x=BOX_NARROW, single_z=NARROW),
     "softplus": Case(Softplus, z=POSITIVE),
     "softplus, turned round": Case(lambda n: Inverse(Softplus(n)), x=POSITIVE),
     "leaky ReLU": Case(lambda n: LeakyReLU(slope=0.3)),

@@ -6,7 +6,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from ppl_vae.models.priors import MixtureOfNormals, Prior, StandardNormal
+from ppl_vae.flows import Chain, ElementwiseAffine, LULinear
+from ppl_vae.models.priors import FlowPrior, MixtureOfNormals, Prior, StandardNormal
 
 Z_MAX = 4.5
 
@@ -14,6 +15,7 @@ Z_MAX = 4.5
 PRIORS = {
     "standard normal": StandardNormal,
     "one component": lambda size: MixtureOfNormals(size, num_components=1),
+    "flow": lambda size: FlowPrior(Chain([ElementwiseAffine(size), LULinear(size)])),
     "mixture": lambda size: MixtureOfNormals(size, num_components=5, spread=2.0),
 }
 

@@ -1,4 +1,4 @@
-"""Normalizing flows: Pyro's transforms in the guide and in the prior, and zuko's through wrappers."""
+"""Normalizing flows: Pyro's transforms in the guide and in the prior, zuko's through wrappers, and those of ppl_vae."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from pyro.distributions import transforms as T
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
-from .base import LATENT, Problem, diagonal_normal, row, standard_normal, vae
+from ppl_vae import flows
+from ppl_vae.guides import AmortizedFlow, FlowGuide, FlowPosterior
+from ppl_vae.models import VAE, Energy, FlowModel
+from ppl_vae.models.priors import FlowPrior, MixtureOfNormals
+from ppl_vae.objectives import ELBO, IWAE
+
+from .base import DIM, LATENT, ROWS, Problem, diagonal_normal, mlp, row, standard_normal, vae
 
 
 class Flow(nn.Module):
@@ -153,7 +159,50 @@ def by_pyro(flow: Any) -> Any:
     return ZukoToPyro(flow)
 
 
+def flow_pair(loss: Any, *layers: flows.Layer, base: Any = None, y: Tensor | None = None) -> Problem:
+    """A flow as a pair, after a step that starts what starts from data."""
+    flow = flows.Chain(layers)
+    kwargs = {} if y is None else {"y": y}
+    return Problem(FlowModel(flow, base=base), FlowGuide(flow), loss, (torch.randn(ROWS, DIM).abs(),), kwargs)
+
+
+def coupling(**options: Any) -> flows.Layer:
+    return flows.AffineCoupling(DIM, hidden=(5,), **options)
+
+
+def augment() -> flows.Layer:
+    return flows.Augment(DIM, 1, noise=flows.ConditionalNormal(DIM, 1, hidden=(5,)))
+
+
+def flows_for_z(loss: Any) -> Problem:
+    prior = FlowPrior(flows.MaskedAutoregressive(LATENT, hidden=(5,)))
+    model = VAE(mlp(LATENT, DIM), latent_dim=LATENT, likelihood="unit-normal", prior=prior)
+    flow = flows.InverseAutoregressive(LATENT, hidden=(5,), context_dim=2)
+    return Problem(model, AmortizedFlow(mlp(DIM, 2), flow, latent_dim=LATENT), loss, (torch.randn(ROWS, DIM),))
+
+
+def energy(loss: Any) -> Problem:
+    box = flows.Bounded([-4.0, -torch.inf], [4.0, torch.inf])
+    flow = flows.Chain([box, flows.AffineCoupling(2, hidden=(5,)), flows.Reverse(2), flows.Planar(2)])
+    ring = Energy(lambda z: -(z.norm(dim=-1) - 2).square(), shape=2, support=box.domain)
+    return Problem(ring, FlowPosterior(flow), loss)
+
+
+OWN_FLOWS = {
+    "coupling": lambda: flow_pair(Trace_ELBO(), coupling(), flows.Reverse(DIM), flows.SplineCoupling(DIM, hidden=(5,))),
+    "act norm": lambda: flow_pair(ELBO(), flows.ActNorm(DIM), flows.LULinear(DIM)),
+    "two particles": lambda: flow_pair(ELBO(num_particles=2), coupling()),
+    "a mixture base": lambda: flow_pair(ELBO(), coupling(), base=MixtureOfNormals(DIM, num_components=2)),
+    "with a context": lambda: flow_pair(Trace_ELBO(), coupling(context_dim=2), y=torch.randn(ROWS, 2)),
+    "a surjection": lambda: flow_pair(ELBO(), flows.Abs(), flows.Inverse(flows.Softplus()), coupling()),
+    "that draws": lambda: flow_pair(IWAE(3), augment(), flows.ElementwiseAffine(DIM + 1)),
+}
+
 ROWS_OF_FLOWS = [
+    *(row(f"a flow as a pair, {name}", make) for name, make in OWN_FLOWS.items()),
+    row("flows in prior and guide of a VAE", lambda: flows_for_z(ELBO())),
+    row("flows in prior and guide of a VAE, IWAE", lambda: flows_for_z(IWAE(3))),
+    row("a flow fitted to an energy", lambda: energy(Trace_ELBO())),
     *(row(f"flow in the guide, {name}", lambda make=make: in_guide(make)) for name, make in IN_GUIDE.items()),
     row("flow in the guide, three transforms", deep),
     row(

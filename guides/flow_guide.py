@@ -1,0 +1,77 @@
+"""The encoder of a flow as a guide: a point for each datum."""
+
+from __future__ import annotations
+
+import pyro
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from ppl_vae.flows import Encoded, Layer
+
+
+class FlowGuide(PyroModule):
+    """q(z | x) = δ(z - f(x)), with log q = 0: the guide of ``FlowModel(flow)``, with the very same flow.
+
+    Site "z" in the plate "data" (dim -1). z carries its pass through the flow, so a training step makes one; what the
+    pass contributes (a volume, and for layers that draw their z the -log q of the draw) is counted at the model's site
+    "x". θ and φ are one here, and move in the M-step.
+
+    Args:
+        flow: the flow of the model.
+
+    Raises:
+        ValueError: a flow whose draws of z let no derivative through (learned signs in an ``Inverse(Abs(...))``); in a
+            call, no x, a mask, or a context that is missing.
+
+    Source: D. Nielsen, P. Jaini, E. Hoogeboom, O. Winther, M. Welling, "SurVAE Flows", 2020.
+
+    >>> import torch
+    >>> from ppl_vae.flows import AffineCoupling
+    >>> guide = FlowGuide(AffineCoupling(4))
+    >>> guide(torch.zeros(100, 4)).shape
+    torch.Size([100, 4])
+    """
+
+    def __init__(self, flow: Layer) -> None:
+        super().__init__()
+        if not flow.reparametrized_encode:
+            raise ValueError(
+                "FlowGuide: a flow whose encoder lets derivatives through its draws is required, or the parameters of "
+                f"these draws would get wrong gradients, got {flow.label}"
+            )
+        self.flow = flow
+
+    def forward(
+        self,
+        x: Tensor | None = None,
+        *,
+        y: Tensor | None = None,
+        mask: Tensor | None = None,
+        num_samples: int | None = None,
+    ) -> Tensor:
+        """Run the guide.
+
+        Args:
+            x: (N, *event) data.
+            y: (N, context_dim), the context of a conditional flow.
+            mask: must be None: a flow takes whole data.
+            num_samples: not used: there is no posterior without data.
+
+        Returns:
+            z, (..., N, *shape_out).
+        """
+        if x is None:
+            raise ValueError("FlowGuide: data x (N, ...) is required, got None; without data, draw from the model")
+        if mask is not None:
+            raise ValueError("FlowGuide: a flow takes data without gaps, so mask must be None, got one")
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", self.encode(x, y=y))
+
+    def encode(self, x: Tensor, *, y: Tensor | None = None) -> Encoded:
+        """The distribution q(z | x): batch shape (N,), a point at f(x).
+
+        Args:
+            x: (N, *event) data.
+            y: the context of a conditional flow.
+        """
+        return Encoded(self.flow, x, y if self.flow.context_dim is not None else None)

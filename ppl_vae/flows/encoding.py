@@ -1,0 +1,66 @@
+"""What a latent carries along: the pass through the flow that it comes from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ppl_vae.flows.layer import Layer
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One pass x -> z.
+
+    Attributes:
+        layer: through which layer.
+        x, context: of which data, by identity.
+        contribution: the layer's, (*leading) in nats.
+        is_cut: has z lost its gradient?
+    """
+
+    layer: Layer
+    x: Tensor
+    context: Tensor | None
+    contribution: Tensor
+    is_cut: bool = False
+
+    def is_of(self, layer: Layer, x: Tensor, context: Tensor | None) -> bool:
+        """Is it the pass of this very layer over these very data?"""
+        return self.layer is layer and self.x is x and self.context is context
+
+
+def with_encoding(z: Tensor, encoding: Encoding) -> Tensor:
+    """Let z carry the pass that it comes from; it is carried by this very tensor, not by what is computed from it."""
+    z._encoding = encoding  # type: ignore[attr-defined]
+    return z
+
+
+def encoding_of(z: Tensor) -> Encoding | None:
+    """The pass that z carries, or None."""
+    return getattr(z, "_encoding", None)
+
+
+def cut(z: Tensor) -> Tensor:
+    """Z without its gradient, still carrying its pass."""
+    encoding = encoding_of(z)
+    if encoding is None:
+        return z.detach()
+    return with_encoding(z.detach(), replace(encoding, contribution=encoding.contribution.detach(), is_cut=True))
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """How far two passes over the same value may differ, relative to 1 + |value|: the root of the precision.
+
+    >>> tolerance(torch.float64) < 1.5e-8 < 3.4e-4 < tolerance(torch.float32)
+    True
+    """
+    return math.sqrt(torch.finfo(dtype).eps)
+
+
+def distance(a: Tensor, b: Tensor, event_dims: int) -> Tensor:
+    """The largest |a - b| / (1 + |b|) of an event: (*leading)."""
+    return ((a - b).abs() / (1 + b.abs())).flatten(-event_dims).amax(-1)
