@@ -12,7 +12,7 @@ from ppl_vae._random import fold
 from ppl_vae.diagnostics.marginals import marginal
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, numbers_per_datum, slices
 from ppl_vae.pair.particles import outward
-from ppl_vae.pair.summation import posterior_of
+from ppl_vae.pair.responsibilities import posterior_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from pyro.poutine.trace_struct import Trace
@@ -21,9 +21,6 @@ from ppl_vae.pair.execution import Execution
 from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.particles import outward, without_particles
 from ppl_vae.pair.scores import SiteScore
-
-if TYPE_CHECKING:
-    from ppl_vae.pair.binding import Binding
 
 
 def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
@@ -54,7 +51,7 @@ def shaken(leaves: Iterable[Tensor]) -> Iterator[None]:
 # -- many draws ------------------------------------------------------------------------------------------------------
 
 
-def vectorizes(pair: Binding, batch: Batch) -> bool:
+def vectorizes(pair: Any, batch: Batch) -> bool:
     """Has each draw of a vectorized run the densities that it has alone?"""
     sizes = {size for t in (*batch.args, *batch.kwargs.values()) if isinstance(t, Tensor) for size in t.shape}
     sizes |= {size for site in pair._guide_sites.values() for size in site.event_shape}
@@ -67,7 +64,7 @@ def vectorizes(pair: Binding, batch: Batch) -> bool:
         return False  # a shape that only holds without a particle dimension
 
 
-def _agrees(pair: Binding, batch: Batch, both: Execution, together: Mapping[str, SiteScore], i: int) -> bool:
+def _agrees(pair: Any, batch: Batch, both: Execution, together: Mapping[str, SiteScore], i: int) -> bool:
     values, traced = {}, dict(sample_sites(both.guide_trace))
     for name, site in pair._guide_sites.items():
         fn, value = traced[name]["fn"], traced[name]["value"]
@@ -88,7 +85,7 @@ def _tagged(role: str, scores: Mapping[str, SiteScore]) -> dict[str, SiteScore]:
 # -- many classes ----------------------------------------------------------------------------------------------------
 
 
-def require_enumerable(pair: Binding, batch: Batch) -> None:
+def require_enumerable(pair: Any, batch: Batch) -> None:
     """Raise ValueError unless the first and the last class have, among all at once, the densities that they have alone.
 
     Of a run in pieces the first piece is looked at.

@@ -20,9 +20,9 @@ from ppl_vae.pair.execution import Execution
 from ppl_vae.pair.handlers import Constrain, Forget, Substitute, has_density
 from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.particles import inward, outward, without_particles
+from ppl_vae.pair.responsibilities import draw_of
 from ppl_vae.pair.runs import run_model, with_particles
 from ppl_vae.pair.scores import GuideScore
-from ppl_vae.pair.summation import draw_of
 from ppl_vae.pair.support import unconstrained
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from ppl_vae.distributions import MAX_CODES
 from ppl_vae.pair.enumeration import dims_in, plates_of
 
 if TYPE_CHECKING:
-    from ppl_vae.pair.execution import Execution
     from ppl_vae.pair.scores import SiteScore
 
 
@@ -52,7 +51,7 @@ def log_sum(scores: Mapping[str, SiteScore], names: list[str], latents: list[str
     """The logarithm of the sum over the latents of the product of the densities, in Pyro's shape, in nats."""
     inside = plates_of(scores[latents[0]].site)
     _require_summable(scores, names, latents, inside)
-    terms = [_within(scores[name], inside) for name in names]
+    terms = [within(scores[name], inside) for name in names]
     cells = prod(max(t.shape[summed[name]] for t in terms if t.dim() >= -summed[name]) for name in latents)
     if cells > MAX_CODES:
         raise ValueError(
@@ -63,7 +62,7 @@ def log_sum(scores: Mapping[str, SiteScore], names: list[str], latents: list[str
     return total.logsumexp([summed[name] for name in latents], keepdim=True)
 
 
-def _within(score: SiteScore, inside: frozenset[str]) -> Tensor:
+def within(score: SiteScore, inside: frozenset[str]) -> Tensor:
     """A term summed over the plates that the latents do not stand in."""
     dims = [f.dim for f in score.site["cond_indep_stack"] if f.vectorized and f.name not in inside]
     term = score.bare
@@ -88,24 +87,3 @@ def _require_summable(
                 f"enumeration: {name!r} bears a weight or a mask (poutine.scale, poutine.mask) inside the sum over "
                 f"{who}, and a weight inside a logarithm makes no bound; take it away"
             )
-
-
-def posterior_of(run: Execution, name: str) -> Tensor:
-    """p(c | x, z) of a summed latent at the values of a run, by Bayes' rule: (*batch, C), C its values."""
-    scores = run.score_model_with_summed()
-    names, latents = next(found for found in components(scores, run.summed) if name in found[1])
-    inside = plates_of(scores[name].site)
-    terms = [_within(scores[other], inside) for other in names]
-    total: Tensor = sum(terms[1:], terms[0])
-    others = [run.summed[other] for other in latents if other != name]
-    total = total.logsumexp(others, keepdim=True) if others else total
-    probs = total.softmax(run.summed[name]).movedim(run.summed[name], -1)
-    rank = -run.layout.particle_dim
-    return probs.reshape(*probs.shape[:-1][max(0, probs.dim() - 1 - rank) :], probs.shape[-1])
-
-
-def draw_of(run: Execution, name: str) -> Tensor:
-    """A draw of a summed latent from p(c | x, z), in Pyro's shape."""
-    site: Any = run.model_trace.nodes[name]
-    values = site["value"].reshape(-1, *site["fn"].event_shape)
-    return values[torch.distributions.Categorical(posterior_of(run, name)).sample()]
