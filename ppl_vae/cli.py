@@ -70,6 +70,7 @@ def main() -> None:
     Examples:
       ppl-vae fit vae                                a VAE on real 8x8 digits
       ppl-vae fit vae --data mnist:DIR --epochs 20   the same on MNIST
+      ppl-vae fit ss-vae --num-labels 50             digits of which 50 have a label
       ppl-vae fit mine.py:pair --data table.csv      your own Pyro model and guide
       ppl-vae evaluate runs/vae-digits
       ppl-vae sample runs/vae-digits -n 64
@@ -88,7 +89,12 @@ SEED = click.option("--seed", type=click.IntRange(min=0), help="Of all noise.  [
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data, in all.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows a step.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate.")
+@click.option("--weight-decay", type=click.FloatRange(min=0), help="Weight w of a penalty w/2 |parameters|^2.")
 @click.option("--latent-dim", type=click.IntRange(min=1), help="Size of the latent z of a recipe.")
+@click.option("--num-latents", type=click.IntRange(min=1), help="How many latents a code has.")
+@click.option("--num-classes", type=click.IntRange(min=2), help="How many classes each of them has.")
+@click.option("--num-labels", type=click.IntRange(min=1), help="So many training rows have their label.")
+@click.option("--num-components", type=click.IntRange(min=2), help="How many clusters.")
 @SEED
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/RECIPE-DATA]")
@@ -105,13 +111,15 @@ def fit(target: str, device: str, out: Path | None, overwrite: bool, resume: boo
           ...
           return model, guide      # any Pyro model and guide
 
-    Options that are left out take the defaults of the recipe. Table columns of real numbers are standardized
-    for recipes; a pair of your own gets the data as they are. Ctrl-C ends the fit and keeps what it has.
+    Options that are left out take the defaults of the recipe, and each recipe has sizes of its own. Table
+    columns of real numbers are standardized for recipes; a pair of your own gets the data as they are. Ctrl-C
+    ends the fit and keeps what it has.
 
     \b
     Examples:
       ppl-vae fit vae
       ppl-vae fit vae --data table.csv --latent-dim 2 --out runs/table
+      ppl-vae fit discrete-vae --num-classes 20
       ppl-vae fit vae --epochs 300 --resume
     """
     from ppl_vae.recipes import session
@@ -126,10 +134,10 @@ def fit(target: str, device: str, out: Path | None, overwrite: bool, resume: boo
         _refuse_occupied(folder, overwrite)
     _check_device(device)
     prepared = session.prepare(plan)
-    click.echo(f"{plan.target} on {prepared.dataset!r}")
+    click.echo(f"{plan.target} on {prepared.dataset!r}" + (f"\n{prepared.note}" if prepared.note else ""))
     found = session.fit(prepared, folder, device=device, resume=resume)
     click.echo(f"{found.ended} after {found.epochs} epochs, {found.steps} steps, {found.seconds:.1f} s\n")
-    report = _report(found, prepared.dataset, plan.seed)
+    report = _report(plan.target, found, prepared.dataset, plan.seed)
     names = session.save(found, prepared, folder, report, command=shlex.join(["ppl-vae", *sys.argv[1:]]))
     click.echo(f"\n{folder}: {', '.join(names)}")
 
@@ -158,10 +166,12 @@ def _check_device(device: str) -> None:
         raise BadInput(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
-def _report(found: Any, dataset: Any, seed: int) -> Any:
+def _report(target: str, found: Any, dataset: Any, seed: int) -> Any:
     from ppl_vae.recipes.report import judge
+    from ppl_vae.recipes.session import recipe_of
 
-    report = judge(found, dataset, seed=seed)
+    recipe = recipe_of(target)
+    report = judge(found, dataset, seed=seed, **({"measure": recipe.measure} if recipe else {}))
     click.echo(f"{report}\n\n{report.verdict}")
     return report
 
@@ -173,7 +183,7 @@ def _report(found: Any, dataset: Any, seed: int) -> Any:
 @SEED
 @one_clear_line
 def evaluate(run: Path, data: str | None, pair: str | None, seed: int | None) -> None:
-    """Judge a run again: ELBO, reconstruction, KL and log-likelihood, on its data or others.
+    """Judge a run again: ELBO, reconstruction, KL and log-likelihood, on its data or others, and what else fit says.
 
     \b
     Examples:
@@ -186,7 +196,7 @@ def evaluate(run: Path, data: str | None, pair: str | None, seed: int | None) ->
     opened = open_run(run, pair=pair, data=data)
     dataset = opened.dataset(data)
     with blame(f"{run} on {dataset.name}"):
-        _report(opened.fit, dataset, seed or 0)
+        _report(opened.plan.target, opened.fit, dataset, seed or 0)
 
 
 @main.command()
@@ -221,17 +231,18 @@ def sample(run: Path, count: int, mean: bool, pair: str | None, seed: int | None
 @one_clear_line
 def list_recipes() -> None:
     """List the recipes and the data sources."""
+    from dataclasses import asdict
+
     from ppl_vae.recipes import RECIPES
+    from ppl_vae.recipes.session import option
     from ppl_vae.recipes.sources import NAMED
 
     click.echo("recipes")
+    width = max(map(len, RECIPES)) + 2
     for recipe in RECIPES.values():
-        training = recipe.training
-        click.echo(f"  {recipe.name:<12}{recipe.description}")
-        click.echo(
-            f"  {'':<12}--data {recipe.data} --epochs {training.epochs} --batch-size {training.batch_size} "
-            f"--lr {training.lr:g} --latent-dim {recipe.settings.latent_dim}"
-        )
+        defaults = {"data": recipe.data, **asdict(recipe.training), **recipe.sizes}
+        shown = [f"{option(name)} {value}" for name, value in defaults.items() if value]
+        click.echo(f"  {recipe.name:<{width}}{recipe.description}\n  {'':<{width}}{' '.join(shown)}")
     click.echo(f"data\n  {', '.join(NAMED)}, mnist:DIR, or a file in .csv, .npy, .npz")
 
 

@@ -150,7 +150,10 @@ class Fit(Pair):
         return torch.cat(parts).double().cpu()
 
     def log_evidence(self, data: Any = None, estimator: Any = None, *, seed: int = 0) -> Evidence:
-        """Estimate log p(x) of each datum; by default ``ImportanceWeighted(1000)``. See ``evidence.log_evidence``."""
+        """Log p(x) of each datum: exact where few codes are all latents, else by ``ImportanceWeighted(1000)``.
+
+        See ``evidence.log_evidence``.
+        """
         return log_evidence(self, data, estimator, seed=seed)
 
     def to_inference_data(self, data: Any = None, **options: Any) -> Any:
@@ -226,7 +229,7 @@ class Fit(Pair):
             raise ValueError(f"decode: the latent sites are {sorted(self.latents)}, got {unknown}")
         sizes = [len(v) for name, v in given.items() if self.latents[name].is_local]
         found = self.simulate(sizes[0] if sizes else 1, seed=seed, mean=mean, latents=given)
-        return _single({name: found[name] for name in self.observed})
+        return _single({name: found[name] for name in self.observed if name in found})
 
     def sample(self, n: int, *, mean: bool = False, seed: int = 0) -> Any:
         """N new data from the model: z from its prior, x given z (``mean=True``: the mean of x given z).
@@ -234,7 +237,7 @@ class Fit(Pair):
         The guide is not touched.
         """
         found = self.simulate(n, seed=seed, mean=mean)
-        return _single({name: found[name] for name in self.observed})
+        return _single({name: found[name] for name in self.observed if name in found})
 
     def reconstruct(self, data: Any, *, mean: bool = True, seed: int = 0) -> Any:
         """Encode and decode each datum through the posterior mean: (N, ...)."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,9 @@ from click.testing import CliRunner, Result
 
 import ppl_vae
 from ppl_vae.cli import main
+from ppl_vae.data import load_digits
 from ppl_vae.recipes import session
+from ppl_vae.recipes.sources import NAMED
 from ppl_vae.storage import RunFolder
 
 HEAVY = ("torch", "pyro", "arviz", "matplotlib", "sklearn", "pandas", "numpy", "scipy", "xarray")
@@ -87,7 +91,9 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
 
 def test_version_and_list() -> None:
     assert ppl_vae.__version__ in succeed("--version")
-    assert re.search(r"^ +vae +variational autoencoder", succeed("list"), re.MULTILINE)
+    listed = succeed("list")
+    assert re.search(r"^ +vae +variational autoencoder", listed, re.MULTILINE)
+    assert re.search(r"--lr 0.01 --weight-decay .* --num-latents 1 --num-classes 50$", listed, re.MULTILINE)
 
 
 # fit
@@ -214,6 +220,8 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not(place: Path, longer: Pa
         (["--seed", 1], "the run has --seed 0, got 1; leave it out to resume"),
         (["--lr", 0.5], "the run has --lr 0.002, got 0.5"),
         (["--latent-dim", 3], "the run has --latent-dim 2, got 3"),
+        (["--weight-decay", 0.1], "the run has --weight-decay 0.0, got 0.1"),
+        (["--num-classes", 3], "--num-classes is none of its sizes"),
         (["--overwrite"], "--overwrite starts again and --resume goes on"),
     ],
 )
@@ -261,6 +269,98 @@ def test_digits_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "% of test digits have k-hat < 0.7" in out
     succeed("sample", tmp_path / "run", "-n", 9, "--out", tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+# the other recipes: sizes, what the report says beside the evidence, the figures
+
+OTHERS = {
+    "discrete-vae": (
+        ["--num-classes", 4],
+        ["log-likelihood (exact)", "perplexity of c (of 4)", "dead classes of c (of 4)"],
+        "KL(q(c|x) || p(c))",
+        {"plots/use.png"},
+    ),
+    "ss-vae": (
+        ["--latent-dim", 2, "--num-labels", 8],
+        ["perplexity of y (of 2)", "dead classes of y (of 2)", "accuracy of q(y|x)"],
+        "KL(q(y, z|x) || p(y, z))",
+        set(),
+    ),
+    "mixture-vae": (
+        ["--latent-dim", 2, "--num-components", 3],
+        ["perplexity of c (of 3)", "cluster accuracy (best matching)", "adjusted Rand index"],
+        "KL(q(z|x) || p(z))",
+        {"plots/latent.png"},
+    ),
+}
+
+
+@pytest.mark.parametrize("recipe", OTHERS)
+def test_a_recipe_is_fitted_evaluated_resumed_and_sampled(recipe: str, place: Path, tmp_path: Path) -> None:
+    options, names, kl, figures = OTHERS[recipe]
+    out = tmp_path / "run"
+    command = ("fit", recipe, "--data", place / "bits.npz", "--batch-size", 10, "--out", out)
+    said = succeed(*command, "--epochs", 1, *options)
+    table = table_of(said)
+    assert kl in table
+    for name in names:
+        assert re.search(rf"^{re.escape(name)} +-?\d+(\.\d+)? +-?\d+(\.\d+)?$", table, re.MULTILINE)
+    assert figures | {"plots/elbo.png", "plots/overview.png", "posterior.nc"} <= set(RunFolder(out).names())
+    assert table_of(succeed("evaluate", out)) == table
+    assert "samples.npy: (5, 9)" in succeed("sample", out, "-n", 5)
+    succeed("fit", recipe, "--resume", "--epochs", 2, "--out", out)
+    assert RunFolder(out).read_json("config.json")["run"]["epochs"] == 2
+    whole = tmp_path / "whole"
+    succeed(*command[:-1], whole, "--epochs", 2, *options)
+    assert same_weights(out, whole)
+
+
+def test_the_note_is_said_and_kept(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    many = ("--num-latents", 3, "--num-classes", 20)
+    said = succeed("fit", "discrete-vae", "--data", place / "bits.npz", "--epochs", 1, *many, "--out", out)
+    note = "20^3 joint codes are too many to be summed over (at most 4096): they are drawn, the objective is RLOO(4)"
+    assert note in said
+    assert note in RunFolder(out).read_text("README.md")
+    assert "log-likelihood (importance-weighted)" in said
+    assert "dead classes of c (of 3 x 20)" in said
+
+
+def test_digits_of_every_class_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = load_digits(binary=True)
+    few = replace(
+        digits,
+        train=digits.train[:100],
+        test=digits.test[:40],
+        train_labels=digits.train_labels[:100],
+        test_labels=digits.test_labels[:40],
+    )
+    monkeypatch.setitem(NAMED, "digits", lambda: few)
+    monkeypatch.setattr("ppl_vae.recipes.report.BUDGET", 10_000)
+    figure = {"discrete-vae": "classes", "ss-vae": "classes", "mixture-vae": "clusters"}
+    for recipe, name in figure.items():
+        succeed("fit", recipe, "--epochs", 1, "--out", tmp_path / recipe)
+        assert f"plots/{name}.png" in RunFolder(tmp_path / recipe).names()
+
+
+def test_weight_decay_is_in_the_plan_and_in_the_fit(fitted: tuple[Path, str], place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    succeed("fit", "vae", "--data", place / "bits.npz", *FIT, "--weight-decay", 0.5, "--out", out)
+    assert RunFolder(out).read_json("config.json")["fit"]["source"]["weight_decay"] == 0.5
+    assert not same_weights(out, fitted[0])
+
+
+def test_a_run_of_the_first_version_is_opened_and_resumed(fitted: tuple[Path, str], tmp_path: Path) -> None:
+    """Its plan and facts had fewer fields."""
+    out = tmp_path / "run"
+    shutil.copytree(fitted[0], out)
+    config = RunFolder(out).read_json("config.json")
+    for name in ("weight_decay", *set(session.SIZES) - {"latent_dim"}):
+        del config["fit"]["source"][name]
+    del config["recipe"]["facts"]["num_classes"]
+    RunFolder(out).write({"config.json": config}, keep=True)
+    assert table_of(succeed("evaluate", out)) == table_of(fitted[1])
+    succeed("fit", "vae", "--resume", "--epochs", 3, "--out", out)
 
 
 # a pair of one's own
@@ -362,6 +462,14 @@ BAD = {
     "not the function": (["fit", "{place}/mine.py:pear"], "no function 'pear'; there is bad_shape, guide, model"),
     "shape in a pair": (["fit", "{place}/mine.py:bad_shape", "--data", "{place}/column.npy"], "mine.py:bad_shape: "),
     "latent dim": (["fit", "{place}/mine.py:pair", "--latent-dim", "2"], "--latent-dim is for recipes"),
+    "size of a file": (["fit", "{place}/mine.py:pair", "--num-labels", "2"], "--num-labels is for recipes"),
+    "size of another": (
+        ["fit", "vae", "--num-classes", "3"],
+        "vae: --num-classes is none of its sizes, which are --latent-dim",
+    ),
+    "no labels": (["fit", "ss-vae", "--data", "{place}/table.csv"], "data with labels of two classes or more"),
+    "few labels": (["fit", "ss-vae", "--num-labels", "9"], "num_labels must be at least 10, one a class, got 9"),
+    "decay": (["fit", "vae", "--weight-decay", "-1"], "-1.0 is not in the range x>=0"),
     "device": (["fit", "vae", "--device", "nonsense"], "--device nonsense: "),
     "epochs": (["fit", "vae", "--epochs", "0"], "0 is not in the range x>=1"),
     "rate": (["fit", "vae", "--lr", "-1"], "-1.0 is not in the range x>0"),

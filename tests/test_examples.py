@@ -14,12 +14,16 @@ ROOT = Path(__file__).parents[1]
 
 # Every file of examples/, with a word that its report must hold.
 EXAMPLES = {
+    "clusters.py": "MixtureVAE, random start",
     "compiled_svi.py": "times faster",
+    "discrete_vae.py": "joint codes",
     "e_and_m_steps.py": "half-step",
+    "gradient_estimators.py": "naive E-step",
     "iwae_vs_vae.py": "IWAE",
     "linear_vae_is_ppca.py": "PPCA maximum likelihood",
     "own_pair.py": "naive Monte Carlo",
     "quickstart.py": "test log-likelihood",
+    "semi_supervised.py": "y enumerated + auxiliary",
     "vae_digits.py": "latent dimensions are active",
 }
 
@@ -27,6 +31,7 @@ EXAMPLES = {
 BENCHMARKS = {
     "compiled_step.py": "NumPyro scan",
     "default_recipe.py": "at least -17.5",
+    "enumeration.py": "loop over classes",
     "step_anatomy.py": "one call of the graph",
     "training_speed.py": "Pyro SVI",
 }

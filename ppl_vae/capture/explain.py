@@ -17,6 +17,7 @@ _COLUMNS = (
     ("graph", "graph_steps"),
     ("compiled", "compiled_steps"),
     ("error", "worst_error"),
+    ("products", "products"),
     ("why", "reason"),
 )
 
@@ -26,8 +27,9 @@ class Explanation:
 
     Attributes:
         rows: the records: signature, status ("eager", "graph" or "compiled"), reason, nodes of the graph, seconds of
-            capture and of compiling, steps run in each way, the last step that was compared with the eager one, and
-            the worst error of a gradient then, relative to the largest entry.
+            capture and of compiling, who makes the matrix products (oneDNN's micro-kernels, or torch, which calls MKL),
+            steps run in each way, the last step that was compared with the eager one, and the worst error of a gradient
+            then, relative to the largest entry.
     """
 
     def __init__(self, rows: list[Record]) -> None:

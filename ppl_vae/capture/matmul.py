@@ -58,6 +58,11 @@ def library() -> Path | None:
     return path
 
 
+def makers() -> str:
+    """Who makes the matrix products of a compiled step on this machine."""
+    return "oneDNN" if library() is not None else "torch"
+
+
 def _built() -> Path:
     from torch._inductor.cpp_builder import CppBuilder, CppTorchOptions
     from torch._inductor.cpu_vec_isa import pick_vec_isa

@@ -7,16 +7,19 @@ update of the parameters stays torch's own, and an error in the middle of a step
 
 from __future__ import annotations
 
+import operator
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.capture import matmul
 from ppl_vae.capture.backend import Build, Runner, compile_graph
 from ppl_vae.capture.compare import difference, tolerance
 from ppl_vae.capture.errors import CaptureError, FallbackWarning
@@ -46,6 +49,7 @@ class Record:
     compiled_steps: int = 0
     last_audit: int = 0
     worst_error: float = 0.0
+    products: str = ""
 
 
 class Program:
@@ -63,7 +67,8 @@ class Program:
         self.given_up = False
         self._graph: Graph | None = None
         self._runner: Runner | None = None
-        self._strides: list[tuple[int, ...]] = []
+        self._forms: list[Any] = []
+        self._numbers: list[tuple[Tensor, Any]] = []
         self._has_grad: list[bool] = []
         self._num_values = self._unproven = 0
         self._build: Build | None = None
@@ -116,7 +121,9 @@ class Program:
         if changed:
             self.give_up(f"a step changes python state, which a graph cannot: {', '.join(changed[:3])}")
             return self._split(flat)
-        self._graph, self._strides = graph, list(map(Tensor.stride, graph.lifted))
+        self._graph, self._forms = graph, _forms(graph.lifted)
+        single = {id(tensor): tensor for tensor, _ in graph.constants if tensor.numel() == 1}
+        self._numbers = [(tensor, tensor.item()) for tensor in single.values()]
         self.record.nodes, self.record.capture_seconds = graph.num_nodes, time.perf_counter() - started
         self.record.status, self.record.reason = GRAPH, "captured, not compiled"
         self.record.graph_steps += not undo
@@ -152,7 +159,7 @@ class Program:
         except CaptureError as error:
             self.give_up(str(error))
             return
-        self.record.compile_seconds = time.perf_counter() - started
+        self.record.compile_seconds, self.record.products = time.perf_counter() - started, matmul.makers()
         self._unproven, self._build = 2, None
         self.record.last_audit = self.record.compiled_steps
         self.record.status, self.record.reason = COMPILED, ""
@@ -167,11 +174,11 @@ class Program:
         """
         graph = self._graph
         assert graph is not None, "call: trace first"
-        if graph.constants and any(tensor._version != version for tensor, version in graph.constants):
+        if graph.constants and self._has_other_constants(graph):
             self.give_up("a tensor whose values were taken as constants has changed")
             return None
-        if list(map(Tensor.stride, graph.lifted)) != self._strides:
-            self.give_up("a parameter or buffer lies in memory in another order than when the step was traced")
+        if _forms(graph.lifted) != self._forms:
+            self.give_up("a parameter or buffer has another shape, type or order in memory than when it was traced")
             return None
         if self._build is not None and self.record.graph_steps % 16 == 0 and self._build.done:
             self.compile(inputs)
@@ -181,7 +188,7 @@ class Program:
         count = (self.record.graph_steps if self._runner is None else self.record.compiled_steps) + 1
         is_audited = self._unproven > 0 or count & (count - 1) == 0
         try:
-            result = self._audited(inputs, kind, count) if is_audited else self._run(inputs)
+            result = self._audited(inputs, kind, count) if is_audited else self._made(inputs)
         except (CaptureError, FallbackWarning):  # what is told is an error here
             raise
         except Exception as error:  # the eager step will raise it too, in Pyro's words; if not, it is the better one
@@ -195,6 +202,29 @@ class Program:
         else:
             self.record.graph_steps = count
         return result
+
+    def _has_other_constants(self, graph: Graph) -> bool:
+        """By their versions, and single numbers by their values: ``.data`` and NumPy change these without a version."""
+        return any(tensor._version != version for tensor, version in graph.constants) or any(
+            tensor.item() != value for tensor, value in self._numbers
+        )
+
+    def _made(self, inputs: list[Tensor]) -> Result:
+        """A call that is made as a whole or not at all, so that the eager one after an error draws the same noise."""
+        assert self._graph is not None
+        if not self._graph.may_fail:
+            return self._run(inputs)
+        noise = torch.get_rng_state()
+        changing = [*self._graph.mutated, *(inputs[i] for i in self._graph.mutated_inputs)]
+        before = [tensor.detach().clone() for tensor in changing]
+        try:
+            return self._run(inputs)
+        except Exception:
+            torch.set_rng_state(noise)
+            with torch.no_grad():
+                for tensor, value in zip(changing, before, strict=True):
+                    tensor.copy_(value)
+            raise
 
     def _run(self, inputs: list[Tensor]) -> Result:
         assert self._graph is not None
@@ -274,6 +304,14 @@ class _State:
     def same_noise(self, other: _State) -> bool:
         """Have both drawn the same random numbers?"""
         return torch.equal(self.noise, other.noise)
+
+
+def _forms(tensors: Sequence[Tensor]) -> list[Any]:
+    """What a compiled graph does not look at: ``.data`` and ``resize_`` change it under the same tensor."""
+    return [*map(Tensor.stride, tensors), *map(Tensor.size, tensors), *map(_dtype, tensors)]
+
+
+_dtype = operator.attrgetter("dtype")
 
 
 @contextmanager

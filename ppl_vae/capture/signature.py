@@ -33,6 +33,8 @@ def _key(value: Any, tensors: list[Tensor]) -> Hashable:
     if type(value) is Tensor and not value.requires_grad:
         if value.layout is not torch.strided:
             raise CaptureError(f"an argument is a tensor of the layout {value.layout}, which a graph does not take")
+        if value.is_neg() or value.is_conj():
+            raise CaptureError("an argument is a lazily conjugated view, whose sign a graph would not see; clone it")
         tensors.append(value)
         return value.shape, value.dtype, value.device, value.stride()
     if isinstance(value, Tensor):

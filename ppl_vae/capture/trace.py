@@ -11,6 +11,7 @@ import random
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,11 @@ class Graph:
     def num_nodes(self) -> int:
         """The operations of the graph."""
         return sum(node.op == "call_function" for node in self.module.graph.nodes)
+
+    @cached_property
+    def may_fail(self) -> bool:
+        """Can the values of a step make an operation raise, as a matrix without a Cholesky factor does?"""
+        return any("_linalg_check_errors" in str(node.target) for node in self.module.graph.nodes)
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run the graph by torch, operation by operation."""

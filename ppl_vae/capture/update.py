@@ -16,6 +16,7 @@ import torch
 from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 Group = dict[str, Any]
 Kernel = Callable[[list[Tensor], list[Tensor], list[dict[str, Any]], Group], None]
@@ -142,7 +143,7 @@ class Update:
             name = type(optimizer).__name__
             if type(optimizer) not in _KERNELS:
                 return f"{name} has no fused kernel"
-            if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+            if any(_hooks_of(optimizer)):
                 return f"{name} has hooks"
             needed = _KERNELS[type(optimizer)][1]
             group, state = _group_of(optimizer, leaf), optimizer.state.get(leaf, {})
@@ -194,7 +195,7 @@ class Update:
         seen: list[Any] = []
         for optimizer in self._different:
             seen += map(id, optimizer.state.values())
-            seen += (len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks))
+            seen += map(len, _hooks_of(optimizer))
             for group in optimizer.param_groups:
                 seen += group.values()
         return seen
@@ -248,6 +249,12 @@ _OPTIONS = (
     "lrd",
     "centered_variance",
 )
+
+
+def _hooks_of(optimizer: Optimizer) -> tuple[Any, ...]:
+    """Its own, and those of every optimizer."""
+    own = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    return (*own, _global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 
 
 def _group_of(optimizer: Optimizer, leaf: Tensor) -> Group:

@@ -84,6 +84,10 @@ class Watch:
         found = {id(buffer): buffer for part in self._keep if isinstance(part, nn.Module) for buffer in part.buffers()}
         return list(found.values())
 
+    def leaves(self) -> list[Tensor]:
+        """The tensors that ask for gradients, parameters or not."""
+        return [tensor for tensor in self._tensors if tensor.requires_grad and tensor.is_leaf]
+
     def unchanged(self) -> bool:
         """Is everything as it was? Cheap: the very same objects are in the same places, or equal numbers."""
         try:

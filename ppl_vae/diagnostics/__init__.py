@@ -1,17 +1,19 @@
 """Diagnostics: draws for ArviZ, k-hat per datum, collapsed dimensions, and the verdict in words."""
 
+from ppl_vae.diagnostics.clusters import ClusterAgreement, cluster_agreement
 from ppl_vae.diagnostics.code_history import CodeHistory
-from ppl_vae.diagnostics.codes import CodeUsage, class_probabilities, code_usage, codes
 from ppl_vae.diagnostics.collapse import ActiveUnits, active_units, kl_per_dimension
 from ppl_vae.diagnostics.gradients import GradientReport, gradient_report
 from ppl_vae.diagnostics.inference_data import to_inference_data
 from ppl_vae.diagnostics.khat import khat
 from ppl_vae.diagnostics.naive_gradient import NaiveEStep
 from ppl_vae.diagnostics.posterior_table import PosteriorTable, posterior_table
+from ppl_vae.diagnostics.usage import CodeUsage, class_probabilities, code_usage, codes
 from ppl_vae.diagnostics.verdict import Verdict, verdict
 
 __all__ = [
     "ActiveUnits",
+    "ClusterAgreement",
     "CodeHistory",
     "CodeUsage",
     "GradientReport",
@@ -20,6 +22,7 @@ __all__ = [
     "Verdict",
     "active_units",
     "class_probabilities",
+    "cluster_agreement",
     "code_usage",
     "codes",
     "gradient_report",

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppl_vae.diagnostics.codes import CodeUsage, class_probabilities, discrete_sites
 from ppl_vae.diagnostics.posterior_table import posterior_table
+from ppl_vae.diagnostics.usage import CodeUsage, class_probabilities, discrete_sites
 from ppl_vae.evidence.log_evidence import MANY
 from ppl_vae.pair.table import num_codes
 

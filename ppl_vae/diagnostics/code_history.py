@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ppl_vae.diagnostics.codes import code_usage, discrete_sites
+from ppl_vae.diagnostics.usage import code_usage, discrete_sites
 from ppl_vae.training.callbacks import Callback, Run
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
 
 __all__ = ["CodeHistory"]
+
+DRAWS = 8
+"""Draws a datum, where classes depend on latents drawn before them: 64 took longer than the steps of an epoch."""
 
 
 class CodeHistory(Callback):
@@ -31,5 +34,5 @@ class CodeHistory(Callback):
         """Add the columns to the row of the history."""
         sites = discrete_sites(run.pair)
         for name in sites:
-            found = code_usage(run.pair, self.rows, name).summary()
+            found = code_usage(run.pair, self.rows, name, num_samples=DRAWS).summary()
             row.update(found if len(sites) == 1 else {f"{name}.{key}": value for key, value in found.items()})

@@ -185,6 +185,8 @@ def kl_per_dimension(
 def _site_divergence(pair: Pair, run: Execution, name: str) -> Tensor:
     """KL by datum and dimension in one run, (n, ...), float64, averaged over its draws."""
     site = pair.latents[name]
+    if run.score_model()[name].absorbed:
+        raise ValueError(f"kl_per_dimension: the marginals of site {name!r} are not known: its prior is a mixture")
     try:
         q, p = (marginal(_distribution(trace, name)) for trace in (run.guide_trace, run.model_trace))
     except (KeyError, TypeError) as error:

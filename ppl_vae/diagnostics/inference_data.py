@@ -14,7 +14,7 @@ from torch import Tensor
 from ppl_vae import _arviz
 from ppl_vae._random import fold
 from ppl_vae.diagnostics.code_group import code_group
-from ppl_vae.diagnostics.codes import discrete_sites
+from ppl_vae.diagnostics.usage import discrete_sites
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
 from ppl_vae.pair.particles import outward
 
@@ -163,7 +163,7 @@ def _write_posterior(writer: _Writer, block: _Block) -> None:
     found = writer.pair.draw(block.rows, block.count, seed=fold(block.noise, "posterior"))
     for name, value in found.values.items():
         writer.put("posterior", name, value, block.draws, writer.rows_of(name, block.place))
-    for name in writer.pair.observed:
+    for name in [name for name in writer.pair.observed if name in found.log_p]:  # some are there only with their data
         writer.put("log_likelihood", name, found.log_p[name], block.draws, writer.rows_of(name, block.place))
     whole = found.log_weight.shape
     for name, log_prob in (("log_p", found.log_p.total), ("log_q", found.log_q.total)):
@@ -201,6 +201,8 @@ def _write_observed(writer: _Writer, rows: Rows, place: slice) -> None:
     with pair.evaluating(0):
         trace = pair.run(rows.batch()).model_trace
     for name, site in pair.observed.items():
+        if name not in trace.nodes:
+            continue
         value = outward(torch.as_tensor(trace.nodes[name]["value"]), site, pair.layout, False)[0]
         writer.put_observed(name, value.detach().cpu(), writer.rows_of(name, place))
 

@@ -31,6 +31,7 @@ class Verdict:
         gap: evidence - ELBO, the mean over the data, nats per datum.
         gap_error: its Monte Carlo standard error, nats.
         noun: what the data are called.
+        exact: the evidence is exact, so that no k-hat is needed.
 
     >>> Verdict(6, 8, torch.tensor([0.1, 0.9, 0.2, 0.3]), 0.93, 0.01, "test digits")
     6 of 8 latent dimensions are active; 75 % of test digits have k-hat < 0.7; the ELBO is 0.9 nats below the
@@ -43,6 +44,7 @@ class Verdict:
     gap: float
     gap_error: float
     noun: str = "rows"
+    exact: bool = False
 
     @classmethod
     def of(cls, pieces: Decomposition, units: ActiveUnits | None = None, *, noun: str = "rows") -> Verdict:
@@ -50,10 +52,12 @@ class Verdict:
         errors = pieces.standard_error["gap"]
         error = float(errors.square().sum().sqrt()) / max(1, errors.numel())
         active, total = (units.count, units.total) if units is not None else (0, 0)
-        return cls(active, total, pieces.evidence.khat, float(pieces.gap.mean()), error, noun)
+        found, exact = pieces.evidence, pieces.evidence.bound == "exact"
+        return cls(active, total, found.khat, float(pieces.gap.mean()), error, noun, exact)
 
     def __str__(self) -> str:
-        clauses = [_on_dimensions(self.active, self.total), _on_khat(self.khat, self.noun), _on_gap(self.gap)]
+        trust = "the log-likelihood is exact" if self.exact else _on_khat(self.khat, self.noun)
+        clauses = [_on_dimensions(self.active, self.total), trust, _on_gap(self.gap)]
         return "; ".join(clause for clause in clauses if clause)
 
     __repr__ = __str__

@@ -122,10 +122,7 @@ class Codes(TorchDistribution):
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """List all K^M codes along a new leading dimension, the last latent moving fastest."""
         require_enumerable("Codes", self.num_latents, self.num_classes)
-        device = self.logits.device
-        number = torch.arange(self.num_classes**self.num_latents, device=device).unsqueeze(-1)
-        weight = self.num_classes ** torch.arange(self.num_latents - 1, -1, -1, device=device)
-        codes = number.div(weight, rounding_mode="floor").remainder(self.num_classes)
+        codes = all_codes(self.num_latents, self.num_classes, device=self.logits.device)
         codes = codes.reshape(codes.shape[:1] + (1,) * len(self.batch_shape) + codes.shape[1:])
         return codes.expand(codes.shape[:1] + self.batch_shape + self.event_shape) if expand else codes
 
@@ -137,6 +134,18 @@ class Codes(TorchDistribution):
         super(Codes, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+
+def all_codes(num_latents: int, num_classes: int, *, device: torch.device | None = None) -> Tensor:
+    """Every joint code, (K^M, M) long, the last latent moving fastest.
+
+    >>> all_codes(2, 2).tolist()
+    [[0, 0], [0, 1], [1, 0], [1, 1]]
+    """
+    number = torch.arange(num_classes**num_latents, device=device)
+    # Latent by latent with Python's powers: TorchInductor gets powers of whole numbers wrong in its libraries.
+    weights = [num_classes**m for m in reversed(range(num_latents))]
+    return torch.stack([number // weight % num_classes for weight in weights], -1)
 
 
 @register_kl(Codes, Codes)

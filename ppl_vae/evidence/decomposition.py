@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from ppl_vae._random import fold
-from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, resolution_of, slices
+from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, numbers_per_datum, resolution_of, slices
+from ppl_vae.evidence.enumeration import exact
+from ppl_vae.evidence.log_evidence import MANY
 from ppl_vae.evidence.result import Bound, Evidence
 from ppl_vae.evidence.weights import join, log_mean_exp, summarize
+from ppl_vae.pair.table import num_codes, tabulate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +29,7 @@ _PIECES = ("elbo", "reconstruction", "kl", "gap")
 
 @dataclass(frozen=True, eq=False)
 class Decomposition:
-    r"""The pieces of log p(x), each (N,) or () in nats, float64, all from the same draws of the guide.
+    r"""The pieces of log p(x), each (N,) or () in nats, float64, all from the same draws of the guide, or exact.
 
     .. math::
         \log p(x) = \underbrace{E_q[\log p(x|z)]}_{reconstruction}
@@ -38,7 +41,7 @@ class Decomposition:
         kl: KL(q(z|x) || p(z)), what the code costs.
         gap: evidence - elbo: what the guide misses of the posterior. Never negative (same draws, Jensen), and
             too small where k-hat is above 0.7.
-        evidence: the importance-weighted evidence from these draws.
+        evidence: the importance-weighted evidence from these draws, or the exact one.
         standard_error: Monte Carlo standard errors of the four pieces by name, same shapes.
     """
 
@@ -72,10 +75,12 @@ def decomposition(
 ) -> Decomposition:
     """Take log p(x) apart, per datum, by Monte Carlo with draws of the guide.
 
+    Exact, without draws, for discrete latents of at most 4096 joint values.
+
     Args:
         pair: a Pair, or a Fit.
         data: N rows, as the pair takes them.
-        num_samples: K, draws of the guide a datum.
+        num_samples: K, draws of the guide a datum, where it is not exact.
         seed: of the draws.
         max_elements: how many numbers one run of the pair may handle; bounds memory.
 
@@ -85,6 +90,9 @@ def decomposition(
     rows = pair.rows(data)
     pair.initialize(rows)
     pair.require_density("decomposition")
+    if (count := num_codes(pair) or MANY) < MANY:
+        some = max(1, max_elements // (count * numbers_per_datum(pair, rows)))
+        return _join([_exact(pair, rows.take(place)) for place in slices(len(rows), some)])
     plan, resolution = Plan.of(pair, rows, num_samples, max_elements), resolution_of(pair)
     bound: Bound = "exact" if pair.is_exact else "lower"
     parts = []
@@ -94,6 +102,18 @@ def decomposition(
         )
         parts.append(_pieces(likelihood, prior, log_q, f"ImportanceWeighted({num_samples})", resolution, bound))
     return parts[0] if plan.rows is None else _join(parts)
+
+
+def _exact(pair: Pair, rows: Rows) -> Decomposition:
+    """The pieces by a sum over all values of the latents."""
+    with pair.evaluating(0):
+        table = tabulate(pair, rows.batch())
+    log_p, log_q, log_prior = table.log_p.double(), table.log_q.double(), table.log_prior.double()
+    q = log_q.exp()
+    reconstruction, kl = table.mean(q, log_p - log_prior).cpu(), table.mean(q, log_q - log_prior).cpu()
+    evidence, elbo = exact(table), reconstruction - kl
+    gap = (evidence.value - elbo).clamp(min=0.0)
+    return Decomposition(elbo, reconstruction, kl, gap, evidence, dict.fromkeys(_PIECES, torch.zeros_like(elbo)))
 
 
 def _scores(pair: Pair, rows: Rows, num_samples: int, block: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppl_vae._random import fold
+from ppl_vae.distributions import MAX_CODES
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, numbers_per_datum, slices
 from ppl_vae.evidence.result import Evidence
-from ppl_vae.pair.table import num_codes, tabulate
+from ppl_vae.evidence.weights import join
+from ppl_vae.pair.table import Table, num_codes, tabulate
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
@@ -40,12 +42,28 @@ class Enumeration:
     def estimate(self, pair: Pair, rows: Rows, seed: int, *, max_elements: int = MAX_ELEMENTS) -> Evidence:
         """The exact log p(x) of the rows; see :func:`ppl_vae.evidence.log_evidence`."""
         pair.initialize(rows)
-        count = num_codes(pair) or 1  # tabulate says why there is no table
+        count = _count(pair)
         some = max(1, max_elements // (count * numbers_per_datum(pair, rows)))
         parts = []
         for place in slices(len(rows), some):
             with pair.evaluating(fold(seed, repr(self), place.start)):
-                parts.append(tabulate(pair, rows.take(place).batch()).log_evidence.double().cpu())
-        value = torch.cat(parts)
-        zero = torch.zeros_like(value)
-        return Evidence(value, zero, torch.full_like(value, math.inf), zero, "exact", repr(self))
+                parts.append(exact(tabulate(pair, rows.take(place).batch())))
+        return join(parts)
+
+
+def _count(pair: Pair) -> int:
+    """How many joint values there are; 1 where tabulate will say why there is no table."""
+    count = num_codes(pair) or 1
+    if count > MAX_CODES:
+        raise ValueError(
+            f"Enumeration: {count:.3g} joint values of {', '.join(map(repr, pair.latents))} are too many for a sum (at "
+            f"most {MAX_CODES}); use ImportanceWeighted(1000)"
+        )
+    return count
+
+
+def exact(table: Table) -> Evidence:
+    """The exact evidence that a table of all values holds."""
+    value = table.log_evidence.double().cpu()
+    zero = torch.zeros_like(value)
+    return Evidence(value, zero, torch.full_like(value, math.inf), zero, "exact", repr(Enumeration()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,10 @@ from pyro.infer.util import torch_item, zero_grads
 from pyro.optim import PyroOptim
 from pyro.util import warn_if_nan
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ppl_vae.capture import CaptureError, Engine, Explanation, Program, Result, Update, own_gradients
+from ppl_vae.inference.gradients import Zeros, accumulate
 from ppl_vae.objectives import Objective
 from ppl_vae.training.interrupts import deferred_interrupt
 from ppl_vae.training.threads import is_small, one_thread
@@ -26,6 +29,11 @@ RARE = 32
 """Eager calls of a further signature before it is captured: an epoch's smaller last batch is not worth it."""
 CHUNK = 4096
 """Steps for which :meth:`CompiledSVI.run` draws the order of the rows at once."""
+
+_needs_grad = operator.attrgetter("requires_grad")
+_hooks = operator.attrgetter("_backward_hooks")
+_late_hooks = operator.attrgetter("_post_accumulate_grad_hooks")
+_is_there = functools.partial(operator.is_not, None)
 
 
 class CompiledSVI(SVI):
@@ -140,7 +148,7 @@ class CompiledSVI(SVI):
             return None
         program, forward = found[0], cast(_Forward, found[0].forward)
         update, audit = forward.update, program.record.last_audit
-        if update is None or not program.has_all_gradients:
+        if update is None or forward.others or forward.resting or not program.has_all_gradients:
             return None
         is_small = self._is_small(forward, found[1])
 
@@ -222,7 +230,9 @@ class CompiledSVI(SVI):
 
     def _identity(self, gathered: bool) -> Any:
         """Which parameters there are: a store that was cleared has others, of the same names and shapes."""
-        return gathered, tuple(map(id, pyro.get_param_store()._params.values()))
+        leaves = list(pyro.get_param_store()._params.values())
+        is_hooked = any(map(_hooks, leaves)) or any(map(_late_hooks, leaves))
+        return gathered, tuple(map(id, leaves)), tuple(map(_needs_grad, leaves)), is_hooked
 
     def _is_small(self, forward: _Forward, inputs: list[Tensor]) -> bool:
         if forward.small is None:
@@ -239,23 +249,26 @@ class CompiledSVI(SVI):
 
     def _update(self, forward: _Forward, grads: list[Tensor | None]) -> None:
         """The optimizer's step, by its fused kernels where it has some."""
+        if len(grads) > len(forward.leaves):
+            accumulate(forward.others, grads[len(forward.leaves) :])
+            grads = grads[: len(forward.leaves)]
         optimizers = list(self._optimizer().optim_objs.values())
-        if forward.update is None or optimizers != forward.optimizers:
+        if forward.update is None or optimizers != forward.optimizers or self._move_others(forward, grads):
             forward.moved, forward.optimizers = self._moved(forward, grads), optimizers
-            forward.zeros = _Zeros(forward.moved)
-            forward.update = self._fused(forward.moved)
+            forward.zeros = Zeros(forward.moved)
+            forward.update = self._fused(forward)
         # A parameter without a gradient here that had one in a step of another kind is moved by zero, as in Pyro.
         pairs = zip(forward.leaves, grads, strict=True)
         given = [g for g in (grad if grad is not None else leaf.grad for leaf, grad in pairs) if g is not None]
         if not forward.zeros.hold():
             given = forward.zeros.added(given)
-        if forward.update is not None:
+        if forward.update is not None and all(leaf.grad is None for leaf in forward.resting):
             forward.update(given)
             return
         before = [leaf.grad for leaf in forward.moved]
         for leaf, grad in zip(forward.moved, given, strict=True):
             leaf.grad = grad
-        self._pyro_optim(forward.moved)
+        self._pyro_optim(forward.leaves)  # those without a gradient too: a scheduled or decaying rate is theirs as well
         for leaf, was in zip(forward.moved, before, strict=True):
             leaf.grad = was
 
@@ -270,12 +283,26 @@ class CompiledSVI(SVI):
         pairs = zip(forward.leaves, grads, strict=True)
         return [leaf for leaf, grad in pairs if grad is not None or leaf.grad is not None]
 
-    def _fused(self, leaves: list[Tensor]) -> Update | None:
-        """The optimizers' kernels for these leaves; None where the optimizers themselves must be called."""
-        found: list[Any] = [self._pyro_optim.optim_objs.get(leaf) for leaf in leaves]
+    def _move_others(self, forward: _Forward, grads: list[Tensor | None]) -> bool:
+        """Has a leaf come to a gradient, in a step of another kind or by the caller, or lost its own?"""
+        if len(forward.moved) == len(forward.leaves) and all(map(_is_there, grads)):
+            return False
+        now = self._moved(forward, grads)
+        return len(now) != len(forward.moved) or not all(map(operator.is_, now, forward.moved))
+
+    def _fused(self, forward: _Forward) -> Update | None:
+        """The optimizers' kernels for what moves; None where the optimizers themselves must be called."""
+        found: list[Any] = [self._pyro_optim.optim_objs.get(leaf) for leaf in forward.leaves]
         if self._pyro_optim.pt_clip_args or any(optimizer is None for optimizer in found):
             return None
-        optimizers = [getattr(optimizer, "optimizer", optimizer) for optimizer in found]  # a scheduler holds its own
+        every = [getattr(optimizer, "optimizer", optimizer) for optimizer in found]  # a scheduler holds its own
+        leaves, moved = forward.moved, set(map(id, forward.moved))
+        pairs = list(zip(forward.leaves, every, strict=True))
+        optimizers = [optimizer for leaf, optimizer in pairs if id(leaf) in moved]
+        if any(_decays(optimizer) for leaf, optimizer in pairs if id(leaf) not in moved):
+            return None
+        held = {id(leaf): leaf for optimizer in optimizers for g in optimizer.param_groups for leaf in g["params"]}
+        forward.resting = [leaf for key, leaf in held.items() if key not in moved]
         return Update(leaves, optimizers) if Update.refuses(leaves, optimizers) is None else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -309,9 +336,11 @@ class _Forward:
     def __init__(self, svi: CompiledSVI, rebuild: Callable[[Sequence[Tensor]], Any], gathered: bool) -> None:
         self._svi, self._rebuild, self._gathered = svi, rebuild, gathered
         self.leaves: list[Tensor] = []
+        self.others: list[Tensor] = []  # they get gradients, but no site announces them: their gradients add up
         self.small: bool | None = None
         self.moved: list[Tensor] = []  # those among the leaves that the optimizer gets
-        self.zeros = _Zeros([])
+        self.resting: list[Tensor] = []  # the optimizers hold them too, and nothing has moved them yet
+        self.zeros = Zeros([])
         self.optimizers: list[Any] = []
         self.update: Update | None = None
 
@@ -320,17 +349,33 @@ class _Forward:
         args, kwargs = self._rebuild(tensors)
         fn = svi._objective.accumulate_grads if svi._objective is not None else svi.loss_and_grads
         known = self.leaves or svi.leaves()
-        with own_gradients(known), _kept_store(), poutine.trace(param_only=True) as seen:
+        others = self.others if self.leaves else self._possible_others(known, (args, kwargs))
+        with own_gradients([*known, *others]), _kept_store(), poutine.trace(param_only=True) as seen:
             loss = fn(svi.model, svi.guide, *(_gathered(*args) if self._gathered else args), **kwargs)
             moved = {id(leaf) for leaf in _leaves_in(seen)}
             if not moved <= {id(leaf) for leaf in known}:
                 raise CaptureError("a parameter appears that earlier steps did not have")
             if self.leaves and len(moved) < len(self.leaves):
                 raise CaptureError("a parameter of earlier steps is not announced any more")
+            if not self.leaves:
+                rest = [*(leaf for leaf in known if id(leaf) not in moved), *others]
+                self.others = [leaf for leaf in rest if leaf.grad is not None]
             self.leaves = [leaf for leaf in known if id(leaf) in moved]
-            grads = [leaf.grad for leaf in self.leaves]
+            grads = [leaf.grad for leaf in (*self.leaves, *self.others)]
         losses = loss if isinstance(loss, tuple) else (loss,)
         return [torch.as_tensor(value, dtype=torch.float64).detach() for value in losses], grads
+
+    def _possible_others(self, known: list[Tensor], arguments: Any) -> list[Tensor]:
+        """Leaves that no site has announced: of a network that is no part of the store, or among the arguments."""
+        engine = self._svi._current_engine()
+        seen = engine.watch.leaves()
+        found = [*seen, *(a for a in tree_leaves(arguments) if isinstance(a, Tensor))]
+        unseen = {id(leaf) for leaf in known if _hooks(leaf) or _late_hooks(leaf)}.difference(map(id, seen))
+        if unseen:
+            raise CaptureError("a parameter of Pyro's store has a hook, which may do what a graph cannot")
+        given = {id(leaf) for leaf in known}
+        others = {id(leaf): leaf for leaf in found if leaf.requires_grad and leaf.is_leaf and id(leaf) not in given}
+        return list(others.values())
 
 
 @contextmanager
@@ -355,37 +400,6 @@ def _kept_store() -> Iterator[None]:
         )
 
 
-class _Zeros:
-    """The gradients that leaves have between two steps: zeros, unless a caller has added up some of their own.
-
-    Args:
-        leaves: whose; what their ``.grad`` holds now counts as looked at if it is zero.
-    """
-
-    def __init__(self, leaves: list[Tensor]) -> None:
-        self._leaves = leaves
-        self._look()
-
-    def _look(self) -> None:
-        self._grads = [leaf.grad for leaf in self._leaves]
-        is_zero = all(grad is None or not bool(grad.any()) for grad in self._grads)
-        self._versions = [None if grad is None else grad._version for grad in self._grads] if is_zero else []
-
-    def hold(self) -> bool:
-        """Are they still the same zeros? Cheap."""
-        now = [leaf.grad for leaf in self._leaves]
-        versions = [None if grad is None else grad._version for grad in now]
-        return all(map(operator.is_, now, self._grads)) and versions == self._versions
-
-    def added(self, grads: list[Tensor]) -> list[Tensor]:
-        """These gradients and the caller's, which are zeros again after it, as after Pyro's step."""
-        pairs = zip(grads, self._leaves, strict=True)
-        sums = [grad if leaf.grad is None or leaf.grad is grad else grad + leaf.grad for grad, leaf in pairs]
-        zero_grads(self._leaves)
-        self._look()
-        return sums
-
-
 class _OneOptimizer(PyroOptim):
     """A torch optimizer that holds all parameters, where Pyro has one optimizer a parameter."""
 
@@ -407,6 +421,11 @@ class _OneOptimizer(PyroOptim):
                 "model and guide once before it is made, or take a pyro.optim optimizer"
             )
         self._optimizer.step()
+
+
+def _decays(optimizer: Any) -> bool:
+    """Does a step change its rate, whether or not there is a gradient? ``ClippedAdam`` does."""
+    return any(group.get("lrd", 1.0) != 1.0 for group in optimizer.param_groups)
 
 
 def _warn_of_nan() -> None:

@@ -14,7 +14,7 @@ from ppl_vae._random import fold, isolated_rng
 from ppl_vae.data.batches import Batches, InMemoryBatches, LoaderBatches, Transform, TransformedBatches
 from ppl_vae.data.rows import Batch, Rows
 from ppl_vae.diagnostics import CodeHistory
-from ppl_vae.diagnostics.codes import discrete_sites
+from ppl_vae.diagnostics.usage import discrete_sites
 from ppl_vae.inference.schedules import E_STEP, M_STEP, Joint, Schedule
 from ppl_vae.objectives import COLUMNS, as_objective
 from ppl_vae.pair import Pair

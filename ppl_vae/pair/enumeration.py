@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from ppl_vae.distributions import MAX_CODES
+from ppl_vae.distributions.codes import all_codes
 from ppl_vae.pair.axis import sample_sites
 
 
@@ -74,8 +75,7 @@ def support_of(fn: Any, who: str) -> Tensor:
             f"enumeration: {who!r} has {len(values)}^{size} = {len(values) ** size:.3g} joint values, and at most "
             f"{MAX_CODES} can be summed over; draw it (RLOO, VIMCO), relax it, or put its entries into a plate"
         )
-    places = len(values) ** torch.arange(size - 1, -1, -1, device=values.device)
-    codes = torch.arange(len(values) ** size, device=values.device).unsqueeze(-1) // places % len(values)
+    codes = all_codes(size, len(values), device=values.device)
     return values.reshape(-1)[codes].reshape(-1, *event)
 
 

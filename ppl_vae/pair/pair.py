@@ -243,7 +243,7 @@ class Pair(Binding):
             kept = site["fn"].mean if mean and name in self._observed else site["value"]
             return outward(kept, self._model_sites[name], self.layout, count is not None).detach().cpu()
 
-        return {name: value(name) for name in names_}
+        return {name: value(name) for name in names_ if name in trace.nodes}  # some are there only with their data
 
     def _draw_summed(self, batch: Batch, values: Mapping[str, Tensor], count: int | None) -> dict[str, Tensor]:
         """A draw of every latent that the model sums out, given x and the others: one after the other."""
@@ -305,7 +305,7 @@ class Pair(Binding):
                 inner = {n: without_particles(v[s], self._model_sites[n], self.layout) for n, v in given.items()}
                 inner |= self._draw_summed(batch, inner, None)
                 parts.append(self._read(self._forward(batch, 0, inner, None), self._observed, None, mean))
-        return {name: torch.cat([part[name] for part in parts]) for name in self._observed}
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _score_all(score: Callable[..., Any], trace: Any, layout: Layout, count: int | None) -> dict[str, Any]:

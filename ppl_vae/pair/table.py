@@ -30,11 +30,13 @@ class Table:
         log_p: log p(x, c), (C, B), or (C, B, *plates) where the latents stand in further plates of their own and all
             that depends on them does too; nats.
         log_q: log q(c | x), likewise.
+        log_prior: log p(c), the part of log p(x, c) that stands at latent sites, likewise.
     """
 
     values: dict[str, Tensor]
     log_p: Tensor
     log_q: Tensor
+    log_prior: Tensor
 
     @property
     def log_evidence(self) -> Tensor:
@@ -95,11 +97,14 @@ def tabulate(pair: Binding, batch: Batch) -> Table:
         raise ValueError(f"enumeration: all latents must be discrete and of each datum's own, but {why}")
     run = pair.run(batch, enumerated=pair.latents, in_pieces=False)
     sites = [run.guide_trace.nodes[name] for name in pair.latents]
-    shape = _Shape.of(run, sites)
+    shape, model = _Shape.of(run, sites), run.score_model()
+    log_p = shape.table(model)
+    log_prior = shape.table({name: score for name, score in model.items() if not score.observed})
     return Table(
         {name: shape.values(run, name, site) for name, site in zip(pair.latents, sites, strict=True)},
-        shape.table(run.score_model()),
+        log_p,
         shape.table(run.score_guide()),
+        log_prior.expand_as(log_p),
     )
 
 

@@ -9,7 +9,7 @@ from ppl_vae.plots.axes import ACCENT, INK, MUTED, axes_or_new, quiet
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ppl_vae.diagnostics.codes import CodeUsage
+    from ppl_vae.diagnostics.usage import CodeUsage
 
 __all__ = ["code_bars"]
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from torch import Tensor
+
     from ppl_vae.data import Dataset
+    from ppl_vae.result import Fit
+
+S = TypeVar("S")
+Panel = Callable[["Axes | None"], "Axes"]
 
 
 @dataclass(frozen=True)
@@ -17,16 +24,19 @@ class Facts:
     Args:
         event_shape: the shape of one datum.
         binary: whether every entry is 0 or 1.
+        num_classes: of the labels, which are 0, 1, ...; None where there are none.
     """
 
     event_shape: tuple[int, ...]
     binary: bool
+    num_classes: int | None = None
 
     @classmethod
     def of(cls, dataset: Dataset) -> Facts:
         """Look at the training rows."""
-        train = dataset.train
-        return cls(tuple(train.shape[1:]), bool(((train == 0) | (train == 1)).all()))
+        train, labels = dataset.train, dataset.train_labels
+        binary = bool(((train == 0) | (train == 1)).all())
+        return cls(tuple(train.shape[1:]), binary, None if labels is None else int(labels.max()) + 1)
 
     @property
     def size(self) -> int:
@@ -39,7 +49,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Settings:
-    """The sizes of the pair.
+    """The sizes of the pair: plain whole numbers, and lists of them. A recipe of other sizes has a class of its own.
 
     Args:
         latent_dim: L, the size of z.
@@ -58,18 +68,42 @@ class Training:
         epochs: passes over the training rows.
         batch_size: B, rows a step.
         lr: the learning rate.
+        weight_decay: w, for the penalty w/2 |parameters|² beside the loss, nats per datum: a normal prior of variance
+            1/(N w) on every parameter, which no likelihood counts.
     """
 
     epochs: int = 150
     batch_size: int = 100
     lr: float = 1e-3
+    weight_decay: float = 0.0
 
 
-Build = Callable[[Facts, Settings], tuple[Any, Any]]
+def train_rows(dataset: Dataset, settings: Any, seed: int) -> Tensor:
+    """All rows to train on, without their labels."""
+    return dataset.train
+
+
+def the_elbo(settings: Any) -> None:
+    """What is maximized by default."""
+
+
+def nothing_to_say(settings: Any) -> str:
+    """No note."""
+    return ""
+
+
+def no_numbers(fit: Fit, rows: Tensor, labels: Tensor | None) -> Mapping[str, float]:
+    """Nothing beside the evidence."""
+    return {}
+
+
+def no_panels(fit: Fit, dataset: Dataset) -> Mapping[str, Panel]:
+    """No figures but those of every fit."""
+    return {}
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Generic[S]):
     """A named pair with its data and defaults.
 
     Implementing a new one:
@@ -77,15 +111,22 @@ class Recipe:
     - a module ``ppl_vae/recipes/NAME.py`` with a function ``build(facts, settings) -> (model, guide)`` (its
       imports inside, so that ``ppl-vae list`` stays quick) and ``RECIPE = Recipe(...)``;
     - a line in ``ppl_vae/recipes/registry.py``;
-    - a line in the table of ``tests/recipes/test_recipes.py``.
+    - a line in the table of ``tests/recipes/test_recipes.py``;
+    - sizes of its own: a frozen dataclass of whole numbers and tuples of them, and an option of that name in
+      ``ppl_vae/cli.py`` and ``session.Plan``.
 
     Args:
         name: what the command line calls it.
         description: one line.
         data: the default data source; see :mod:`ppl_vae.recipes.sources`.
-        build: makes a new pair; the caller seeds torch.
+        build: makes a new pair from facts and settings; the caller seeds torch.
         settings: default sizes.
         training: how it is fitted by default.
+        rows: what is fitted, of a data set, the settings and a seed.
+        objective: what is maximized, for the settings; None for the ELBO.
+        note: what must be known of a fit with these settings, one sentence without a full stop, or nothing.
+        measure: further numbers for the report, of a fit, rows and their labels.
+        panels: figures by name, of a fit and its data, in the place of samples from the prior.
         standardize: whether tables of real numbers are brought to mean 0 and standard deviation 1, column by
             column.
     """
@@ -93,7 +134,18 @@ class Recipe:
     name: str
     description: str
     data: str
-    build: Build
-    settings: Settings = field(default_factory=Settings)
+    build: Callable[[Facts, S], tuple[Any, Any]]
+    settings: S
     training: Training = field(default_factory=Training)
+    rows: Callable[[Dataset, S, int], Any] = train_rows
+    objective: Callable[[S], Any] = the_elbo
+    note: Callable[[S], str] = nothing_to_say
+    measure: Callable[[Fit, Tensor, Tensor | None], Mapping[str, float]] = no_numbers
+    panels: Callable[[Fit, Dataset], Mapping[str, Panel]] = no_panels
     standardize: bool = True
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The settings that are one whole number, by name: the options of the command line."""
+        values = {size.name: getattr(self.settings, size.name) for size in fields(self.settings)}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if isinstance(value, int)}

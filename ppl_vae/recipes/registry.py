@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from difflib import get_close_matches
 from typing import Any
 
-from ppl_vae.recipes import vae
-from ppl_vae.recipes.base import Facts, Recipe, Settings
+from ppl_vae.recipes import discrete_vae, mixture_vae, ss_vae, vae
+from ppl_vae.recipes.base import Facts, Recipe
+
+_ALL: tuple[Recipe[Any], ...] = (vae.RECIPE, discrete_vae.RECIPE, ss_vae.RECIPE, mixture_vae.RECIPE)
 
 #: every recipe by its name
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (vae.RECIPE,)}
+RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipe in _ALL}
 
 
-def get_recipe(name: str) -> Recipe:
+def get_recipe(name: str) -> Recipe[Any]:
     """The recipe of a name.
 
     Raises:
@@ -26,39 +28,51 @@ def get_recipe(name: str) -> Recipe:
     """
     if name in RECIPES:
         return RECIPES[name]
-    near = get_close_matches(name, RECIPES, n=3, cutoff=0.5) or sorted(RECIPES)
+    plain = name.strip().lower()
+    near = [plain] if plain in RECIPES else get_close_matches(plain, RECIPES, n=3) or sorted(RECIPES)
     raise ValueError(f"unknown recipe {name!r}; did you mean {' or '.join(near)}? (ppl-vae list shows all)")
 
 
-def record(recipe: Recipe, facts: Facts, settings: Settings) -> dict[str, Any]:
+def record(recipe: Recipe[Any], facts: Facts, settings: Any) -> dict[str, Any]:
     """The plain fields for ``config.json`` from which :func:`rebuild` makes the pair again."""
     return {"name": recipe.name, "facts": asdict(facts), "settings": asdict(settings)}
 
 
-def rebuild(fields: Mapping[str, Any]) -> tuple[Any, Any]:
+def rebuild(record: Mapping[str, Any]) -> tuple[Any, Any]:
     """A new model and guide from what :func:`record` gave: a registered name and plain numbers, nothing
     executed.
 
     Raises:
         ValueError: the name is not registered, or a field is missing or of another type.
     """
-    recipe = get_recipe(_field(fields, "name", str))
-    facts, settings = _field(fields, "facts", Mapping), _field(fields, "settings", Mapping)
-    return recipe.build(
-        Facts(event_shape=_sizes(facts, "event_shape"), binary=_field(facts, "binary", bool)),
-        Settings(latent_dim=_field(settings, "latent_dim", int), hidden=_sizes(settings, "hidden")),
-    )
+    recipe = get_recipe(_field(record, "name", str))
+    facts, settings = _facts(_field(record, "facts", Mapping)), _field(record, "settings", Mapping)
+    return recipe.build(facts, _settings(recipe, settings))
 
 
-def _field(fields: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = fields.get(name) if isinstance(fields, Mapping) else None
+def _facts(record: Mapping[str, Any]) -> Facts:
+    classes = None if record.get("num_classes") is None else _field(record, "num_classes", int)
+    return Facts(_sizes(record, "event_shape"), _field(record, "binary", bool), classes)
+
+
+def _settings(recipe: Recipe[Any], record: Mapping[str, Any]) -> Any:
+    """The recipe's own class of settings, each field of the type of its default."""
+    found = {}
+    for size in fields(recipe.settings):
+        many = isinstance(getattr(recipe.settings, size.name), tuple)
+        found[size.name] = _sizes(record, size.name) if many else _field(record, size.name, int)
+    return type(recipe.settings)(**found)
+
+
+def _field(record: Mapping[str, Any], name: str, kind: type) -> Any:
+    value = record.get(name) if isinstance(record, Mapping) else None
     if not isinstance(value, kind):
         raise ValueError(f"recipe: the field {name!r} must be a {kind.__name__}, got {value!r}")
     return value
 
 
-def _sizes(fields: Mapping[str, Any], name: str) -> tuple[int, ...]:
-    value = fields.get(name)
+def _sizes(record: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    value = record.get(name)
     if not isinstance(value, list | tuple) or not all(type(size) is int and size > 0 for size in value):
         raise ValueError(f"recipe: the field {name!r} must be a list of positive whole numbers, got {value!r}")
     return tuple(value)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppl_vae.recipes.base import no_numbers
+
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from torch import Tensor
 
     from ppl_vae.data import Dataset
     from ppl_vae.diagnostics import Verdict
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 MOST_SAMPLES = 5000  # importance samples a datum
 BUDGET = 1_500_000  # draws of the guide in all, for each part of the data
 MOST_ROWS = 5000  # rows of a part that are judged
-PLOTTED_ROWS = 2000
 POSTERIOR_ROWS = 300  # rows in posterior.nc
 
 NOUNS = {"digits": "digits", "mnist": "digits", "iris": "flowers", "wine": "wines"}
@@ -33,20 +33,36 @@ class Report:
         parts: the pieces of the evidence by part of the data ("train", "test").
         verdict: what they say in plain words, of the test rows where there are any.
         unit: what a unit of the data is, since densities depend on it.
+        latents: the names of the latents that the guide draws.
+        further: what else was measured, by part and name; counts are whole numbers. Not in nats.
     """
 
     parts: dict[str, Decomposition]
     verdict: Verdict
     unit: str = ""
+    latents: tuple[str, ...] = ("z",)
+    further: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def exact(self) -> bool:
+        """Is the log-likelihood exact?"""
+        return all(part.evidence.bound == "exact" for part in self.parts.values())
 
     def rows(self) -> list[tuple[str, list[str]]]:
         """The table: a name, and the value for each part."""
-        pieces = [("ELBO", "elbo"), ("reconstruction", "reconstruction"), ("KL(q(z|x) || p(z))", "kl")]
+        z = ", ".join(self.latents)
+        pieces = [("ELBO", "elbo"), ("reconstruction", "reconstruction"), (f"KL(q({z}|x) || p({z}))", "kl")]
         table = [(name, [f"{part.mean()[key]:.3f}" for part in self.parts.values()]) for name, key in pieces]
         evidence = [part.evidence.mean() for part in self.parts.values()]
-        table.append(("log-likelihood (importance-weighted)", [f"{mean.value:.3f}" for mean in evidence]))
-        table.append(("  its standard error", [f"{mean.standard_error:.3f}" for mean in evidence]))
-        return table
+        how = "exact" if self.exact else "importance-weighted"
+        table.append((f"log-likelihood ({how})", [f"{mean.value:.3f}" for mean in evidence]))
+        if not self.exact:
+            table.append(("  its standard error", [f"{mean.standard_error:.3f}" for mean in evidence]))
+        return table + self._further_rows()
+
+    def _further_rows(self) -> list[tuple[str, list[str]]]:
+        names = dict.fromkeys(name for numbers in self.further.values() for name in numbers)
+        return [(name, [_shown(self.further.get(part, {}).get(name)) for part in self.parts]) for name in names]
 
     def header(self) -> list[str]:
         """The names of the columns: which rows, how many, with how many importance samples."""
@@ -54,7 +70,7 @@ class Report:
 
     def numbers(self) -> dict[str, dict[str, float]]:
         """The same as plain data."""
-        return {name: _numbers(part) for name, part in self.parts.items()}
+        return {name: {**_numbers(part), **self.further.get(name, {})} for name, part in self.parts.items()}
 
     @property
     def caption(self) -> str:
@@ -80,15 +96,20 @@ class Report:
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def judge(fit: Fit, dataset: Dataset, *, seed: int = 0) -> Report:
+Measure = Callable[["Fit", "Tensor", "Tensor | None"], Mapping[str, float]]
+
+
+def judge(fit: Fit, dataset: Dataset, *, measure: Measure = no_numbers, seed: int = 0) -> Report:
     """Take the evidence of train and test rows apart, and put it in words.
 
     Importance samples a datum: 5000, fewer where the rows are many. With latents that all data share, or with
-    parameters for each row, only the train rows are judged: the others were never seen by the guide.
+    parameters for each row, only the train rows are judged: the others were never seen by the guide. No labels are
+    given to the pair: those of the data are for ``measure`` alone.
 
     Args:
         fit: the fitted pair.
         dataset: its data.
+        measure: further numbers, of the fit, rows and their labels.
         seed: of the draws.
     """
     from ppl_vae.diagnostics import Verdict as VerdictOf
@@ -105,13 +126,42 @@ def judge(fit: Fit, dataset: Dataset, *, seed: int = 0) -> Report:
     last = list(parts)[-1]
     units = active_units(fit, parts[last], seed=seed) if len(parts[last]) > 1 else None
     noun = f"{last} {NOUNS.get(dataset.name, 'rows')}"
-    return Report(pieces, VerdictOf.of(pieces[last], units, noun=noun), dataset.unit)
+    further = {
+        name: {**_codes(fit, rows), **measure(fit, rows, _labels(dataset, name))} for name, rows in parts.items()
+    }
+    return Report(pieces, VerdictOf.of(pieces[last], units, noun=noun), dataset.unit, tuple(fit.latents), further)
+
+
+def _labels(dataset: Dataset, part: str) -> Tensor | None:
+    labels = dataset.train_labels if part == "train" else dataset.test_labels
+    return None if labels is None else labels[:MOST_ROWS]
+
+
+def _codes(fit: Fit, rows: Tensor) -> dict[str, float]:
+    """How the classes of every discrete latent are used."""
+    from ppl_vae.diagnostics import code_usage
+    from ppl_vae.diagnostics.usage import discrete_sites
+
+    found: dict[str, float] = {}
+    for name in discrete_sites(fit):
+        usage = code_usage(fit, rows, name)
+        latents, classes = usage.usage.shape
+        each = f"{latents} x {classes}" if latents > 1 else str(classes)
+        found[f"perplexity of {name} (of {classes})"] = float(usage.perplexity.mean())
+        found[f"dead classes of {name} (of {each})"] = int(usage.dead.sum())
+    return found
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _rows_of(part: Decomposition) -> str:
-    samples = part.evidence.estimator.partition("(")[2].rstrip(")")
     count = f"{len(part.elbo)} rows" if part.elbo.dim() else "all rows at once"
-    return f"{count}, K = {samples}"
+    samples = part.evidence.estimator.partition("(")[2].rstrip(")")
+    return f"{count}, K = {samples}" if part.evidence.bound != "exact" else count
 
 
 def _numbers(part: Decomposition) -> dict[str, float]:
@@ -134,75 +184,19 @@ def posterior_rows(fit: Fit, dataset: Dataset) -> Any:
     return rows[:POSTERIOR_ROWS]
 
 
-# figures
-
-
-def figures(fit: Fit, dataset: Dataset) -> dict[str, Callable[[Path], None]]:
-    """The figures that suit the data, by name in the run folder: functions that write a file to a path."""
-    panels = _panels(fit, dataset)
-    single = {f"plots/{name}.png": partial(_save, draw) for name, draw in panels.items()}
-    return {"plots/overview.png": partial(_save_overview, panels), **single}
-
-
-def _panels(fit: Fit, dataset: Dataset) -> dict[str, Callable[[Axes | None], Axes]]:
-    """Functions that draw into axes, by name, in reading order."""
-    shown = dataset.train if dataset.test is None or fit.takes("index") else dataset.test
-    labels = dataset.train_labels if shown is dataset.train else dataset.test_labels
-    panels: dict[str, Callable[[Axes | None], Axes]] = {}
-    if len(fit.history):
-        panels["elbo"] = lambda ax: _titled(fit.plot.history(ax=ax), "ELBO")
-    if _makes_images(fit, dataset):
-        shape = dataset.image_shape
-        panels["samples"] = lambda ax: _titled(fit.plot.samples(64, ax=ax, shape=shape), "samples from the prior")
-        panels["reconstructions"] = lambda ax: _titled(
-            fit.plot.reconstructions(shown[:32], columns=8, ax=ax, shape=shape),
-            "originals and reconstructions",
-        )
-    if _has_a_code(fit):
-        codes, colors = shown[:PLOTTED_ROWS], None if labels is None else labels[:PLOTTED_ROWS]
-        title = "latent space" if labels is None else "latent space by class"
-        panels["latent"] = lambda ax: _titled(fit.plot.latent(codes, color=colors, ax=ax), title)
-        panels["kl"] = lambda ax: _titled(fit.plot.kl(codes, ax=ax), "KL of each latent dimension")
-    return panels
-
-
-def _makes_images(fit: Fit, dataset: Dataset) -> bool:
-    return dataset.image_shape is not None and len(fit.observed) == 1 and not fit.has_global_latents
-
-
-def _has_a_code(fit: Fit) -> bool:
-    """One continuous latent vector a datum."""
-    sites = list(fit.latents.values())
-    return len(sites) == 1 and sites[0].is_local and not sites[0].is_discrete and len(sites[0].event_shape) == 1
-
-
-def _titled(ax: Axes, title: str) -> Axes:
-    ax.set_title(title, fontsize=10)
-    return ax
-
-
-def _save(draw: Callable[[Axes | None], Axes], path: Path) -> None:
-    draw(None).figure.savefig(path)  # type: ignore[union-attr]
-
-
-def _save_overview(panels: dict[str, Callable[[Axes | None], Axes]], path: Path) -> None:
-    """All but the KL in one picture."""
-    from matplotlib.figure import Figure
-
-    shown = [draw for name, draw in panels.items() if name != "kl"]
-    columns = 2 if len(shown) > 1 else 1
-    rows = max(1, -(-len(shown) // columns))
-    figure = Figure(figsize=(5.2 * columns, 4.2 * rows), dpi=150, layout="constrained")
-    for place, draw in enumerate(shown, 1):
-        draw(figure.add_subplot(rows, columns, place))
-    figure.savefig(path)
-
-
 # the model card
 
 
 def model_card(
-    title: str, command: str, fit: Fit, dataset: Dataset, report: Report, pictures: list[str], *, is_recipe: bool
+    title: str,
+    command: str,
+    fit: Fit,
+    dataset: Dataset,
+    report: Report,
+    pictures: list[str],
+    *,
+    note: str = "",
+    is_recipe: bool,
 ) -> str:
     """README.md of a run folder: what was fitted to what, the measured numbers, how to use it."""
     from ppl_vae.storage import environment
@@ -213,13 +207,19 @@ def model_card(
     plots = "\n".join(f"![{Path(name).stem}]({name})" for name in pictures if name == "plots/overview.png")
     load = '"PATH OF THIS FOLDER"' + ("" if is_recipe else ", model, guide")
     summary = "\n".join(f"- {key}: {value}" for key, value in fit.summary().items())
+    summary += f"\n- note: {note}" if note else ""
+    bound = (
+        "The log-likelihood is exact, a sum over all codes; an ELBO is a lower bound of it."
+        if report.exact
+        else "An ELBO and an importance-weighted log-likelihood are lower bounds of log p(x) in expectation."
+    )
     return f"""# {title}
 
 {report.verdict}.
 
 {report.markdown()}
 
-An ELBO and an importance-weighted log-likelihood are lower bounds of log p(x) in expectation.{unit}
+{bound}{unit}
 
 {plots}
 

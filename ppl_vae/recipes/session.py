@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppl_vae.recipes.base import Facts, Recipe, Settings, Training
+from ppl_vae.recipes.base import Facts, Recipe, Training
 from ppl_vae.recipes.pair_file import blame, is_pair_file, load_pair_function
 from ppl_vae.recipes.registry import get_recipe, record
 from ppl_vae.recipes.sources import Scale, open_source
@@ -28,9 +29,10 @@ class Plan:
     Args:
         target: a recipe's name, or ``FILE.py:FUNCTION``.
         data: a data source; see :mod:`ppl_vae.recipes.sources`.
-        epochs, batch_size, lr: how it is fitted.
-        latent_dim: L; None where the pair decides.
+        epochs, batch_size, lr, weight_decay: how it is fitted.
         seed: of the networks' start, the order of the data and the noise.
+        latent_dim, num_latents, num_classes, num_labels, num_components: the sizes that the recipe has; None for
+            others, and where the pair decides.
     """
 
     target: str
@@ -38,26 +40,35 @@ class Plan:
     epochs: int
     batch_size: int
     lr: float
-    latent_dim: int | None
     seed: int
+    weight_decay: float = 0.0
+    latent_dim: int | None = None
+    num_latents: int | None = None
+    num_classes: int | None = None
+    num_labels: int | None = None
+    num_components: int | None = None
 
     @classmethod
     def of(cls, target: str, given: Mapping[str, Any]) -> Plan:
         """The options that were given, and the defaults of the recipe for the rest."""
-        recipe = None if is_pair_file(target) else get_recipe(target)
-        if recipe is None and given.get("latent_dim") is not None:
-            raise ValueError(f"{target}: --latent-dim is for recipes; the pair in a file decides for itself")
+        recipe = recipe_of(target)
+        _refuse_other_sizes(target, recipe, given)
         training = recipe.training if recipe else Training()
         defaults = {
             **asdict(training),
             "data": recipe.data if recipe else "digits",
-            "latent_dim": recipe.settings.latent_dim if recipe else None,
             "seed": 0,
+            **(recipe.sizes if recipe else {}),
         }
         return cls(
             target,
             **{name: default if given.get(name) is None else given[name] for name, default in defaults.items()},
         )
+
+    def settings(self, recipe: Recipe[Any]) -> Any:
+        """The recipe's settings with the sizes of this plan."""
+        sizes = {name: getattr(self, name) for name in recipe.sizes}
+        return replace(recipe.settings, **{name: size for name, size in sizes.items() if size is not None})
 
     @property
     def folder(self) -> Path:
@@ -67,16 +78,58 @@ class Plan:
         return Path("runs") / f"{target.replace(':', '-')}-{data}"
 
 
+#: the sizes that some recipe has
+SIZES = ("latent_dim", "num_latents", "num_classes", "num_labels", "num_components")
+
+
+def option(name: str) -> str:
+    """How a field of a plan is called on the command line.
+
+    >>> option("batch_size")
+    '--batch-size'
+    """
+    return "--" + name.replace("_", "-")
+
+
+def recipe_of(target: str) -> Recipe[Any] | None:
+    """The recipe of a target; None for a pair from a file."""
+    return None if is_pair_file(target) else get_recipe(target)
+
+
+def _refuse_other_sizes(target: str, recipe: Recipe[Any] | None, given: Mapping[str, Any]) -> None:
+    known = list(recipe.sizes) if recipe else []
+    for name in SIZES:
+        if given.get(name) is None or name in known:
+            continue
+        if recipe is None:
+            raise ValueError(f"{target}: {option(name)} is for recipes; the pair in a file decides for itself")
+        raise ValueError(f"{target}: {option(name)} is none of its sizes, which are {', '.join(map(option, known))}")
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """A pair and its data, ready to be fitted."""
+    """A pair and its data, ready to be fitted.
+
+    Args:
+        plan: what was asked for.
+        model, guide: the pair.
+        dataset: its data.
+        rows: what of the data is fitted.
+        objective: what is maximized; None for the ELBO.
+        note: what must be known of the fit, in a sentence; or nothing.
+        scale: by what the data were standardized.
+        recipe: plain fields from which the pair is built again.
+    """
 
     plan: Plan
     model: Any
     guide: Any
     dataset: Dataset
-    scale: Scale | None
-    recipe: dict[str, Any] | None
+    rows: Any
+    objective: Any = None
+    note: str = ""
+    scale: Scale | None = None
+    recipe: dict[str, Any] | None = None
 
     def source(self) -> dict[str, Any]:
         """What ``config.json`` says of where the run came from: names and plain fields."""
@@ -92,7 +145,8 @@ def prepare(plan: Plan) -> Prepared:
     """Open the data and build the pair."""
     from ppl_vae._random import fold, isolated_rng
 
-    build = _file_builder(plan) if is_pair_file(plan.target) else _recipe_builder(plan)
+    recipe = recipe_of(plan.target)
+    build = _recipe_builder(plan, recipe) if recipe else _file_builder(plan)
     dataset = open_source(plan.data)
     with isolated_rng(fold(plan.seed, "build")):
         return build(dataset)
@@ -100,35 +154,52 @@ def prepare(plan: Plan) -> Prepared:
 
 def _file_builder(plan: Plan) -> Callable[[Dataset], Prepared]:
     function = load_pair_function(plan.target)
-    return lambda dataset: Prepared(plan, *function(dataset.train), dataset, None, None)
+    return lambda dataset: Prepared(plan, *function(dataset.train), dataset, dataset.train)
 
 
-def _recipe_builder(plan: Plan) -> Callable[[Dataset], Prepared]:
-    recipe = get_recipe(plan.target)
-
+def _recipe_builder(plan: Plan, recipe: Recipe[Any]) -> Callable[[Dataset], Prepared]:
     def build(dataset: Dataset) -> Prepared:
         scale = Scale.of(dataset) if recipe.standardize else None
         dataset = scale.apply(dataset) if scale else dataset
-        facts, settings = Facts.of(dataset), _settings(recipe, plan)
+        facts, settings = Facts.of(dataset), plan.settings(recipe)
         model, guide = recipe.build(facts, settings)
-        return Prepared(plan, model, guide, dataset, scale, record(recipe, facts, settings))
+        return Prepared(
+            plan,
+            model,
+            guide,
+            dataset,
+            recipe.rows(dataset, settings, plan.seed),
+            recipe.objective(settings),
+            recipe.note(settings),
+            scale,
+            record(recipe, facts, settings),
+        )
 
     return build
 
 
-def _settings(recipe: Recipe, plan: Plan) -> Settings:
-    return recipe.settings if plan.latent_dim is None else replace(recipe.settings, latent_dim=plan.latent_dim)
+def _optimizer(weight_decay: float) -> Any:
+    import torch
+
+    return partial(torch.optim.Adam, weight_decay=weight_decay) if weight_decay else torch.optim.Adam
 
 
 def fit(prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool = False, progress: bool = True) -> Fit:
     """Fit, with the state of the run in ``folder/checkpoint`` after each epoch, until :func:`save` has written all."""
     from ppl_vae.inference import VariationalEM
 
-    plan, rows = prepared.plan, prepared.dataset.train
+    plan, rows = prepared.plan, prepared.rows
     checkpoint = folder / RunFolder.CHECKPOINT
-    batch_size = plan.batch_size if plan.batch_size < len(rows) else None
+    batch_size = plan.batch_size if plan.batch_size < len(prepared.dataset.train) else None
     with blame(plan.target) if is_pair_file(plan.target) else nullcontext():
-        em = VariationalEM(prepared.model, prepared.guide, lr=plan.lr, device=device)
+        em = VariationalEM(
+            prepared.model,
+            prepared.guide,
+            objective=prepared.objective,
+            optimizer=_optimizer(plan.weight_decay),
+            lr=plan.lr,
+            device=device,
+        )
         em.pair.initialize(rows, seed=plan.seed, batch_size=batch_size)  # what is wrong with the pair is said here
         if not resume:
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -158,10 +229,10 @@ def resumed(plan: Plan, given: Mapping[str, Any], folder: Path) -> Plan:
     if not cut_off and not run.exists():
         raise ValueError(f"{folder}: there is no run to resume")
     saved = Plan(**(read_json(checkpoint / RunFolder.CONFIG) if cut_off else _plan_in(run)))
-    for name in ("data", "batch_size", "lr", "latent_dim", "seed"):
-        if given.get(name) is not None and given[name] != getattr(saved, name):
-            option, was = "--" + name.replace("_", "-"), getattr(saved, name)
-            raise ValueError(f"{folder}: the run has {option} {was}, got {given[name]}; leave it out to resume")
+    for name in ("data", "batch_size", "lr", "weight_decay", "seed", *SIZES):
+        was = getattr(saved, name)
+        if given.get(name) is not None and given[name] != was:
+            raise ValueError(f"{folder}: the run has {option(name)} {was}, got {given[name]}; leave it out to resume")
     if _same_file(plan.target) != _same_file(saved.target):
         raise ValueError(f"{folder}: the run is of {saved.target}, got {plan.target}")
     goal = replace(saved, epochs=given["epochs"]) if given.get("epochs") is not None else saved
@@ -194,26 +265,37 @@ def _source_in(run: RunFolder) -> dict[str, Any]:
     from ppl_vae.saving import read_config
 
     source = read_config(run)["fit"].get("source")
-    if not isinstance(source, dict) or not set(Plan.__annotations__) <= set(source):
+    required = {field.name for field in fields(Plan) if field.default is MISSING}
+    if not isinstance(source, dict) or not required <= set(source):
         raise ValueError(f"{run.path}: this run was not made by the command line")
     return source
 
 
 def _plan_in(run: RunFolder) -> dict[str, Any]:
     source = _source_in(run)
-    return {name: source[name] for name in Plan.__annotations__}
+    return {field.name: source[field.name] for field in fields(Plan) if field.name in source}
 
 
 def save(found: Fit, prepared: Prepared, folder: Path, report: Report, *, command: str) -> list[str]:
     """Write the run folder, with the posterior, figures and a model card; returns the names of the files."""
-    from ppl_vae.recipes.report import figures, model_card, posterior_rows
+    from ppl_vae.recipes.figures import figures
+    from ppl_vae.recipes.report import model_card, posterior_rows
     from ppl_vae.saving import save_fit
 
-    dataset = prepared.dataset
+    dataset, recipe = prepared.dataset, recipe_of(prepared.plan.target)
     found.config["results"] = report.numbers()
-    pictures = figures(found, dataset)
+    pictures = figures(found, dataset, recipe.panels(found, dataset) if recipe else {})
     title = f"{prepared.plan.target} on {dataset.name}"
-    card = model_card(title, command, found, dataset, report, list(pictures), is_recipe=prepared.recipe is not None)
+    card = model_card(
+        title,
+        command,
+        found,
+        dataset,
+        report,
+        list(pictures),
+        note=prepared.note,
+        is_recipe=recipe is not None,
+    )
     extra = {**pictures, RunFolder.README: card}
     rows = posterior_rows(found, dataset)
     save_fit(found, folder, overwrite=True, data=rows, recipe=prepared.recipe, extra=extra)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ppl_vae.recipes.base import Facts, Recipe, Settings, Training
-
-if TYPE_CHECKING:
-    from torch import nn
+from ppl_vae.recipes.networks import flattening, likelihood_of
 
 
 def build(facts: Facts, settings: Settings) -> tuple[Any, Any]:
@@ -20,18 +18,9 @@ def build(facts: Facts, settings: Settings) -> tuple[Any, Any]:
 
     latent, hidden = settings.latent_dim, settings.hidden
     decoder = MLP(latent, facts.event_shape, hidden=tuple(reversed(hidden)))
-    encoder = _flattening(facts, MLP(facts.size, 2 * latent, hidden=hidden))
-    likelihood = "bernoulli" if facts.binary else "normal"
-    return VAE(decoder, latent_dim=latent, likelihood=likelihood), AmortizedNormal(encoder, latent_dim=latent)
-
-
-def _flattening(facts: Facts, encoder: nn.Module) -> nn.Module:
-    """The encoder behind a layer that flattens images."""
-    if len(facts.event_shape) == 1:
-        return encoder
-    from torch import nn
-
-    return nn.Sequential(nn.Flatten(), encoder)
+    encoder = flattening(facts, MLP(facts.size, 2 * latent, hidden=hidden))
+    model = VAE(decoder, latent_dim=latent, likelihood=likelihood_of(facts))
+    return model, AmortizedNormal(encoder, latent_dim=latent)
 
 
 RECIPE = Recipe(
@@ -39,5 +28,6 @@ RECIPE = Recipe(
     description="variational autoencoder, two hidden layers of 128 on each side, 8 latent dimensions",
     data="digits",
     build=build,
+    settings=Settings(),
     training=Training(epochs=200, lr=2e-3),
 )

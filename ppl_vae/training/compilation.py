@@ -106,7 +106,7 @@ class Compilation:
         if not program.ready:
             program.record.compiled_steps = entry["compiled"]
         result = self._engine.captured(program, inputs, due=True, anew=step > entry["start"])
-        entry["compiled"] = program.record.compiled_steps
+        entry["compiled"], entry["products"] = program.record.compiled_steps, program.record.products
         if program.given_up:
             entry["reason"] = program.record.reason
         if result is None:

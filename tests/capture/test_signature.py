@@ -183,6 +183,17 @@ def test_a_sparse_tensor_is_refused():
         key(torch.eye(3).to_sparse())
 
 
+@pytest.mark.parametrize(
+    "view", [lambda z: z.conj(), lambda z: z.conj().imag], ids=["conjugated", "its imaginary part"]
+)
+def test_a_view_that_hides_a_sign_is_refused(view):
+    """What a compiled graph reads from its memory has the other sign."""
+    z = torch.view_as_complex(torch.ones(3, 2))
+    assert key(z.imag)[0] == key(torch.ones(3, 2)[:, 1])[0]  # a plain view is no such
+    with pytest.raises(CaptureError, match="lazily conjugated"):
+        key(view(z))
+
+
 def test_a_call_is_described_as_a_person_writes_it():
     assert described((torch.zeros(64, 784),), {"beta": 0.5}) == "float32[64, 784], beta=0.5"
     assert described((torch.zeros(2, dtype=torch.long), None), {}) == "int64[2], None"

@@ -222,6 +222,7 @@ class ConformingSVI(CompiledSVI):
         if any(tensor._version != version for tensor, version in graph.constants):
             raise CaptureError("a buffer whose values were taken as constants has changed")
         values, grads = program._split(graph(inputs))
+        grads = grads[: len(program.forward.leaves)]  # those of other leaves Pyro's call has left to the caller
         if Here.plant:
             grads = _planted(grads)
         return program.forward, values, grads, is_new

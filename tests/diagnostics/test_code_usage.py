@@ -8,7 +8,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from enumerated import CLASSES, DIM, made
+from enumerated import CLASSES, DIM, Bits, made
 from pairs import rows
 
 import ppl_vae
@@ -132,6 +132,13 @@ def test_rows_in_chunks_change_nothing():
     pair = pair_of("bits")
     whole = log_evidence(pair, X, Enumeration())
     assert torch.allclose(log_evidence(pair, X, Enumeration(), max_elements=1).value, whole.value, atol=1e-12)
+
+
+def test_too_many_values_have_no_table():
+    module = Bits(bits=30)
+    pair = Pair(module.model, module.guide)
+    with pytest.raises(ValueError, match=r"Enumeration: 1.07e\+09 joint values of 'b' are too many for a sum"):
+        log_evidence(pair, X, Enumeration())
 
 
 def test_a_continuous_latent_has_no_table():

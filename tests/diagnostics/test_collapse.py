@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from ppl_vae.diagnostics import active_units, kl_per_dimension
+from ppl_vae.guides import AmortizedNormal
+from ppl_vae.models import MixtureVAE
+from ppl_vae.nn import MLP
 from ppl_vae.pair import Pair
 
 WEIGHT = torch.tensor([1.5, 0.0, 0.8, 0.0])
@@ -178,3 +181,11 @@ def test_unknown_marginals_are_named(x):
 
     with pytest.raises(ValueError, match=r"the marginals of site 'z' are not known: .*Dirichlet"):
         kl_per_dimension(Pair(model, guide), x)
+
+
+def test_a_prior_that_is_a_mixture_has_no_marginals():
+    torch.manual_seed(0)
+    model = MixtureVAE(MLP(2, 3), latent_dim=2, num_components=2, likelihood="normal")
+    pair = Pair(model, AmortizedNormal(MLP(3, 4), latent_dim=2))
+    with pytest.raises(ValueError, match="the marginals of site 'z' are not known: its prior is a mixture"):
+        kl_per_dimension(pair, torch.zeros(5, 3))

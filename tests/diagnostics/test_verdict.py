@@ -43,6 +43,11 @@ def test_the_sentence(name):
     assert str(Verdict(*numbers, 0.01, "test digits")) == sentence
 
 
+def test_an_exact_evidence_needs_no_khat():
+    found = Verdict(0, 0, torch.zeros(9), 0.93, 0.0, "test digits", exact=True)
+    assert str(found) == f"the log-likelihood is exact; {BELOW.format(0.9)}"
+
+
 def test_a_pair_is_judged(local_pair, x):
     found = verdict(local_pair, x, noun="toys", num_samples=500)
     assert (found.active, found.total) == (2, 4)

@@ -132,8 +132,13 @@ def test_a_weight_that_is_laid_anew_is_seen():
     agree(build, step)
 
 
+def without_a_version(beta: Tensor) -> None:
+    beta.data.fill_(1.0)
+
+
+@pytest.mark.parametrize("change", [lambda beta: beta.fill_(1.0), without_a_version], ids=["fill_", ".data.fill_"])
 @pytest.mark.parametrize("read", [lambda t: t.item(), float, lambda t: t.tolist(), lambda t: float(t.numpy())])
-def test_a_number_read_from_a_tensor_is_read_again(read):
+def test_a_number_read_from_a_tensor_is_read_again(read, change):
     beta = torch.tensor(0.1)
 
     def build() -> tuple[Any, Any]:
@@ -148,7 +153,7 @@ def test_a_number_read_from_a_tensor_is_read_again(read):
 
     def step(svi: SVI, i: int) -> float:
         if i == 12:
-            beta.fill_(1.0)
+            change(beta)
         return svi.step(X)
 
     agree(build, step, count=15)

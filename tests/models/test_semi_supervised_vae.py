@@ -10,6 +10,7 @@ from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from torch import nn
 from torch.distributions import Normal
 
+from ppl_vae import VariationalEM
 from ppl_vae.guides import SemiSupervisedGuide
 from ppl_vae.models import SemiSupervisedVAE
 from ppl_vae.models.priors import MixtureOfNormals
@@ -328,3 +329,16 @@ def test_values_of_labels_are_not_looked_at_without_validation():
     assert repr(pair(enumerate=False, auxiliary=2.0)[1]).startswith(
         "SemiSupervisedGuide(\n  num_classes=3, latent_dim=2"
     )
+
+
+def test_a_fit_on_labels_serves_rows_without():
+    """The observed site "label" is there in the fit, and not in what is drawn or judged without labels."""
+    model, guide = pair()
+    rows = {"x": X, "y": LABELS["mixed"]}
+    fit = VariationalEM(model, guide).fit(rows, steps=1, progress=False)
+    assert set(fit.observed) == {"label", "x"}
+    assert fit.sample(4).shape == (4, D)
+    assert fit.reconstruct(X).shape == (N, D)
+    assert fit.decode({"y": torch.arange(K), "z": torch.zeros(K, L)}).shape == (K, D)
+    assert set(fit.to_inference_data(X, num_samples=3).log_likelihood.data_vars) == {"x"}
+    assert set(fit.to_inference_data(rows, num_samples=3).log_likelihood.data_vars) == {"label", "x"}

@@ -7,17 +7,41 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
+from ppl_vae.data import Dataset
 from ppl_vae.recipes import RECIPES, Facts, Settings, get_recipe, rebuild, record
+from ppl_vae.recipes.discrete_vae import MOST_CODES
+from ppl_vae.recipes.ss_vae import keep_labels
 
 FACTS = {
-    "binary": Facts((6,), binary=True),
-    "real": Facts((6,), binary=False),
-    "images": Facts((1, 4, 4), binary=True),
+    "binary": Facts((6,), binary=True, num_classes=3),
+    "real": Facts((6,), binary=False, num_classes=2),
+    "images": Facts((1, 4, 4), binary=True, num_classes=3),
 }
+SIZES = {
+    "vae": {"latent_dim": 2},
+    "discrete-vae": {"num_latents": 2, "num_classes": 3},
+    "ss-vae": {"latent_dim": 2, "num_labels": 6},
+    "mixture-vae": {"latent_dim": 2, "num_components": 3},
+}
+
+
+def settings_of(name: str, hidden: tuple[int, ...] = (5,)) -> Any:
+    return replace(get_recipe(name).settings, hidden=hidden, **SIZES[name])
+
+
+def dataset_of(facts: Facts) -> Dataset:
+    labels = torch.arange(12) % (facts.num_classes or 1)
+    return Dataset("toys", torch.ones(12, *facts.event_shape), train_labels=labels)
+
+
+def test_every_recipe_has_its_sizes_in_the_table() -> None:
+    assert {name: set(recipe.sizes) for name, recipe in RECIPES.items()} == {k: set(v) for k, v in SIZES.items()}
 
 
 @pytest.mark.parametrize("facts", FACTS)
@@ -25,18 +49,19 @@ FACTS = {
 def test_a_recipe_is_a_pair_that_runs(name: str, facts: str) -> None:
     from ppl_vae import Pair
 
-    model, guide = get_recipe(name).build(FACTS[facts], Settings(latent_dim=2, hidden=(5,)))
-    x = torch.ones(7, *FACTS[facts].event_shape)
-    draws = Pair(model, guide).draw(x, 3)
-    assert draws.log_weight.shape == (3, 7)
-    assert draws.log_weight.isfinite().all()
+    recipe, settings, dataset = get_recipe(name), settings_of(name), dataset_of(FACTS[facts])
+    pair = Pair(*recipe.build(FACTS[facts], settings))
+    for rows in (dataset.train, recipe.rows(dataset, settings, 0)):
+        draws = pair.draw(rows, 3)
+        assert draws.log_weight.shape == (3, 12)
+        assert draws.log_weight.isfinite().all()
 
 
 @pytest.mark.parametrize("facts", FACTS)
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_rebuilt_from_plain_fields(name: str, facts: str) -> None:
     recipe = get_recipe(name)
-    settings = Settings(latent_dim=3, hidden=(4, 5))
+    settings = settings_of(name, hidden=(4, 5))
     fields = json.loads(json.dumps(record(recipe, FACTS[facts], settings)))
     for built, again in zip(recipe.build(FACTS[facts], settings), rebuild(fields), strict=True):
         assert repr(built) == repr(again)
@@ -50,6 +75,7 @@ def test_the_registry_and_the_recipe_agree(name: str) -> None:
     assert recipe.name == name
     assert "\n" not in recipe.description
     assert recipe.training.epochs > 0
+    assert not recipe.note(recipe.settings).endswith(".")
 
 
 @pytest.mark.parametrize("typo", ["vea", "VAE", "vae "])
@@ -78,6 +104,9 @@ GOOD = record(RECIPES["vae"], FACTS["real"], Settings())
             {**GOOD, "settings": {**GOOD["settings"], "latent_dim": "8"}},
             "'latent_dim' must be a int, got '8'",
         ),
+        ({**GOOD, "facts": {**GOOD["facts"], "num_classes": "3"}}, "'num_classes' must be a int, got '3'"),
+        ({**GOOD, "name": "mixture-vae"}, "'num_components' must be a int, got None"),
+        ({**GOOD, "name": "discrete-vae"}, "'num_latents' must be a int, got None"),
     ],
 )
 def test_fields_of_another_form_are_refused(fields: object, message: str) -> None:
@@ -90,3 +119,78 @@ def test_the_registry_imports_nothing_heavy() -> None:
     code = f"import sys, ppl_vae.recipes; print(*(m for m in {heavy!r} if m in sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
+
+
+def test_a_record_without_later_fields_is_rebuilt() -> None:
+    """As the first version wrote it."""
+    old = {
+        "name": "vae",
+        "facts": {"event_shape": [6], "binary": True},
+        "settings": {"latent_dim": 2, "hidden": [5]},
+    }
+    model, _ = rebuild(old)
+    assert model.latent_dim == 2
+
+
+# codes
+
+
+@pytest.mark.parametrize(
+    ("num_latents", "num_classes", "guide", "objective"),
+    [
+        (1, MOST_CODES, "EnumeratedCategorical", None),
+        (12, 2, "EnumeratedCategorical", None),
+        (1, MOST_CODES + 1, "SampledCategorical", "RLOO(4)"),
+        (20, 10, "SampledCategorical", "RLOO(4)"),
+    ],
+)
+def test_codes_are_summed_out_as_long_as_they_are_few(
+    num_latents: int, num_classes: int, guide: str, objective: str | None
+) -> None:
+    recipe = get_recipe("discrete-vae")
+    settings = replace(recipe.settings, num_latents=num_latents, num_classes=num_classes, hidden=())
+    assert type(recipe.build(FACTS["binary"], settings)[1]).__name__ == guide
+    found, note = recipe.objective(settings), recipe.note(settings)
+    assert (found if found is None else repr(found)) == objective
+    assert note.startswith(f"{num_classes}^{num_latents} joint codes are too many") == (objective is not None)
+
+
+# labels
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "kept"), [(3, (1, 1, 1)), (4, (2, 1, 1)), (6, (3, 2, 1)), (7, (4, 2, 1)), (99, (5, 2, 1))]
+)
+def test_labels_are_kept_with_the_classes_in_turn(num_labels: int, kept: tuple[int, ...]) -> None:
+    labels = torch.tensor([0, 1, 0, 2, 0, -1, 0, 1, 0, -1])
+    counts = set()
+    for seed in range(20):
+        found = keep_labels(labels, num_labels, seed=seed)
+        assert ((found == labels) | (found == -1)).all()
+        counts.add(tuple(int((found == k).sum()) for k in range(3)))
+    assert all(sum(count) == sum(kept) for count in counts)
+    assert kept in counts
+    assert all(max(count) - min(count) <= 1 for count in counts) or num_labels > 4
+
+
+def test_which_labels_are_kept_is_a_matter_of_the_seed() -> None:
+    labels = torch.arange(60) % 3
+    first, again, other = (keep_labels(labels, 6, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    chance = torch.stack([keep_labels(labels, 6, seed=seed) >= 0 for seed in range(500)]).double().mean(0)
+    assert ((chance - 0.1).abs() < 4.5 * (0.09 / 500) ** 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("facts", "num_labels", "message"),
+    [
+        (Facts((6,), binary=True), 100, "data with labels of two classes or more are required, got no labels"),
+        (Facts((6,), binary=True, num_classes=1), 100, "two classes or more are required, got 1"),
+        (Facts((6,), binary=True, num_classes=5), 4, "num_labels must be at least 5, one a class, got 4"),
+    ],
+)
+def test_labels_that_do_not_serve_are_refused(facts: Facts, num_labels: int, message: str) -> None:
+    recipe = get_recipe("ss-vae")
+    with pytest.raises(ValueError, match=message):
+        recipe.build(facts, replace(recipe.settings, num_labels=num_labels))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["CodeUsage", "class_probabilities", "code_usage", "codes", "discrete_sites"]
 
 DRAWS = 64
-"""Over so many draws the classes are averaged where they depend on latents that are drawn before them."""
+"""Over so many draws the classes are averaged by default, where they depend on latents that are drawn before them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,17 +106,24 @@ def discrete_sites(pair: Pair) -> dict[str, Site]:
 
 
 def class_probabilities(
-    pair: Pair, data: Any, site: str | None = None, *, seed: int = 0, max_elements: int = MAX_ELEMENTS
+    pair: Pair,
+    data: Any,
+    site: str | None = None,
+    *,
+    num_samples: int = DRAWS,
+    seed: int = 0,
+    max_elements: int = MAX_ELEMENTS,
 ) -> Tensor:
     """The posterior probability of each class of a discrete latent, (N, M, K), float64.
 
     Of a latent that the guide has, q(c_m | x); of one that the model sums out, E_q[p(c | x, z)], by Bayes' rule. Where
-    it depends on latents drawn before it, it is averaged over 64 draws.
+    it depends on latents drawn before it, it is averaged over draws.
 
     Args:
         pair: a Pair, or a Fit.
         data: N rows.
         site: its name, where there are several.
+        num_samples: draws a datum, where any are needed.
         seed: of the draws.
         max_elements: how many numbers one run of the pair may handle; bounds memory.
 
@@ -126,7 +133,7 @@ def class_probabilities(
     rows = pair.rows(data)
     pair.initialize(rows)
     name = _chosen(pair, site)
-    draws = 1 if name == next(iter(pair._guide_sites), None) else DRAWS
+    draws = 1 if name == next(iter(pair._guide_sites), None) else num_samples
     some = max(1, max_elements // (draws * numbers_per_datum(pair, rows)))
     parts = []
     for place in slices(len(rows), some):
@@ -141,9 +148,9 @@ def codes(pair: Pair, data: Any, site: str | None = None, *, seed: int = 0) -> T
     return class_probabilities(pair, data, site, seed=seed).argmax(-1)
 
 
-def code_usage(pair: Pair, data: Any, site: str | None = None, *, seed: int = 0) -> CodeUsage:
+def code_usage(pair: Pair, data: Any, site: str | None = None, *, num_samples: int = DRAWS, seed: int = 0) -> CodeUsage:
     """Which classes of a discrete latent are used on data; see :func:`class_probabilities`."""
-    return CodeUsage.of(class_probabilities(pair, data, site, seed=seed))
+    return CodeUsage.of(class_probabilities(pair, data, site, num_samples=num_samples, seed=seed))
 
 
 def _chosen(pair: Pair, site: str | None) -> str:
