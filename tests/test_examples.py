@@ -24,6 +24,7 @@ EXAMPLES = {
     "own_pair.py": "naive Monte Carlo",
     "quickstart.py": "test log-likelihood",
     "semi_supervised.py": "y enumerated + auxiliary",
+    "survae_toy.py": "AbsFlow",
     "vae_digits.py": "latent dimensions are active",
 }
 
