@@ -39,8 +39,8 @@ def boxed(toy: Toy) -> bool:
 
 
 def behind() -> list[Layer]:
-    """To mean 0 and variance 1; then splines that move the second number by the first, then the other way, and so on."""
-    return [ActNorm(2)] + [SplineCoupling(2, mask=Half(swap=i % 2 == 1), bins=BINS, bound=6.0) for i in range(LAYERS)]
+    """To mean 0 and variance 1; then splines that move one number by what the other says, in turn."""
+    return [ActNorm(2), *(SplineCoupling(2, mask=Half(swap=i % 2 == 1), bins=BINS, bound=6.0) for i in range(LAYERS))]
 
 
 def plain_flow(toy: Toy) -> Chain:

@@ -18,6 +18,7 @@ EXAMPLES = {
     "compiled_svi.py": "times faster",
     "discrete_vae.py": "joint codes",
     "e_and_m_steps.py": "half-step",
+    "flow_digits.py": "variational",
     "gradient_estimators.py": "naive E-step",
     "iwae_vs_vae.py": "IWAE",
     "linear_vae_is_ppca.py": "PPCA maximum likelihood",
@@ -26,6 +27,7 @@ EXAMPLES = {
     "semi_supervised.py": "y enumerated + auxiliary",
     "survae_toy.py": "AbsFlow",
     "vae_digits.py": "latent dimensions are active",
+    "vae_flow_posterior.py": "flow posterior",
 }
 
 # Every file of benchmarks/, likewise.

@@ -110,9 +110,9 @@ class Corners(Toy):
 
 
 class EightGaussians(Toy):
-    """A mixture of eight normals on a circle, at 22.5°, 67.5°, ...; radius 4 / 1.414 and standard deviation 0.5 / 1.414.
+    """A mixture of eight normals on a circle, at 22.5°, 67.5°, ...; radius 4 / 1.414, standard deviation 0.5 / 1.414.
 
-    H was found by quadrature; it is 1 + log(2 π σ²) + log 8 less 0.002 for what overlaps.
+    H was found by quadrature; it is 1 + log(2 π σ²) + log 8 less 0.006 for what overlaps.
     """
 
     name = "eight Gaussians"
