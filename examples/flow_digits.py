@@ -123,9 +123,7 @@ def draw(fits: dict[str, Fit], bound: dict[str, Tensor], data: Dataset, path: Pa
     figure = Figure(figsize=(10, 3.6), dpi=150, layout="constrained")
     axes = figure.subplots(1, 3)
     for ax, (name, fit) in zip(axes, fits.items(), strict=False):
-        sheet = fit.sample(64).reshape(8, 8, 8, 8).transpose(1, 2).reshape(64, 64)
-        ax.imshow(sheet, cmap="gray_r", vmin=0, vmax=1)
-        ax.set_axis_off()
+        fit.plot.samples(64, limits=(0.0, 1.0), ax=ax)
         ax.set_title(f"{name} noise", fontsize=10)
     x, y = bound["uniform"].mean(0), bound["variational"].mean(0)
     axes[2].plot(x, y, ".", color=ACCENT, ms=4)
