@@ -127,10 +127,12 @@ class Fit(Pair):
     def elbo(self, data: Any = None, *, num_samples: int = 64, seed: int = 0) -> Tensor:
         """The ELBO of each datum at beta = 1, averaged over draws: (N,) nats, float64; () with global latents.
 
-        Exact, without draws, for discrete latents of at most 4096 joint values.
+        Exact, without draws, for discrete latents of at most 4096 joint values; one draw is exact for a flow.
         """
         rows = self.rows(data)
         self.initialize(rows)
+        if self.is_exact:
+            num_samples = 1
         if (count := num_codes(self) or MANY) < MANY:
             return self._exact_elbo(rows, count)
         plan = Plan.of(self, rows, num_samples, MAX_ELEMENTS)

@@ -14,6 +14,9 @@ from ppl_vae.data.wine import load_wine
 from ppl_vae.data.files import load_file  # isort: skip
 from ppl_vae.data.mnist import load_mnist  # isort: skip
 
+# Densities on the plane, known exactly
+from ppl_vae.data.toy import TOYS, CheckerboardSquares, Corners, EightGaussians, FourCircles, Toy  # isort: skip
+
 # Rows in memory and what one call of a pair sees
 from ppl_vae.data.rows import Batch, Rows  # isort: skip
 
@@ -21,9 +24,15 @@ from ppl_vae.data.rows import Batch, Rows  # isort: skip
 from ppl_vae.data.batches import dynamic_binarization  # isort: skip
 
 __all__ = [
+    "TOYS",
     "Batch",
+    "CheckerboardSquares",
+    "Corners",
     "Dataset",
+    "EightGaussians",
+    "FourCircles",
     "Rows",
+    "Toy",
     "dynamic_binarization",
     "load_digits",
     "load_file",

@@ -67,6 +67,11 @@ class Box(Constraint):
         low, high = (torch.tensor(ends, dtype=value.dtype, device=value.device) for ends in (self.low, self.high))
         return ((value >= low) & (value <= high)).all(-1)
 
+    def inside(self, other: Box) -> bool:
+        """Is no side of it beyond that of another?"""
+        ends = (zip(self.low, other.low, strict=True), zip(other.high, self.high, strict=True))
+        return len(self.low) == len(other.low) and all(a >= b for pairs in ends for a, b in pairs)
+
     def __repr__(self) -> str:
         return " x ".join(f"[{low:g}, {high:g}]" for low, high in zip(self.low, self.high, strict=True))
 
@@ -87,8 +92,10 @@ def within(inner: Constraint, outer: Constraint) -> bool:
     if outer is constraints.real or inner is outer or type(inner) is type(outer) is Ascending:
         return True
     if isinstance(inner, Box) and isinstance(outer, Box):
-        return (inner.low, inner.high) == (outer.low, outer.high)
+        return inner.inside(outer)
     half_lines = (constraints.positive, constraints.nonnegative)
+    if isinstance(inner, Box) and outer in half_lines:
+        return min(inner.low) >= 0
     if isinstance(inner, OpenUnitInterval):
         return isinstance(outer, OpenUnitInterval) or outer in half_lines
     return inner in half_lines and outer in half_lines

@@ -75,6 +75,10 @@ POSITIVE = Space(
     lambda z: torch.where((z >= 0).all(-1), normal_log_density(z) + z.shape[-1] * math.log(2), -math.inf),
     low=0.0,
 )
+HALF_PLANE = Space(
+    lambda n, d: torch.cat([LINE.draw(n, d - 1), POSITIVE.draw(n, 1)], -1),
+    lambda z: torch.where(z[..., -1] >= 0, normal_log_density(z) + math.log(2), -math.inf),
+)
 ASCENDING = Space(
     lambda n, d: (2 * torch.randn(n, d, dtype=DOUBLE)).sort(-1).values,
     lambda z: torch.where(
@@ -136,6 +140,10 @@ def normal(n_in: int, n_out: int, **given: object) -> ConditionalNormal:
 
 def signed(n: int, **given: object) -> Layer:
     return Abs(n, sign=conditioner(n, n, **given), **given)
+
+
+def folded(n: int, **given: object) -> Layer:
+    return Abs(n, entries=[n - 1], sign=conditioner(n, 1, **given), **given)
 
 
 def sliced(n: int, **given: object) -> Layer:
@@ -213,6 +221,7 @@ CASES = {
     "fair abs": Case(lambda n: Abs(), z=POSITIVE),
     "fair abs, turned round": Case(lambda n: Inverse(Abs(n)), x=POSITIVE),
     "learned abs": Case(signed, z=POSITIVE, conditional=True),
+    "abs of one entry": Case(folded, z=HALF_PLANE, conditional=True),
     "learned abs, turned round": Case(lambda n, **given: Inverse(signed(n, **given)), x=POSITIVE, conditional=True),
     "a flow behind an abs": Case(abs_flow),
     "sort": Case(Sort, z=ASCENDING),

@@ -13,12 +13,15 @@ from flow_table import COUNTS, DOUBLE, HIDDEN, instance, normal
 from ppl_vae.flows import (
     Abs,
     Augment,
+    Bounded,
+    Chain,
     ElementwiseAffine,
     Inverse,
     Max,
     Round,
     Slice,
     Sort,
+    SplineCoupling,
     StochasticPermutation,
     UniformNoise,
     VAELayer,
@@ -43,6 +46,55 @@ def test_a_fair_abs_costs_log_two_a_dimension_according_to_direction(n):
 
 def test_an_abs_of_images_counts_every_entry():
     close(Abs((1, 2, 2)).encode(rows(4, 4).reshape(4, 1, 2, 2))[1], torch.full((4,), -4 * math.log(2), dtype=DOUBLE))
+
+
+def test_an_abs_of_some_entries_leaves_the_others_and_pays_for_its_own():
+    x = rows(7, 3)
+    layer = Abs(3, entries=[2, 0])
+    z, contribution = layer.encode(x)
+    close(z, torch.stack([x[:, 0].abs(), x[:, 1], x[:, 2].abs()], -1))
+    close(contribution, torch.full((7,), -2 * math.log(2), dtype=DOUBLE))
+    back, same = layer.decode(z)
+    close(back.abs(), x.abs())
+    close(back[:, 1], x[:, 1])
+    close(same, contribution)
+    assert layer.codomain.check(z).all()
+    assert not layer.codomain.check(-z).any()
+
+
+def test_a_sign_of_one_entry_belongs_to_that_entry():
+    """Odds in the order of the entries: all of x2 come back plus, all of x0 minus."""
+    layer = Abs(3, entries=[2, 0], sign=lambda z: z.new_tensor([50.0, -50.0]).expand(*z.shape[:-1], 2))
+    x, contribution = layer.decode(rows(7, 3).abs())
+    assert (x[:, 2] > 0).all()
+    assert (x[:, 0] < 0).all()
+    close(contribution, torch.zeros(7, dtype=DOUBLE))
+    assert (layer.encode(-x)[1] < -50).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Abs(3, entries=[3]), r"different positions from 0 to 2, got \[3\]"),
+        (lambda: Abs(3, entries=[1, 1]), r"different positions from 0 to 2, got \[1, 1\]"),
+        (lambda: Abs(3, entries=[]), r"different positions from 0 to 2, got \[\]"),
+        (lambda: Abs(entries=[0]), "vectors of a known size, got shape=None"),
+        (lambda: Abs((2, 2), entries=[0]), r"vectors of a known size, got shape=\(2, 2\)"),
+        (lambda: Abs(3, entries=[1], sign=lambda z: z).encode(rows(7, 3)), r"return \(7, 1\), got \(7, 3\)"),
+    ],
+)
+def test_entries_that_do_not_fit_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_box_inside_what_a_fold_leaves_is_exact():
+    assert Chain([Abs(2, entries=[0]), Bounded([0.0, -4.0], [4.0, 4.0])]).exact
+    assert Chain([Abs(2), Bounded([0.0, 0.0], [4.0, 4.0])]).exact
+    # The twins: z below 0 would come back as an x that has another z.
+    assert not Chain([Abs(2, entries=[1]), Bounded([0.0, -4.0], [4.0, 4.0])]).exact
+    assert not Chain([Abs(2), Bounded([0.0, -4.0], [4.0, 4.0])]).exact
+    assert not Chain([Abs(2, entries=[0]), SplineCoupling(2)]).exact
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

@@ -428,6 +428,17 @@ def test_a_fit_serves_in_everything(tmp_path):
     assert torch.equal(loaded.elbo(x), fit.elbo(x))
 
 
+def test_the_elbo_of_an_exact_flow_takes_one_pass_a_datum(monkeypatch):
+    flow, x = made(FLOWS["spline coupling"], torch.float32), rows(torch.float32, 60)
+    fit = VariationalEM(FlowModel(flow), FlowGuide(flow)).fit(x, steps=1, progress=False)
+    fit.elbo(x, num_samples=1)  # what is found out once about a shape of data
+    encode, passed = flow._encode, []
+    monkeypatch.setattr(flow, "_encode", lambda x, context: passed.append(x.shape[:-1].numel()) or encode(x, context))
+    many = fit.elbo(x, num_samples=64)
+    assert sum(passed) == len(x)
+    assert torch.equal(many, fit.elbo(x, num_samples=1))
+
+
 def test_theta_and_phi_are_one_and_move_in_the_m_step():
     flow, x = made(FLOWS["volume kept"], torch.float32), rows(torch.float32)
     em = VariationalEM(FlowModel(flow), FlowGuide(flow), schedule=Alternating())
