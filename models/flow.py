@@ -8,8 +8,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae.flows import Decoded, Layer
-from ppl_vae.flows.base import base_of
-from ppl_vae.flows.domains import within
+from ppl_vae.flows.base import base_of, keeps_to
 from ppl_vae.models.decoding import num_data
 
 
@@ -50,7 +49,7 @@ class FlowModel(PyroModule):
         super().__init__()
         self.flow = flow
         self.base = base_of(flow, base, who="FlowModel")
-        self.exact: bool = flow.exact and within(self.base().support, flow.codomain)
+        self.exact: bool = flow.exact and keeps_to(self.base(), flow.codomain)
 
     def forward(
         self,

@@ -6,7 +6,9 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
 
+from ppl_vae.flows.domains import within
 from ppl_vae.flows.layer import Layer
 
 
@@ -73,3 +75,12 @@ def base_of(flow: Layer, base: TorchDistribution | nn.Module | None, *, who: str
             f"{tuple(p_z.batch_shape)} and {tuple(p_z.event_shape)}"
         )
     return module
+
+
+def keeps_to(p_z: TorchDistribution, where: Constraint) -> bool:
+    """Is a distribution known to live within a constraint, but for a null set?"""
+    try:
+        support: Constraint | None = p_z.support
+    except NotImplementedError:
+        return False
+    return support is not None and within(support, where)

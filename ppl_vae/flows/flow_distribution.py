@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from ppl_vae.flows.domains import of_event, within
+from ppl_vae.flows.base import keeps_to
+from ppl_vae.flows.domains import of_event
 from ppl_vae.flows.layer import Coded, Layer, event_dims
 
 
@@ -58,8 +59,11 @@ class FlowDistribution(TorchDistribution):
         self._key = object()  # a draw knows by it whose draw it is, also after an expansion
         event = base.event_shape if flow.shape_in is None else flow.shape_in
         super().__init__(batch, event, validate_args=validate_args)
-        if self._validate_args:
-            _check_support(base.support, flow)
+        if self._validate_args and not keeps_to(base, flow.codomain):
+            raise ValueError(
+                f"FlowDistribution: the base must live in {flow.codomain}, where {flow.label} puts z, got "
+                f"{type(base).__name__}"
+            )
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
@@ -137,11 +141,4 @@ def _check_base(base: TorchDistribution, flow: Layer) -> None:
         raise ValueError(
             f"FlowDistribution: the base must have the event shape {required} of the flow's z, got "
             f"{tuple(base.event_shape)}; declare the event, as in .to_event({event_dims(flow.shape_out)})"
-        )
-
-
-def _check_support(support: Any, flow: Layer) -> None:
-    if not within(support, flow.codomain):
-        raise ValueError(
-            f"FlowDistribution: the base must live in {flow.codomain}, where {flow.label} puts z, got one on {support}"
         )
