@@ -1,18 +1,20 @@
 """Microseconds of coupling flows: ours, zuko's, Pyro's and normflows', in one process.
 
-Four coupling layers at D = 8, each with a network of 4-64-64-parameters (ReLU), on batches of 512 in float32, one thread:
+Four coupling layers at D = 8, each with a network of 4-64-64-parameters (ReLU), on batches of 512 in float32, one
+thread:
 
 - score: log p(x) of the batch, its mean, and the gradient of every parameter;
 - draw: 512 samples, without gradients;
-- step: the gradient and Adam, fused. "ours" is then the pair of FlowModel and FlowGuide under Pyro's own handlers.
+- step: the gradient and Adam. "ours" is then the pair of FlowModel and FlowGuide under Pyro's handlers, whose cost the
+  others, stepped by hand with the fused Adam, do not have.
 
-Splines are rational-quadratic, with 8 bins on [-5, 5]. All contestants have the same number of parameters, and the
-benchmark refuses one that has not. "compiled" is CompiledSVI on our pair, whose step has the optimizer in it and is
-shown under "score" as well; draws of ours are compiled by torch.compile around ``flow.decode``. With --compile-peers the
-others' are too, where torch can.
+Splines are rational-quadratic, with 8 bins on [-5, 5]. All contestants have the same number of parameters; the
+benchmark refuses one that has not. "ours, compiled" is CompiledSVI on the pair, optimizer and all, under "score" too;
+its draws are ``flow.decode`` under torch.compile. With --compile-peers the others go through torch.compile as well,
+where that can.
 
-Every figure is the median of interleaved rounds, every other one backwards. normflows comes with
-`pip install ppl_vae[bench]`.
+Figures are medians of interleaved rounds, every other one backwards. Start and data are fixed and the learning rate is
+0, so all measure the same work. normflows comes with `pip install ppl_vae[bench]`.
 
     python benchmarks/flow_speed.py [--rounds 25] [--calls 20] [--compile-peers] [--smoke]
 """
@@ -95,9 +97,7 @@ def by_zuko(kind: str) -> Flow:
     }
     masks = [(torch.arange(DIM) < DIM // 2) == (i % 2 == 0) for i in range(LAYERS)]
     options = spline if kind == "spline" else {}
-    layers = [
-        zuko.flows.GeneralCouplingTransform(DIM, mask=mask, hidden_features=HIDDEN, **options) for mask in masks
-    ]
+    layers = [zuko.flows.GeneralCouplingTransform(DIM, mask=mask, hidden_features=HIDDEN, **options) for mask in masks]
     base = zuko.lazy.UnconditionalDistribution(
         zuko.distributions.DiagNormal, torch.zeros(DIM), torch.ones(DIM), buffer=True
     )
@@ -269,7 +269,9 @@ def contestants(kind: str, x: Tensor, *, compiled: bool, peers: bool) -> dict[st
         flow = LIBRARIES[name](kind)
         calls["score"][f"{name}, compiled"] = scoring(flow, x, torch.compile(flow.log_prob))
         calls["draw"][f"{name}, compiled"] = drawing(torch.compile(LIBRARIES[name](kind).draw))
-    return {task: {name: call for name, call in found.items() if _runs(task, name, call)} for task, found in calls.items()}
+    return {
+        task: {name: call for name, call in found.items() if _runs(task, name, call)} for task, found in calls.items()
+    }
 
 
 def _runs(task: str, name: str, call: Call) -> bool:
@@ -299,7 +301,9 @@ def medians(calls: dict[str, Call], rounds: int, repeats: int) -> dict[str, floa
 
 def show(kind: str, task: str, found: dict[str, float]) -> None:
     """Microseconds, and each over the fastest eager peer."""
-    best = min((name for name in found if not name.startswith("ours") and "compiled" not in name), key=found.__getitem__)
+    best = min(
+        (name for name in found if not name.startswith("ours") and "compiled" not in name), key=found.__getitem__
+    )
     print(f"  {task}, µs (over {best}):")
     for name, microseconds in sorted(found.items(), key=lambda item: item[1]):
         print(f"    {name:<22}{microseconds:9.0f}{microseconds / found[best]:8.2f}")

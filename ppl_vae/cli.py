@@ -79,7 +79,9 @@ def main() -> None:
 
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
-DATA = click.option("--data", metavar="SOURCE", help="digits, grey-digits, iris, wine, mnist:DIR, or a .csv, .npy, .npz.")
+DATA = click.option(
+    "--data", metavar="SOURCE", help="digits, grey-digits, iris, wine, mnist:DIR, or a .csv, .npy, .npz."
+)
 PAIR = click.option("--pair", metavar="FILE.py:FUNCTION", help="The pair, for a run of your own pair.")
 SEED = click.option("--seed", type=click.IntRange(min=0), help="Of all noise.  [default: 0]")
 

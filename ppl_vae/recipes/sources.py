@@ -56,9 +56,9 @@ def open_source(text: str) -> Dataset:
     """The data set that ``text`` stands for, with test rows.
 
     Args:
-        text: ``digits`` (zeros and ones), ``grey-digits`` (17 levels), ``iris``, ``wine``, ``mnist:DIR`` (the IDX files in DIR, as zeros
-            and ones), or a file in .csv, .npy or .npz. Where the data bring no test rows, one row in five is
-            held out, always the same ones; of fewer than 20 rows, none.
+        text: ``digits`` (zeros and ones), ``grey-digits`` (17 levels), ``iris``, ``wine``, ``mnist:DIR`` (the IDX
+            files in DIR, as zeros and ones), or a file in .csv, .npy or .npz. Where the data bring no test rows, one
+            row in five is held out, always the same ones; of fewer than 20 rows, none.
 
     Raises:
         ValueError, FileNotFoundError: neither a name nor a file that can be read; the message has the nearest

@@ -24,9 +24,10 @@ def build(facts: Facts, settings: FlowSettings) -> tuple[Any, Any]:
             "survae: data on levels are required (grey values, counts, zeros and ones), whole multiples of 1/d with d "
             "up to 255; got numbers of any value; take the recipe flow"
         )
-    size, options = facts.size, {"num_layers": settings.num_layers, "hidden": settings.hidden}
+    size = facts.size
+    affine = couplings(AffineCoupling, size, num_layers=settings.num_layers, hidden=settings.hidden)
     rounding = Round(facts.event_shape, step=1 / facts.steps_per_unit)
-    flow = Chain([rounding, Flatten(facts.event_shape), ActNorm(size), *couplings(AffineCoupling, size, **options)])
+    flow = Chain([rounding, Flatten(facts.event_shape), ActNorm(size), *affine])
     return FlowModel(flow), FlowGuide(flow)
 
 
@@ -43,8 +44,8 @@ RECIPE = Recipe(
     description="flow with a surjection, rounding and 8 affine couplings; a bound on the probability of grey values",
     data="grey-digits",
     build=build,
-    settings=FlowSettings(num_layers=8, hidden=(128, 128)),
-    training=Training(epochs=100, lr=1e-3, weight_decay=1e-4),
+    settings=FlowSettings(num_layers=8, hidden=(128,)),
+    training=Training(epochs=20, lr=1e-3, weight_decay=3e-2),
     note=note,
     standardize=False,
 )
