@@ -87,13 +87,13 @@ class AmortizedFlow(PyroModule):
             A distribution with batch shape (N,) and event shape (latent_dim,).
         """
         context = self.encoder(fill_unobserved(x, mask, who="AmortizedFlow"))
-        required = self.flow.context_dim
-        if context.shape != (len(x), required):
+        flow = self.flow  # once: each access announces every parameter to Pyro's handlers
+        if context.shape != (len(x), flow.context_dim):
             raise ValueError(
-                f"AmortizedFlow: the encoder must return (..., {required}), the context of the flow, "
+                f"AmortizedFlow: the encoder must return (..., {flow.context_dim}), the context of the flow, "
                 f"got {tuple(context.shape)}"
             )
-        return FlowDistribution(self.base(), self.flow, context)
+        return FlowDistribution(self.base(), flow, context)
 
     def extra_repr(self) -> str:
         """Say the size of z."""

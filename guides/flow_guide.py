@@ -74,4 +74,5 @@ class FlowGuide(PyroModule):
             x: (N, *event) data.
             y: the context of a conditional flow.
         """
-        return Encoded(self.flow, x, y if self.flow.context_dim is not None else None)
+        flow = self.flow  # once: each access announces every parameter to Pyro's handlers
+        return Encoded(flow, x, y if flow.context_dim is not None else None)

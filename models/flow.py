@@ -83,5 +83,5 @@ class FlowModel(PyroModule):
             z: (..., *shape_out).
             y: the context of a conditional flow.
         """
-        context = y if self.flow.context_dim is not None else None
-        return Decoded(self.flow, z, context, exact=self.exact)
+        flow = self.flow  # once: each access announces every parameter to Pyro's handlers
+        return Decoded(flow, z, y if flow.context_dim is not None else None, exact=self.exact)

@@ -71,6 +71,7 @@ def main() -> None:
       ppl-vae fit vae                                a VAE on real 8x8 digits
       ppl-vae fit vae --data mnist:DIR --epochs 20   the same on MNIST
       ppl-vae fit ss-vae --num-labels 50             digits of which 50 have a label
+      ppl-vae fit flow --data wine                   a normalizing flow of a table
       ppl-vae fit mine.py:pair --data table.csv      your own Pyro model and guide
       ppl-vae evaluate runs/vae-digits
       ppl-vae sample runs/vae-digits -n 64
@@ -78,7 +79,9 @@ def main() -> None:
 
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
-DATA = click.option("--data", metavar="SOURCE", help="digits, iris, wine, mnist:DIR, or a file in .csv, .npy, .npz.")
+DATA = click.option(
+    "--data", metavar="SOURCE", help="digits, grey-digits, iris, wine, mnist:DIR, or a .csv, .npy, .npz."
+)
 PAIR = click.option("--pair", metavar="FILE.py:FUNCTION", help="The pair, for a run of your own pair.")
 SEED = click.option("--seed", type=click.IntRange(min=0), help="Of all noise.  [default: 0]")
 
@@ -95,6 +98,7 @@ SEED = click.option("--seed", type=click.IntRange(min=0), help="Of all noise.  [
 @click.option("--num-classes", type=click.IntRange(min=2), help="How many classes each of them has.")
 @click.option("--num-labels", type=click.IntRange(min=1), help="So many training rows have their label.")
 @click.option("--num-components", type=click.IntRange(min=2), help="How many clusters.")
+@click.option("--num-layers", type=click.IntRange(min=1), help="How many couplings a flow has.")
 @SEED
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/RECIPE-DATA]")

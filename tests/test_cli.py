@@ -292,6 +292,18 @@ OTHERS = {
         "KL(q(z|x) || p(z))",
         {"plots/latent.png"},
     ),
+    "vae-flow": (
+        ["--latent-dim", 2, "--num-layers", 1],
+        ["reconstruction", "log-likelihood (importance-weighted)", "  its standard error"],
+        "KL(q(z|x) || p(z))",
+        {"plots/latent.png"},
+    ),
+    "survae": (
+        ["--num-layers", 2],
+        ["contribution of the flow", "log-likelihood (importance-weighted)", "  its standard error"],
+        "log p(z)",
+        {"plots/latent.png"},
+    ),
 }
 
 
@@ -313,6 +325,26 @@ def test_a_recipe_is_fitted_evaluated_resumed_and_sampled(recipe: str, place: Pa
     whole = tmp_path / "whole"
     succeed(*command[:-1], whole, "--epochs", 2, *options)
     assert same_weights(out, whole)
+
+
+def test_a_flow_of_a_table_is_exact_and_says_so(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    said = succeed("fit", "flow", "--data", place / "table.csv", "--epochs", 2, "--num-layers", 1, "--out", out)
+    lines = table_of(said).splitlines()
+    assert re.fullmatch(r"nats per datum +train \(24 rows\) +test \(6 rows\)", lines[0])
+    elbo, prior, volume, evidence = (torch.tensor([float(text) for text in line.split()[-2:]]) for line in lines[1:])
+    assert lines[2].startswith("log p(z)")
+    assert lines[3].startswith("contribution of the flow")
+    assert lines[4].startswith("log-likelihood (exact)")
+    assert torch.equal(elbo, evidence)
+    assert torch.allclose(elbo, prior + volume, atol=2e-3)
+    assert "the log-likelihood is exact; the ELBO equals the evidence within 0.001 nats" in said
+    assert "the ELBO is the log-likelihood log p(x) itself" in RunFolder(out).read_text("README.md")
+    assert "plots/kl.png" not in RunFolder(out).names()
+    assert table_of(succeed("evaluate", out)) == table_of(said)
+    succeed("sample", out, "-n", 300, "--out", tmp_path / "a.csv")
+    rows = np.loadtxt(tmp_path / "a.csv", delimiter=",")
+    assert np.allclose(rows.mean(0), [0.0, 5.0, 1e4], atol=[1.0, 1e-3, 1e3])
 
 
 def test_the_note_is_said_and_kept(place: Path, tmp_path: Path) -> None:
@@ -447,7 +479,7 @@ def bad_files(place: Path) -> None:
 
 BAD = {
     "unknown recipe": (["fit", "vea"], "unknown recipe 'vea'; did you mean vae?"),
-    "unknown data": (["fit", "vae", "--data", "digit"], "unknown data 'digit'; did you mean digits?"),
+    "unknown data": (["fit", "vae", "--data", "digit"], "unknown data 'digit'; did you mean digits or grey-digits?"),
     "no such file": (["fit", "vae", "--data", "{place}/no.csv"], "no.csv must be a file, and there is none"),
     "unreadable": (["fit", "vae", "--data", "{place}/garbage.npz"], "must be a readable .npz file"),
     "words": (["fit", "vae", "--data", "{place}/words.csv"], "must hold numbers, got 'cat' at row 1, column 1"),
@@ -469,6 +501,15 @@ BAD = {
     ),
     "no labels": (["fit", "ss-vae", "--data", "{place}/table.csv"], "data with labels of two classes or more"),
     "few labels": (["fit", "ss-vae", "--num-labels", "9"], "num_labels must be at least 10, one a class, got 9"),
+    "density of levels": (
+        ["fit", "flow", "--data", "{place}/bits.npz"],
+        "flow: real numbers are required, got data on levels (whole multiples of 1/1)",
+    ),
+    "levels of a density": (
+        ["fit", "survae", "--data", "{place}/table.csv"],
+        "survae: data on levels are required (grey values, counts, zeros and ones)",
+    ),
+    "one column": (["fit", "flow", "--data", "{place}/column.npy"], "at least 2 are required, got 1"),
     "decay": (["fit", "vae", "--weight-decay", "-1"], "-1.0 is not in the range x>=0"),
     "device": (["fit", "vae", "--device", "nonsense"], "--device nonsense: "),
     "epochs": (["fit", "vae", "--epochs", "0"], "0 is not in the range x>=1"),

@@ -4,7 +4,7 @@
 the contract        ``Layer``; ``Chain``: one after another; ``Inverse``: turned round; ``NonFiniteContribution``
 number by number    ``ElementwiseAffine``, ``ActNorm``, ``Sigmoid``, ``Logit``, ``Softplus``,
                     ``LeakyReLU``, ``Bounded``: a box
-linear              ``LULinear``, ``Permutation``, ``Reverse``, ``Householder``
+linear              ``LULinear``, ``Permutation``, ``Reverse``, ``Householder``, ``Flatten``
 coupling            ``AffineCoupling``, ``AdditiveCoupling``, ``SplineCoupling``, along ``Half``, ``Alternate``,
                     ``Checkerboard``
 autoregressive      ``MaskedAutoregressive``, fast to score; ``InverseAutoregressive``, fast to sample
@@ -39,6 +39,7 @@ from ppl_vae.flows.divergences import Divergence, KLReport, kl_report
 from ppl_vae.flows.elementwise_affine import ElementwiseAffine
 from ppl_vae.flows.encoded import Encoded
 from ppl_vae.flows.errors import NonFiniteContribution
+from ppl_vae.flows.flatten import Flatten
 from ppl_vae.flows.flow_distribution import FlowDistribution
 from ppl_vae.flows.householder import Householder
 from ppl_vae.flows.inverse import Inverse
@@ -81,6 +82,7 @@ __all__ = [
     "Divergence",
     "ElementwiseAffine",
     "Encoded",
+    "Flatten",
     "FlowDistribution",
     "Half",
     "Householder",

@@ -337,6 +337,12 @@ class Binding:
         self.layout  # noqa: B018  (raises when not initialized)
         return self._is_exact
 
+    @property
+    def counts_volume(self) -> bool:
+        """Is p(x | z) a point, whose site counts the volume of a z that the guide gives (a flow)?"""
+        self.layout  # noqa: B018  (raises when not initialized)
+        return self._counts_volume
+
     def require_spread(self, what: str) -> None:
         """Raise ValueError if p(x | z) is a point (a flow): a z from elsewhere than the guide never gives this x."""
         if self._counts_volume:

@@ -25,18 +25,22 @@ class Facts:
         event_shape: the shape of one datum.
         binary: whether every entry is 0 or 1.
         num_classes: of the labels, which are 0, 1, ...; None where there are none.
+        steps_per_unit: d, the least for which every entry is a whole multiple of 1 / d, up to 255; None for numbers
+            of any value.
     """
 
     event_shape: tuple[int, ...]
     binary: bool
     num_classes: int | None = None
+    steps_per_unit: int | None = None
 
     @classmethod
     def of(cls, dataset: Dataset) -> Facts:
         """Look at the training rows."""
         train, labels = dataset.train, dataset.train_labels
         binary = bool(((train == 0) | (train == 1)).all())
-        return cls(tuple(train.shape[1:]), binary, None if labels is None else int(labels.max()) + 1)
+        num_classes = None if labels is None else int(labels.max()) + 1
+        return cls(tuple(train.shape[1:]), binary, num_classes, steps_per_unit(train))
 
     @property
     def size(self) -> int:
@@ -45,6 +49,18 @@ class Facts:
         for length in self.event_shape:
             size *= length
         return size
+
+
+MOST_STEPS = 255
+
+
+def steps_per_unit(rows: Tensor) -> int | None:
+    """The least d, up to 255, for which every entry is a whole multiple of 1 / d; None where there is none."""
+    from ppl_vae.flows.domains import Multiples
+
+    some = rows.flatten()[:1000].unique()
+    candidates = (d for d in range(1, MOST_STEPS + 1) if Multiples(1 / d).check(some).all())
+    return next((d for d in candidates if Multiples(1 / d).check(rows).all()), None)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from torch import Tensor
 
     from ppl_vae.data import Dataset
     from ppl_vae.recipes.base import Panel
@@ -44,15 +45,16 @@ def _panels(fit: Fit, dataset: Dataset, own: Mapping[str, Panel]) -> dict[str, P
         shape = dataset.image_shape
         if not own:
             panels["samples"] = lambda ax: _titled(fit.plot.samples(64, ax=ax, shape=shape), "samples from the prior")
-        panels["reconstructions"] = lambda ax: _titled(
-            fit.plot.reconstructions(shown[:32], columns=8, ax=ax, shape=shape),
-            "originals and reconstructions",
-        )
+        if not fit.counts_volume:  # a flow gives back what it was given
+            panels["reconstructions"] = lambda ax: _titled(
+                fit.plot.reconstructions(shown[:32], columns=8, ax=ax, shape=shape),
+                "originals and reconstructions",
+            )
     if _has_a_code(fit):
         codes, colors = shown[:PLOTTED_ROWS], None if labels is None else labels[:PLOTTED_ROWS]
         title = "latent space" if labels is None else "latent space by class"
         panels["latent"] = lambda ax: _titled(fit.plot.latent(codes, color=colors, ax=ax), title)
-        if not fit.summed:  # a prior that is a mixture has no closed form by dimension
+        if _has_marginals(fit, shown[:2]):
             panels["kl"] = lambda ax: _titled(fit.plot.kl(codes, ax=ax), "KL of each latent dimension")
     elif len(found := discrete_sites(fit)) == 1:
         panels["use"] = lambda ax: fit.plot.codes(shown, site=next(iter(found)), ax=ax)
@@ -68,6 +70,17 @@ def _has_a_code(fit: Fit) -> bool:
     """One continuous latent vector a datum."""
     sites = list(fit.latents.values())
     return len(sites) == 1 and sites[0].is_local and not sites[0].is_discrete and len(sites[0].event_shape) == 1
+
+
+def _has_marginals(fit: Fit, few: Tensor) -> bool:
+    """Is there a KL of each dimension? Not for a prior that is a mixture, nor for a guide that is a flow."""
+    from ppl_vae.diagnostics import kl_per_dimension
+
+    try:
+        kl_per_dimension(fit, few, num_samples=2)
+    except ValueError:
+        return False
+    return True
 
 
 def _titled(ax: Axes, title: str) -> Axes:

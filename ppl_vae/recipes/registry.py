@@ -7,10 +7,18 @@ from dataclasses import asdict, fields
 from difflib import get_close_matches
 from typing import Any
 
-from ppl_vae.recipes import discrete_vae, mixture_vae, ss_vae, vae
+from ppl_vae.recipes import discrete_vae, flow, mixture_vae, ss_vae, survae, vae, vae_flow
 from ppl_vae.recipes.base import Facts, Recipe
 
-_ALL: tuple[Recipe[Any], ...] = (vae.RECIPE, discrete_vae.RECIPE, ss_vae.RECIPE, mixture_vae.RECIPE)
+_ALL: tuple[Recipe[Any], ...] = (
+    vae.RECIPE,
+    vae_flow.RECIPE,
+    discrete_vae.RECIPE,
+    ss_vae.RECIPE,
+    mixture_vae.RECIPE,
+    flow.RECIPE,
+    survae.RECIPE,
+)
 
 #: every recipe by its name
 RECIPES: dict[str, Recipe[Any]] = {recipe.name: recipe for recipe in _ALL}
@@ -51,8 +59,13 @@ def rebuild(record: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _facts(record: Mapping[str, Any]) -> Facts:
-    classes = None if record.get("num_classes") is None else _field(record, "num_classes", int)
-    return Facts(_sizes(record, "event_shape"), _field(record, "binary", bool), classes)
+    optional = {name: _optional(record, name) for name in ("num_classes", "steps_per_unit")}
+    return Facts(_sizes(record, "event_shape"), _field(record, "binary", bool), **optional)
+
+
+def _optional(record: Mapping[str, Any], name: str) -> int | None:
+    """A whole number that may be missing: older runs have fewer facts."""
+    return None if record.get(name) is None else _field(record, name, int)
 
 
 def _settings(recipe: Recipe[Any], record: Mapping[str, Any]) -> Any:

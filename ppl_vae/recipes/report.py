@@ -35,6 +35,7 @@ class Report:
         unit: what a unit of the data is, since densities depend on it.
         latents: the names of the latents that the guide draws.
         further: what else was measured, by part and name; counts are whole numbers. Not in nats.
+        is_flow: is the guide a point, whose volume the site of x counts?
     """
 
     parts: dict[str, Decomposition]
@@ -42,6 +43,7 @@ class Report:
     unit: str = ""
     latents: tuple[str, ...] = ("z",)
     further: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    is_flow: bool = False
 
     @property
     def exact(self) -> bool:
@@ -50,15 +52,27 @@ class Report:
 
     def rows(self) -> list[tuple[str, list[str]]]:
         """The table: a name, and the value for each part."""
-        z = ", ".join(self.latents)
-        pieces = [("ELBO", "elbo"), ("reconstruction", "reconstruction"), (f"KL(q({z}|x) || p({z}))", "kl")]
-        table = [(name, [f"{part.mean()[key]:.3f}" for part in self.parts.values()]) for name, key in pieces]
+        table = [
+            (name, [f"{sign * part.mean()[key]:.3f}" for part in self.parts.values()])
+            for name, key, sign in self._pieces()
+        ]
         evidence = [part.evidence.mean() for part in self.parts.values()]
         how = "exact" if self.exact else "importance-weighted"
         table.append((f"log-likelihood ({how})", [f"{mean.value:.3f}" for mean in evidence]))
         if not self.exact:
             table.append(("  its standard error", [f"{mean.standard_error:.3f}" for mean in evidence]))
         return table + self._further_rows()
+
+    def _pieces(self) -> list[tuple[str, str, int]]:
+        """What the ELBO consists of: a name, the piece, its sign. A flow has no KL: its q(z|x) is a point."""
+        z = ", ".join(self.latents)
+        if self.is_flow:
+            return [("ELBO", "elbo", 1), (f"log p({z})", "kl", -1), ("contribution of the flow", "reconstruction", 1)]
+        return [
+            ("ELBO", "elbo", 1),
+            ("reconstruction", "reconstruction", 1),
+            (f"KL(q({z}|x) || p({z}))", "kl", 1),
+        ]
 
     def _further_rows(self) -> list[tuple[str, list[str]]]:
         names = dict.fromkeys(name for numbers in self.further.values() for name in numbers)
@@ -120,16 +134,23 @@ def judge(fit: Fit, dataset: Dataset, *, measure: Measure = no_numbers, seed: in
     if dataset.test is not None and not fit.has_global_latents and not fit.takes("index"):
         parts["test"] = dataset.test[:MOST_ROWS]
     pieces = {
-        name: decomposition(fit, rows, num_samples=max(100, min(MOST_SAMPLES, BUDGET // len(rows))), seed=seed)
+        name: decomposition(fit, rows, num_samples=_num_samples(fit, len(rows)), seed=seed)
         for name, rows in parts.items()
     }
     last = list(parts)[-1]
-    units = active_units(fit, parts[last], seed=seed) if len(parts[last]) > 1 else None
+    # In a flow every dimension moves with the datum.
+    units = active_units(fit, parts[last], seed=seed) if len(parts[last]) > 1 and not fit.counts_volume else None
     noun = f"{last} {NOUNS.get(dataset.name, 'rows')}"
     further = {
         name: {**_codes(fit, rows), **measure(fit, rows, _labels(dataset, name))} for name, rows in parts.items()
     }
-    return Report(pieces, VerdictOf.of(pieces[last], units, noun=noun), dataset.unit, tuple(fit.latents), further)
+    verdict = VerdictOf.of(pieces[last], units, noun=noun)
+    return Report(pieces, verdict, dataset.unit, tuple(fit.latents), further, fit.counts_volume)
+
+
+def _num_samples(fit: Fit, num_rows: int) -> int:
+    """Draws a datum; of an exact flow all are the same, and two show it."""
+    return 2 if fit.is_exact else max(100, min(MOST_SAMPLES, BUDGET // num_rows))
 
 
 def _labels(dataset: Dataset, part: str) -> Tensor | None:
@@ -187,6 +208,15 @@ def posterior_rows(fit: Fit, dataset: Dataset) -> Any:
 # the model card
 
 
+def _bound(report: Report) -> str:
+    """Whether the numbers are log p(x) itself."""
+    if not report.exact:
+        return "An ELBO and an importance-weighted log-likelihood are lower bounds of log p(x) in expectation."
+    if report.is_flow:
+        return "The flow is exact: the ELBO is the log-likelihood log p(x) itself, log p(z) + contribution."
+    return "The log-likelihood is exact, a sum over all codes; an ELBO is a lower bound of it."
+
+
 def model_card(
     title: str,
     command: str,
@@ -208,11 +238,7 @@ def model_card(
     load = '"PATH OF THIS FOLDER"' + ("" if is_recipe else ", model, guide")
     summary = "\n".join(f"- {key}: {value}" for key, value in fit.summary().items())
     summary += f"\n- note: {note}" if note else ""
-    bound = (
-        "The log-likelihood is exact, a sum over all codes; an ELBO is a lower bound of it."
-        if report.exact
-        else "An ELBO and an importance-weighted log-likelihood are lower bounds of log p(x) in expectation."
-    )
+    bound = _bound(report)
     return f"""# {title}
 
 {report.verdict}.

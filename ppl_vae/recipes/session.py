@@ -31,8 +31,8 @@ class Plan:
         data: a data source; see :mod:`ppl_vae.recipes.sources`.
         epochs, batch_size, lr, weight_decay: how it is fitted.
         seed: of the networks' start, the order of the data and the noise.
-        latent_dim, num_latents, num_classes, num_labels, num_components: the sizes that the recipe has; None for
-            others, and where the pair decides.
+        latent_dim, num_latents, num_classes, num_labels, num_components, num_layers: the sizes that the recipe
+            has; None for others, and where the pair decides.
     """
 
     target: str
@@ -47,6 +47,7 @@ class Plan:
     num_classes: int | None = None
     num_labels: int | None = None
     num_components: int | None = None
+    num_layers: int | None = None
 
     @classmethod
     def of(cls, target: str, given: Mapping[str, Any]) -> Plan:
@@ -79,7 +80,7 @@ class Plan:
 
 
 #: the sizes that some recipe has
-SIZES = ("latent_dim", "num_latents", "num_classes", "num_labels", "num_components")
+SIZES = ("latent_dim", "num_latents", "num_classes", "num_labels", "num_components", "num_layers")
 
 
 def option(name: str) -> str:

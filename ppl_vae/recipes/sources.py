@@ -25,6 +25,12 @@ def _digits() -> Dataset:
     return load_digits(binary=True)
 
 
+def _grey_digits() -> Dataset:
+    from ppl_vae.data import load_digits
+
+    return load_digits()
+
+
 def _iris() -> Dataset:
     from ppl_vae.data import load_iris
 
@@ -38,16 +44,21 @@ def _wine() -> Dataset:
 
 
 #: the names that need no file
-NAMED: dict[str, Callable[[], Dataset]] = {"digits": _digits, "iris": _iris, "wine": _wine}
+NAMED: dict[str, Callable[[], Dataset]] = {
+    "digits": _digits,
+    "grey-digits": _grey_digits,
+    "iris": _iris,
+    "wine": _wine,
+}
 
 
 def open_source(text: str) -> Dataset:
     """The data set that ``text`` stands for, with test rows.
 
     Args:
-        text: ``digits`` (zeros and ones), ``iris``, ``wine``, ``mnist:DIR`` (the IDX files in DIR, as zeros
-            and ones), or a file in .csv, .npy or .npz. Where the data bring no test rows, one row in five is
-            held out, always the same ones; of fewer than 20 rows, none.
+        text: ``digits`` (zeros and ones), ``grey-digits`` (17 levels), ``iris``, ``wine``, ``mnist:DIR`` (the IDX
+            files in DIR, as zeros and ones), or a file in .csv, .npy or .npz. Where the data bring no test rows, one
+            row in five is held out, always the same ones; of fewer than 20 rows, none.
 
     Raises:
         ValueError, FileNotFoundError: neither a name nor a file that can be read; the message has the nearest
