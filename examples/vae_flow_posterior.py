@@ -5,7 +5,7 @@
 A flow posterior can close the gap, a flow prior can raise log p(x) itself. All three pairs have the same decoder and
 the same encoder trunk, and are fitted from three seeds, with a KL that warms up; the last 200 training rows choose the
 epoch. They are judged by the importance weighted log-likelihood of the test rows, and the difference to the plain VAE
-is taken row by row.
+is taken row by row. Neither flow has to win: with 1300 rows to train on the three end within the noise of their seeds.
 
     python examples/vae_flow_posterior.py            (five minutes)
     python examples/vae_flow_posterior.py --smoke    (seconds)
