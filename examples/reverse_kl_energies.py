@@ -79,10 +79,12 @@ class Target:
     log_z: float
     asked: float
     strip: bool = True
+    lr: float = 7e-3
+    warmth: float = 5.0  # the temperature that a fit starts from
 
 
 TARGETS = {
-    "U1": Target(minus_u1, 1.87750163, 0.05, strip=False),
+    "U1": Target(minus_u1, 1.87750163, 0.05, strip=False, lr=1.2e-2, warmth=6.0),
     "U2": Target(minus_u2, 2.08208934, 0.10),
     "U3": Target(minus_u3, 2.64170513, 0.10),
     "U4": Target(minus_u4, 2.71069800, 0.10),
@@ -92,18 +94,18 @@ TARGETS = {
 def pair_of(target: Target) -> tuple[Energy, FlowPosterior]:
     """The model and the guide: six splines, each of one coordinate given the other."""
     if not target.strip:
-        guide = FlowPosterior(Chain(splines(bound=4.0)))
+        guide = FlowPosterior(Chain(splines(bins=16, bound=4.0)))
         return Energy(target.log_density, shape=2), guide
     # A strip's z1 is a logistic number pushed through the logistic function: from the start it is uniform, tails too.
     strip = Bounded([-4.0, -math.inf], [4.0, math.inf])
     base = dist.Logistic(torch.zeros(2), torch.tensor([1.0, 0.35])).to_event(1)
-    guide = FlowPosterior(Chain([strip, *splines(bound=6.0)]), base=base)
+    guide = FlowPosterior(Chain([strip, *splines(bins=12, bound=6.0)]), base=base)
     return Energy(target.log_density, shape=2, support=strip.domain), guide
 
 
-def splines(*, bound: float) -> list[Layer]:
+def splines(*, bins: int, bound: float) -> list[Layer]:
     """The last to be decoded moves z1 given z2, the one before z2 given z1, and so on."""
-    return [SplineCoupling(2, bins=16, bound=bound, mask=Half(swap=i % 2 == 0), hidden=(32, 32)) for i in range(6)]
+    return [SplineCoupling(2, bins=bins, bound=bound, mask=Half(swap=i % 2 == 0), hidden=(32, 32)) for i in range(6)]
 
 
 def elbo(pair: Pair, *, num_samples: int, seed: int) -> tuple[float, float]:
@@ -133,14 +135,14 @@ class Watch(Callback):
 
 
 def fit(target: Target, *, steps: int, seed: int) -> tuple[Fit, Watch]:
-    """Fit the flow by the reverse KL, from a temperature of 6 down to 1 in the first half of the steps."""
+    """Fit the flow by the reverse KL, warm in the first half of the steps."""
     torch.manual_seed(seed)
     model, guide = pair_of(target)
     em = VariationalEM(
         model,
         guide,
-        objective=ELBO(num_particles=256, beta=LinearWarmup(max(1, steps // 2), start=6.0)),
-        lr=1.2e-2,
+        objective=ELBO(num_particles=256, beta=LinearWarmup(max(1, steps // 2), start=target.warmth)),
+        lr=target.lr,
         lr_scheduler=partial(CosineAnnealingLR, T_max=steps),
         clip_norm=10.0,
     )
