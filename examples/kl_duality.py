@@ -68,23 +68,23 @@ def bending() -> Layer:
     return Chain([layer for move in moves for layer in (LULinear(2), move)]).double()
 
 
-def fit_forward(flow: Layer, *, steps: int) -> None:
+def fit_forward(flow: Layer, *, steps: int, lr: float) -> None:
     """Maximum likelihood of draws of π: E_π[log p(x|θ)] = -KL(π || p) - H(π)."""
     torch.manual_seed(1)
-    em = VariationalEM(FlowModel(flow), FlowGuide(flow), **options(steps))
+    em = VariationalEM(FlowModel(flow), FlowGuide(flow), **options(steps, lr))
     em.fit(TARGET.sample((4000,)), steps=steps, batch_size=min(1000, 50 * steps), seed=0, progress=False)
 
 
-def fit_reverse(flow: Layer, *, steps: int) -> None:
+def fit_reverse(flow: Layer, *, steps: int, lr: float) -> None:
     """A guide for the density π: E_p[log π(x) - log p(x|θ)] = -KL(p || π)."""
     model, guide = Energy(TARGET.log_prob, shape=2), FlowPosterior(flow)
-    em = VariationalEM(model, guide, objective=ELBO(num_particles=256), **options(steps))
+    em = VariationalEM(model, guide, objective=ELBO(num_particles=256), **options(steps, lr))
     em.fit(None, steps=steps, seed=0, progress=False)
 
 
-def options(steps: int) -> dict[str, object]:
+def options(steps: int, lr: float) -> dict[str, object]:
     """What both ways of fitting have in common."""
-    return {"lr": 1e-2, "lr_scheduler": EachStep(partial(CosineAnnealingLR, T_max=steps)), "compile": False}
+    return {"lr": lr, "lr_scheduler": EachStep(partial(CosineAnnealingLR, T_max=steps)), "compile": False}
 
 
 FITS: dict[str, tuple[Callable[[], Layer], Callable[..., None]]] = {
@@ -188,7 +188,7 @@ def main() -> None:
     for name, (make, fit) in FITS.items():
         torch.manual_seed(0)
         flow = make()
-        fit(flow, steps=steps)
+        fit(flow, steps=steps, lr=5e-2 if isinstance(flow, LULinear) else 1e-2)
         results[name] = measure(flow, num_samples=num_samples, points=points)
         print(table(name, results[name]), flush=True)
     print("what one mode costs, log 1/weight:", ", ".join(f"{-float(w.log()):.6f}" for w in WEIGHTS))
