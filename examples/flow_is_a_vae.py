@@ -49,7 +49,7 @@ from ppl_vae.guides import FlowGuide
 from ppl_vae.models import FlowModel
 from ppl_vae.plots.axes import ACCENT, CLASSES, SECOND, array, quiet
 
-D, LR = 4, 3e-3
+D = 4
 SMALL = (16, 16)
 
 FLOWS: dict[str, Callable[[], Layer]] = {
@@ -60,6 +60,7 @@ FLOWS: dict[str, Callable[[], Layer]] = {
     "LU linear": lambda: LULinear(D),
     "zuko's NSF": lambda: from_zuko(lambda zuko: zuko.flows.NSF(D, transforms=1, bins=4, hidden_features=SMALL)),
 }
+RATES = {"LU linear": 3e-2}  # of learning, 3e-3 for the others; this one has an optimum to go to, known in closed form
 
 
 def log_density(flow: Layer, x: Tensor) -> Tensor:
@@ -78,9 +79,9 @@ def log_det(flow: Layer, x: Tensor) -> Tensor:
     return torch.stack([one(row) for row in x])
 
 
-def fit_by_hand(flow: Layer, x: Tensor, *, steps: int) -> Layer:
+def fit_by_hand(flow: Layer, x: Tensor, *, steps: int, lr: float) -> Layer:
     """Maximum likelihood as one writes it without a framework."""
-    optimizer = torch.optim.Adam(flow.parameters(), lr=LR)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=lr)
     for _ in range(steps):
         optimizer.zero_grad()
         (-log_density(flow, x).mean()).backward()
@@ -135,12 +136,12 @@ def distance(one: Layer, two: Layer) -> float:
     return max(float((p - q).detach().abs().max()) for p, q in pairs)
 
 
-def compare(make: Callable[[], Layer], x: Tensor, *, steps: int) -> Found:
+def compare(make: Callable[[], Layer], x: Tensor, *, steps: int, lr: float) -> Found:
     """Train a flow both ways from one start, and measure."""
     torch.manual_seed(0)
     flow = make().to(x.dtype)
-    other, reversed_rows = (fit_by_hand(copy.deepcopy(flow), rows, steps=steps) for rows in (x, x.flip(0)))
-    fit = VariationalEM(FlowModel(flow), FlowGuide(flow), lr=LR, compile=False).fit(
+    other, reversed_rows = (fit_by_hand(copy.deepcopy(flow), rows, steps=steps, lr=lr) for rows in (x, x.flip(0)))
+    fit = VariationalEM(FlowModel(flow), FlowGuide(flow), lr=lr, compile=False).fit(
         x, steps=steps, seed=0, progress=False
     )
     volume, naive = log_det(flow, x), Naive(flow)
@@ -199,7 +200,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out", help="folder for the plot")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    steps, num_rows = (3, 20) if options.smoke else (300, 150)
+    steps, num_rows = (3, 20) if options.smoke else (200, 150)
     x = load_iris().train.double()
     x = ((x - x.mean(0)) / x.std(0))[:num_rows]
     results: dict[str, Found] = {}
@@ -209,9 +210,9 @@ def main() -> None:
     )
     print("                log p(x)   ppl_vae     Pyro  - log p(x) -log|det|   rest   != x  log p(x)  apart by   alone")
     for name, make in FLOWS.items():
-        results[name] = compare(make, x, steps=steps)
+        results[name] = compare(make, x, steps=steps, lr=RATES.get(name, 3e-3))
         print(line(name, results[name]), flush=True)
-    print(f"the best multivariate normal, in closed form: {normal_log_likelihood(x):.4f} nats a row (LU linear)")
+    print(f"the best multivariate normal, in closed form: {normal_log_likelihood(x):.4f} nats (LU linear goes there)")
     worst = max(float((found.elbo - found.log_likelihood).abs().max()) for found in results.values())
     if worst > 1e-9:
         raise AssertionError(f"an ELBO is off its log-likelihood by {worst:.1e} nats")
