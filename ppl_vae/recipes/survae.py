@@ -10,12 +10,14 @@ from ppl_vae.recipes.networks import couplings
 
 
 def build(facts: Facts, settings: FlowSettings) -> tuple[Any, Any]:
-    """``Round``, undone by noise that learns, and spline couplings: the ELBO is a lower bound on the log probability of data on levels.
+    """``Round``, undone by uniform noise, and spline couplings.
+
+    The ELBO is a lower bound on the log probability of data on levels.
 
     Raises:
         ValueError: data of any value; fewer than two numbers a row.
     """
-    from ppl_vae.flows import ActNorm, Chain, ElementwiseAffine, Flatten, Round, SplineCoupling, VariationalNoise
+    from ppl_vae.flows import ActNorm, Chain, Flatten, Round, SplineCoupling
     from ppl_vae.guides import FlowGuide
     from ppl_vae.models import FlowModel
 
@@ -26,8 +28,7 @@ def build(facts: Facts, settings: FlowSettings) -> tuple[Any, Any]:
         )
     size = facts.size
     splines = couplings(SplineCoupling, size, num_layers=settings.num_layers, hidden=settings.hidden)
-    noise = VariationalNoise(ElementwiseAffine(size, context_dim=size, hidden=settings.hidden))
-    rounding = Round(facts.event_shape, step=1 / facts.steps_per_unit, noise=noise)
+    rounding = Round(facts.event_shape, step=1 / facts.steps_per_unit)
     flow = Chain([rounding, Flatten(facts.event_shape), ActNorm(size), *splines])
     return FlowModel(flow), FlowGuide(flow)
 
@@ -35,14 +36,14 @@ def build(facts: Facts, settings: FlowSettings) -> tuple[Any, Any]:
 def note(settings: FlowSettings) -> str:
     """What the numbers are of."""
     return (
-        "rounding is a layer of the flow, undone by noise that is learned: the log-likelihood is of the probability of the "
+        "rounding is a layer of the flow, undone by uniform noise: the log-likelihood is of the probability of the "
         "levels themselves, and ELBO and importance-weighted estimate are lower bounds on it"
     )
 
 
 RECIPE = Recipe(
     name="survae",
-    description="flow with a surjection, rounding and 4 spline couplings; a bound on the probability of grey values",
+    description="flow with a surjection, rounding and 4 spline couplings; bounds the probability of grey values",
     data="grey-digits",
     build=build,
     settings=FlowSettings(num_layers=4, hidden=(64,)),

@@ -248,10 +248,7 @@ def test_a_flow_is_exact_and_its_elbo_the_density_of_its_parts() -> None:
 
 
 def test_survae_bounds_a_probability() -> None:
-    """Of two numbers on levels: over all of them the estimates of P(x) add up to nearly 1, and the ELBOs to less.
-
-    The weights of learned noise have heavy tails, so what is missing of 1 is more than a standard error says.
-    """
+    """Of two numbers on levels: over all of them the estimates of P(x) add up to 1, and the ELBOs to less."""
     from ppl_vae import Pair
     from ppl_vae.evidence import decomposition
 
@@ -262,8 +259,8 @@ def test_survae_bounds_a_probability() -> None:
     found = decomposition(pair, x, num_samples=5000)
     assert found.evidence.bound == "lower"
     total, weighted = (float(values.exp().sum()) for values in (found.elbo, found.evidence.value))
-    assert 0.9 < weighted < 1.01
-    assert 0.5 < total < weighted
+    assert abs(weighted - 1) < 0.01
+    assert 0.7 < total < 0.99
 
 
 def test_couplings_want_two_numbers() -> None:
