@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST_SAMPLES = 5000  # importance samples a datum
 BUDGET = 1_500_000  # draws of the guide in all, for each part of the data
+FLOW_BUDGET = 150_000  # the same for a flow, each of whose draws is a pass through all of its layers
 MOST_ROWS = 5000  # rows of a part that are judged
 POSTERIOR_ROWS = 300  # rows in posterior.nc
 
@@ -150,7 +151,10 @@ def judge(fit: Fit, dataset: Dataset, *, measure: Measure = no_numbers, seed: in
 
 def _num_samples(fit: Fit, num_rows: int) -> int:
     """Draws a datum; of an exact flow all are the same, and two show it."""
-    return 2 if fit.is_exact else max(100, min(MOST_SAMPLES, BUDGET // num_rows))
+    if fit.is_exact:
+        return 2
+    budget = min(BUDGET, FLOW_BUDGET) if fit.counts_volume else BUDGET
+    return max(100, min(MOST_SAMPLES, budget // num_rows))
 
 
 def _labels(dataset: Dataset, part: str) -> Tensor | None:

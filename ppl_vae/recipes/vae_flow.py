@@ -19,12 +19,14 @@ class PosteriorSettings(Settings):
         num_layers: how many couplings the posterior has, behind the normal that the encoder gives.
     """
 
-    num_layers: int = 4
+    num_layers: int = 2
 
 
 def build(facts: Facts, settings: PosteriorSettings) -> tuple[Any, Any]:
     """The model of the recipe ``vae``; its guide draws a normal z and moves it through couplings that see x."""
-    from ppl_vae.flows import AffineCoupling, Chain, ElementwiseAffine
+    from torch import nn
+
+    from ppl_vae.flows import AffineCoupling, Chain, ElementwiseAffine, Inverse
     from ppl_vae.guides import AmortizedFlow
     from ppl_vae.models import VAE
     from ppl_vae.nn import MLP
@@ -32,16 +34,18 @@ def build(facts: Facts, settings: PosteriorSettings) -> tuple[Any, Any]:
     latent, hidden = settings.latent_dim, settings.hidden
     decoder = MLP(latent, facts.event_shape, hidden=tuple(reversed(hidden)))
     size = hidden[-1]
-    layers = couplings(AffineCoupling, latent, num_layers=settings.num_layers, hidden=(64,), context_dim=size)
-    flow = Chain([*layers, ElementwiseAffine(latent, context_dim=size)])
-    encoder = flattening(facts, MLP(facts.size, size, hidden=hidden[:-1] or hidden))
+    encoder = flattening(facts, nn.Sequential(MLP(facts.size, size, hidden=hidden[:-1]), nn.SiLU()))
+    # Turned round, so that what a draw goes through is x = z exp(s) + t: the last of them is first.
+    moves = couplings(AffineCoupling, latent, num_layers=settings.num_layers, hidden=(64,), context_dim=size)
+    normal = ElementwiseAffine(latent, context_dim=size, hidden=())
+    flow = Chain([Inverse(layer) for layer in (*moves, normal)])
     model = VAE(decoder, latent_dim=latent, likelihood=likelihood_of(facts))
     return model, AmortizedFlow(encoder, flow, latent_dim=latent)
 
 
 RECIPE = Recipe(
     name="vae-flow",
-    description="the recipe vae with a flow as q(z|x): 4 affine couplings behind the normal that the encoder gives",
+    description="the recipe vae with a flow as q(z|x): 2 affine couplings behind the normal that the encoder gives",
     data="digits",
     build=build,
     settings=PosteriorSettings(),
