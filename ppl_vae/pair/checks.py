@@ -18,6 +18,7 @@ from ppl_vae.distributions import PointMass
 from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.enumeration import cut, dims_in, drop_left
 from ppl_vae.pair.execution import Execution
+from ppl_vae.pair.handlers import same_rows
 from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.particles import outward, without_particles
 from ppl_vae.pair.scores import SiteScore
@@ -73,7 +74,8 @@ def _agrees(pair: Binding, batch: Batch, both: Execution, together: Mapping[str,
         fn, value = traced[name]["fn"], traced[name]["value"]
         drawn = without_particles(outward(value, site, pair.layout, True)[i], site, pair.layout)
         values[name] = fn.alone(value, drawn, i) if isinstance(fn, PointMass) else drawn
-    one = pair.run(batch, values=values)
+    with same_rows(both.guide_trace, both.model_trace):
+        one = pair.run(batch, values=values)
     alone = {**_tagged("model", one.score_model()), **_tagged("guide", one.score_guide())}
     return all(
         torch.allclose(score.log_prob[i], alone[name].log_prob[0], rtol=1e-3, atol=1e-3)
@@ -108,7 +110,8 @@ def require_enumerable(pair: Binding, batch: Batch) -> None:
     for score in scores.values():
         run.expectation.require_inside(dims_in(score.bare, run.expectation.dims), score.site)
     for which in (0, -1):
-        alone = _model_scores(pair.run(batch, values=_values_at(run, which, pair.layout)))
+        with same_rows(run.guide_trace, run.model_trace):
+            alone = _model_scores(pair.run(batch, values=_values_at(run, which, pair.layout)))
         for name, term in together.items():
             if not torch.allclose(_at(term, run, which), alone[name].bare, rtol=1e-3, atol=1e-3):
                 raise ValueError(
