@@ -28,7 +28,8 @@ class Substitute(Messenger):
 
 def same_rows(*traces: Trace) -> Substitute:
     """Hold the subsamples that the plates of a run have drawn: what runs inside is of the same rows."""
-    return Substitute({n: s["value"] for t in traces for n, s in t.nodes.items() if site_is_subsample(s)})
+    drawn: list[tuple[str, Any]] = [item for trace in traces for item in trace.nodes.items()]
+    return Substitute({name: site["value"] for name, site in drawn if site_is_subsample(site)})
 
 
 def has_density(site: Any) -> bool:
