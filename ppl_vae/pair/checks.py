@@ -101,6 +101,8 @@ def require_enumerable(pair: Binding, batch: Batch) -> None:
         scores = _model_scores(run)
         together = {name: score.bare for name, score in scores.items()}
     except (RuntimeError, ValueError, IndexError, KeyError) as error:
+        if str(error).startswith("enumeration:"):  # which says itself what cannot be summed
+            raise
         raise ValueError(
             f"Pair: the pair does not run with all values of {who} at once, along dimensions to the left of the plates "
             f"({_first_line(error)}); let everything left of the datum broadcast (`ppl_vae.nn.apply_batched` does "
