@@ -284,6 +284,23 @@ def test_a_mask_takes_terms_away_and_no_probability(kind):
     assert fit.log_evidence(X).bound != "exact"
 
 
+def test_a_masked_latent_is_not_summed_out():
+    """Its values would count as 1 each, and add log K to the rows that the mask takes it from."""
+
+    class Summed(Plain):
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                fn = dist.Categorical(logits=self.prior).mask(torch.arange(len(x)) % 2 == 0)
+                c = pyro.sample("c", fn, infer=MARK)
+                pyro.sample("x", dist.Normal(self.loc[c], 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            pass
+
+    with pytest.raises(ValueError, match="'c' bears a weight or a mask"):
+        elbo_and_gradient(Summed())
+
+
 # -- what else a pair gives --------------------------------------------------------------------------------------------
 
 
