@@ -134,8 +134,10 @@ class DiscreteVAE(PyroModule):
             E[x | c].
 
         Raises:
-            ValueError: the decoder takes no such number of rows, or its output does not fit the likelihood, or x.
+            ValueError: codes of another shape, as of a guide of other sizes; the decoder takes no such number of rows,
+                or its output does not fit the likelihood, or x.
         """
+        self._check_codes(c)
         if self.factorized:
             output = self._decode_parts(c)
             batch_dim, x_shape = c.dim(), None if x_shape is None else x_shape[1:]
@@ -195,6 +197,16 @@ class DiscreteVAE(PyroModule):
             raise ValueError(
                 "DiscreteVAE: with factorized=True the prior must have independent latents (a Codes distribution), "
                 f"got {type(p_c).__name__}"
+            )
+
+    def _check_codes(self, c: Tensor) -> None:
+        sizes = c.shape[-2:-1] if self.factorized else c.shape[-1:]
+        # Enumerated latents of a plate have size 1 in its place.
+        if sizes != (self.num_latents,) and not (self.factorized and sizes == (1,)):
+            required = f"(..., {self.num_latents}, N)" if self.factorized else f"(..., {self.num_latents})"
+            raise ValueError(
+                f"DiscreteVAE: codes must be {required} for num_latents={self.num_latents}, factorized="
+                f"{self.factorized}, got {tuple(c.shape)}; the guide must have the same num_latents and factorized"
             )
 
     def _check_parts(self, x: Tensor | None) -> None:

@@ -256,6 +256,8 @@ class Fit(Pair):
         start, end = self.encode(first), self.encode(second)
         if isinstance(start, dict):
             raise ValueError(f"interpolate: one latent site is required, got {sorted(start)}")
+        if not start.is_floating_point():
+            raise ValueError("interpolate: a continuous latent is required; between two codes there is no line")
         if start.shape != end.shape:
             raise ValueError(f"interpolate: equally many rows are required, got {len(start)} and {len(end)}")
         line = torch.stack([torch.lerp(start, end, float(w)) for w in torch.linspace(0, 1, steps)], 1)

@@ -165,8 +165,9 @@ def gradient_report(
     leaves = {group: members for group, members in leaves.items() if members}
     axes = {group: _directions(members, num_projections, fold(seed, group)) for group, members in leaves.items()}
     found, references = {}, {}
-    known: dict[int, dict[str, _Moments]] = {}  # references that were drawn, by the number of draws in their bound
+    known: dict[str, dict[str, _Moments]] = {}  # references that were drawn, by the bound
     for name, (other, objective) in _named(pair, objectives).items():
+        objective.begin_step(0)
         references[name], reference = _reference(pair, batch, objective, leaves, axes, seed, known)
         noise = fold(seed, "replicates", name)
         moments, seconds = _replicates(other, objective, batch, leaves, axes, num_replicates, noise)
@@ -243,7 +244,6 @@ def _replicates(
     pair.initialize(batch.args[0] if len(batch.args) == 1 else batch.args)
     threads = one_thread(_is_small(objective, batch, leaves))  # as in training, so that the seconds are those of a fit
     with pair.scope(), isolated_rng(seed, pair.device), pair.mode(training=True), own_gradients(leaves), threads:
-        objective.begin_step(0)
         for _ in range(count):
             started = time.perf_counter()
             found = _gradient(pair, objective, batch, leaves)
@@ -294,17 +294,19 @@ def _reference(
     leaves: Mapping[str, list[Tensor]],
     axes: Mapping[str, Tensor],
     seed: int,
-    known: dict[int, dict[str, _Moments]],
+    known: dict[str, dict[str, _Moments]],
 ) -> tuple[str, dict[str, _Moments]]:
     """The gradient that an objective should have: exact by enumeration where it can be, else from many draws."""
     codes, size, draws = num_codes(pair), batch.size or 1, objective.draws_in_bound
     if codes is not None and codes**draws * size <= MANY_TUPLES:
         return "enumeration", _by_enumeration(pair, batch, objective, leaves, axes)
-    many: Objective = ELBO(num_particles=PARTICLES) if draws == 1 else IWAE(draws)
+    beta = objective.beta if isinstance(objective, ELBO) else 1.0
+    many: Objective = ELBO(beta, num_particles=PARTICLES) if draws == 1 else IWAE(draws)
     rounds = ROUNDS if draws == 1 else PARTICLES * ROUNDS
-    if draws not in known:
-        known[draws], _ = _replicates(pair, many, batch, leaves, axes, rounds, fold(seed, "reference"))
-    return f"{rounds} x {many!r}", known[draws]
+    said = f"{rounds} x {many!r}"
+    if said not in known:
+        known[said], _ = _replicates(pair, many, batch, leaves, axes, rounds, fold(seed, "reference"))
+    return said, known[said]
 
 
 def _by_enumeration(

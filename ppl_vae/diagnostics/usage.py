@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pyro.distributions import MaskedDistribution
 from torch import Tensor
 
 from ppl_vae._random import fold
@@ -117,7 +118,9 @@ def class_probabilities(
     """The posterior probability of each class of a discrete latent, (N, M, K), float64.
 
     Of a latent that the guide has, q(c_m | x); of one that the model sums out, E_q[p(c | x, z)], by Bayes' rule. Where
-    it depends on latents drawn before it, it is averaged over draws.
+    it depends on latents drawn before it, it is averaged over draws. Entries that are not independent, as of a one-hot
+    class, and those of a latent that is summed out, are one latent, and its classes all their joint values in the order
+    of the support.
 
     Args:
         pair: a Pair, or a Fit.
@@ -169,17 +172,22 @@ def _probabilities(pair: Pair, run: Execution, name: str) -> Tensor:
     """The classes in one run, (S, n, M, K)."""
     site, particles = discrete_sites(pair)[name], run.num_particles is not None
     if name in pair.summed:
-        probs = posterior_of(run, name)  # (*batch, K): a latent of one entry
+        probs = posterior_of(run, name).unsqueeze(-2)
     else:
         fn: Any = run.guide_trace.nodes[name]["fn"]
-        probs = _each_class(fn).expand(*fn.batch_shape, *fn.event_shape, -1)
-    shape = torch.Size((*site.event_shape, probs.shape[-1]))
-    found = outward(probs, replace(site, event_shape=shape), pair.layout, particles)
+        probs = _each_class(fn)
+    found = outward(probs, replace(site, event_shape=probs.shape[-2:]), pair.layout, particles)
     return found.reshape(*found.shape[:2], -1, found.shape[-1]).double().cpu()
 
 
 def _each_class(fn: Distribution) -> Tensor:
-    """The probability of every value of each entry, (*batch, *event, K)."""
-    entries = marginal(fn)
-    values = entries.enumerate_support(expand=False)
-    return entries.log_prob(values).exp().movedim(0, -1)
+    """The probability of every value of each of M entries, (*batch, M, K); M = 1 where entries hang together."""
+    while isinstance(fn, MaskedDistribution):
+        fn = fn.base_dist
+    try:
+        entries = marginal(fn)
+        shape = fn.batch_shape + fn.event_shape
+    except TypeError:  # such as a one-hot class: a latent of all its joint values
+        entries, shape = fn, fn.batch_shape
+    probs = entries.log_prob(entries.enumerate_support(expand=False)).exp().movedim(0, -1)
+    return probs.expand(*shape, -1).reshape(*fn.batch_shape, -1, probs.shape[-1])

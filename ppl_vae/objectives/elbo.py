@@ -15,7 +15,7 @@ from ppl_vae.objectives.auxiliary import auxiliary_term
 from ppl_vae.objectives.closed_form import closed_form_kl, eligible, sum_event
 from ppl_vae.objectives.objective import Objective, Terms, num_data_of
 from ppl_vae.objectives.schedules import Schedule, at
-from ppl_vae.pair import Execution, GuideScore, Pair, SiteScore
+from ppl_vae.pair import Execution, GuideScore, Pair, SiteScore, Table
 
 
 @dataclass
@@ -122,6 +122,18 @@ class ELBO(Objective):
         runs = pair.runs(batch, self.num_particles, enumerate=self.enumerates)
         each = [self._terms(run, batch) for run in runs]
         return each[0] if len(each) == 1 else _average(each)
+
+    def exact_surrogates(self, table: Table) -> dict[str, Tensor]:
+        """The bound with beta on its KL, without noise.
+
+        Raises:
+            ValueError: with free bits, whose floor is under means over a batch.
+        """
+        if self.free_bits:
+            raise ValueError(f"{self!r}: free_bits are counted over a batch, so no table of single data has them")
+        likelihood, kl = table.log_p - table.log_prior, table.log_q - table.log_prior
+        bound = table.mean(table.log_q.exp(), likelihood - self._beta_like(likelihood) * kl)
+        return dict.fromkeys(("theta", "phi"), bound)
 
     def _terms(self, run: Execution, batch: Batch) -> Terms:
         model, guide = run.score_model(), run.score_guide()

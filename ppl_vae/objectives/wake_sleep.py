@@ -95,7 +95,7 @@ def _drawn(run: Execution) -> dict[str, Any]:
 
 
 def _without_paths(run: Execution) -> Trace:
-    trace = Trace()
+    trace = run.guide_trace.copy()
     for name, site in _drawn(run).items():
-        trace.add_node(name, **{**site, "value": site["value"].detach()})
+        trace.nodes[name] = {**site, "value": site["value"].detach()}
     return trace

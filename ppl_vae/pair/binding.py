@@ -20,7 +20,7 @@ from ppl_vae.pair.calls import call_with_batch, names, shape_key
 from ppl_vae.pair.checks import check_shapes, require_enumerable, shaken, vectorizes
 from ppl_vae.pair.enumeration import is_marked
 from ppl_vae.pair.execution import Execution
-from ppl_vae.pair.handlers import Substitute, has_density
+from ppl_vae.pair.handlers import Substitute, has_density, same_rows
 from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.parameters import allow_local_params, buffers_of, collect, modules_of, reached_by
 from ppl_vae.pair.particles import Site
@@ -394,7 +394,8 @@ class Binding:
         guide = with_particles(self._guide_call, self.layout, run.num_particles)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* was not registered in the param store because requires_grad=False")
-            trace = poutine.trace(Substitute(values)(guide)).get_trace(batch)
+            with same_rows(run.guide_trace):
+                trace = poutine.trace(Substitute(values)(guide)).get_trace(batch)
         return Execution(trace, trace, self.layout, run.num_particles).score_model()
 
     def runs(self, batch: Batch, num_particles: int, *, enumerate: bool = False) -> list[Execution]:
@@ -409,7 +410,10 @@ class Binding:
             return [self.run(batch, enumerated=sites)]
         if self.vectorizes(batch):
             return [self.run(batch, num_particles=num_particles, enumerated=sites)]
-        return [self.run(batch, enumerated=sites) for _ in range(num_particles)]
+        first = self.run(batch, enumerated=sites)
+        # A pair that draws a subsample itself: draws of a datum are weighed together, so all are of the same rows.
+        with same_rows(first.guide_trace, first.model_trace):
+            return [first, *(self.run(batch, enumerated=sites) for _ in range(num_particles - 1))]
 
     def vectorizes(self, batch: Batch) -> bool:
         """Can many draws be made in one run? Found by comparing such a run with the same draws one by one."""

@@ -18,6 +18,7 @@ from ppl_vae.distributions import PointMass
 from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.enumeration import cut, dims_in, drop_left
 from ppl_vae.pair.execution import Execution
+from ppl_vae.pair.handlers import same_rows
 from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.particles import outward, without_particles
 from ppl_vae.pair.scores import SiteScore
@@ -70,7 +71,8 @@ def _agrees(pair: Any, batch: Batch, both: Execution, together: Mapping[str, Sit
         fn, value = traced[name]["fn"], traced[name]["value"]
         drawn = without_particles(outward(value, site, pair.layout, True)[i], site, pair.layout)
         values[name] = fn.alone(value, drawn, i) if isinstance(fn, PointMass) else drawn
-    one = pair.run(batch, values=values)
+    with same_rows(both.guide_trace, both.model_trace):
+        one = pair.run(batch, values=values)
     alone = {**_tagged("model", one.score_model()), **_tagged("guide", one.score_guide())}
     return all(
         torch.allclose(score.log_prob[i], alone[name].log_prob[0], rtol=1e-3, atol=1e-3)
@@ -96,6 +98,8 @@ def require_enumerable(pair: Any, batch: Batch) -> None:
         scores = _model_scores(run)
         together = {name: score.bare for name, score in scores.items()}
     except (RuntimeError, ValueError, IndexError, KeyError) as error:
+        if str(error).startswith("enumeration:"):  # which says itself what cannot be summed
+            raise
         raise ValueError(
             f"Pair: the pair does not run with all values of {who} at once, along dimensions to the left of the plates "
             f"({_first_line(error)}); let everything left of the datum broadcast (`ppl_vae.nn.apply_batched` does "
@@ -105,7 +109,8 @@ def require_enumerable(pair: Any, batch: Batch) -> None:
     for score in scores.values():
         run.expectation.require_inside(dims_in(score.bare, run.expectation.dims), score.site)
     for which in (0, -1):
-        alone = _model_scores(pair.run(batch, values=_values_at(run, which, pair.layout)))
+        with same_rows(run.guide_trace, run.model_trace):
+            alone = _model_scores(pair.run(batch, values=_values_at(run, which, pair.layout)))
         for name, term in together.items():
             if not torch.allclose(_at(term, run, which), alone[name].bare, rtol=1e-3, atol=1e-3):
                 raise ValueError(

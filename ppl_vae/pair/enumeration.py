@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 import torch
+from pyro.distributions import MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
@@ -25,6 +26,14 @@ from ppl_vae.pair.axis import sample_sites
 def is_marked(site: Mapping[str, Any]) -> bool:
     """Has the author asked for enumeration, by ``infer={"enumerate": "parallel"}`` or ``config_enumerate``?"""
     return site["infer"].get("enumerate") == "parallel" and not site["is_observed"]
+
+
+def is_masked(site: Mapping[str, Any]) -> bool:
+    """Does the site bear a mask, of ``poutine.mask`` or of its distribution?"""
+    fn = site["fn"]
+    while not isinstance(fn, MaskedDistribution) and hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, MaskedDistribution) or not (site["mask"] is None or site["mask"] is True)
 
 
 def num_values(fn: Any) -> int | None:
@@ -136,7 +145,10 @@ class Expectation:
         """Log q of every value of a site, without its mask: a mask takes a term away, and no probability."""
         if name not in self._log_q:
             site = self._sites[name]
-            self._log_q[name] = site["fn"].log_prob(site["value"])
+            fn = site["fn"]
+            while isinstance(fn, MaskedDistribution):
+                fn = fn.base_dist
+            self._log_q[name] = fn.log_prob(site["value"])
         return self._log_q[name]
 
     def _closure(self, names: set[str]) -> set[str]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from pyro.distributions import Unit
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
@@ -22,6 +24,12 @@ class Substitute(Messenger):
         if msg["name"] in self.values and not msg["is_observed"]:
             msg["value"] = self.values[msg["name"]]
             msg["done"] = True
+
+
+def same_rows(*traces: Trace) -> Substitute:
+    """Hold the subsamples that the plates of a run have drawn: what runs inside is of the same rows."""
+    drawn: list[tuple[str, Any]] = [item for trace in traces for item in trace.nodes.items()]
+    return Substitute({name: site["value"] for name, site in drawn if site_is_subsample(site)})
 
 
 def has_density(site: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import Categorical
 
 from ppl_vae._random import fold
 from ppl_vae.data.rows import Batch
@@ -240,7 +241,7 @@ class Pair(Binding):
     def _read(self, trace: Any, names_: list[str], count: int | None, mean: bool) -> dict[str, Tensor]:
         def value(name: str) -> Tensor:
             site = trace.nodes[name]
-            kept = site["fn"].mean if mean and name in self._observed else site["value"]
+            kept = _center(site["fn"]) if mean and name in self._observed else site["value"]
             return outward(kept, self._model_sites[name], self.layout, count is not None).detach().cpu()
 
         return {name: value(name) for name in names_ if name in trace.nodes}  # some are there only with their data
@@ -262,7 +263,7 @@ class Pair(Binding):
 
         Args:
             n: how many data.
-            mean: give the mean of each observed site instead of a draw.
+            mean: give the mean of each observed site (of classes, which have none, the mode) instead of a draw.
             latents: values of latent sites to hold, (n, ...) in the data plate.
 
         Returns:
@@ -310,6 +311,15 @@ class Pair(Binding):
 
 def _score_all(score: Callable[..., Any], trace: Any, layout: Layout, count: int | None) -> dict[str, Any]:
     return {n: score(n, site, layout, count is not None) for n, site in sample_sites(trace) if has_density(site)}
+
+
+def _center(fn: Any) -> Tensor:
+    """The mean of a distribution; of classes, which have none, the mode."""
+    base = fn
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    center: Tensor = fn.mode if isinstance(base, Categorical) else fn.mean
+    return center
 
 
 def _value(trace: Any, name: str) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_vae.pair.enumeration import num_values
+from ppl_vae.pair.enumeration import is_masked, num_values
 from ppl_vae.pair.layout import Layout
 
 
@@ -23,7 +23,7 @@ class Site:
 
     ``event_shape`` of one value; ``is_local``: inside the data plate; ``plate_dims``: the tensor dimensions (negative)
     of its other plates; ``is_discrete``: its support is discrete; ``num_values``: how many values it has, None if they
-    are not finitely many.
+    are not finitely many; ``is_masked``: a mask takes its density away in some rows.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Site:
     plate_dims: tuple[int, ...]
     is_discrete: bool
     num_values: int | None
+    is_masked: bool
 
     @classmethod
     def of(cls, name: str, site: Mapping[str, Any], layout: Layout) -> Site:
@@ -48,6 +49,7 @@ class Site:
             tuple(others),
             discrete,
             num_values(fn) if discrete else None,
+            is_masked(site),
         )
 
 

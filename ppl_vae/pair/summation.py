@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.distributions import MAX_CODES
-from ppl_vae.pair.enumeration import dims_in, plates_of
+from ppl_vae.pair.enumeration import dims_in, is_masked, plates_of
 
 if TYPE_CHECKING:
     from ppl_vae.pair.scores import SiteScore
@@ -82,7 +82,8 @@ def _require_summable(
                 f"enumeration: {who} can be summed out where all that depends on it stands in its plates "
                 f"{sorted(inside)}, but {name!r} stands in {sorted(plates)}; give TraceEnum_ELBO() as the objective"
             )
-        if score.weighted or score.site["mask"] is not None:
+        masked = score.site["mask"] is not None or (name in latents and is_masked(score.site))
+        if score.weighted or masked:
             raise ValueError(
                 f"enumeration: {name!r} bears a weight or a mask (poutine.scale, poutine.mask) inside the sum over "
                 f"{who}, and a weight inside a logarithm makes no bound; take it away"

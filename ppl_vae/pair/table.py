@@ -69,6 +69,10 @@ def refusal(pair: Binding) -> str:
         return f"{', '.join(map(repr, unfit))} is not a discrete latent of each datum"
     if not pair.latents:
         return "the pair has no latents that the guide draws"
+    sites = [*pair.latents.items(), *pair._guide_sites.items()]
+    masked = sorted({name for name, site in sites if site.is_masked})
+    if masked:  # a density that is masked does not sum to 1
+        return f"{', '.join(map(repr, masked))} bears a mask, and the values of a masked row have no probabilities"
     strange = sorted(set(pair._guide_sites) - set(pair.latents))
     if strange:
         return f"the guide draws {', '.join(map(repr, strange))}, which the model has not"

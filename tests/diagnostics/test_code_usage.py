@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -12,7 +13,7 @@ from enumerated import CLASSES, DIM, Bits, made
 from pairs import rows
 
 import ppl_vae
-from ppl_vae import _arviz
+from ppl_vae import VariationalEM, _arviz
 from ppl_vae.diagnostics import CodeUsage, class_probabilities, code_usage, codes, posterior_table, to_inference_data
 from ppl_vae.evidence import Enumeration, ImportanceWeighted, log_evidence
 from ppl_vae.pair import Pair
@@ -85,6 +86,48 @@ def test_latents_in_a_plate_are_latents():
     pair = pair_of("in a plate")
     assert class_probabilities(pair, X).shape == (12, DIM, CLASSES)
     assert len(code_usage(pair, X).to_dataframe()) == DIM
+
+
+@pytest.mark.parametrize("infer", [{}, {"enumerate": "parallel"}])
+def test_a_one_hot_class_is_one_latent(infer):
+    """As in Pyro's own semi-supervised VAE; a fit of it has a history, its codes are the classes."""
+    torch.manual_seed(0)
+    loc, encoder = torch.nn.Parameter(torch.randn(4, 3)), torch.nn.Linear(3, 4)
+    x = torch.randn(6, 3)
+
+    def model(x):
+        pyro.param("loc", loc)
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.OneHotCategorical(logits=torch.zeros(4)))
+            pyro.sample("x", dist.Normal(c @ loc, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.OneHotCategorical(logits=encoder(x)), infer=infer)
+
+    fit = VariationalEM(model, guide).fit(x, epochs=1)
+    expected = encoder(x).softmax(-1).detach()
+    torch.testing.assert_close(class_probabilities(fit, x), expected.unsqueeze(1).double(), atol=1e-6, rtol=0)
+    assert torch.equal(fit.codes(x), expected.argmax(-1, keepdim=True))
+    assert fit.history["code_perplexity"].iloc[-1] <= 4
+
+
+def test_joint_values_of_a_latent_that_is_summed_out_are_its_classes():
+    torch.manual_seed(0)
+    loc, x = torch.randn(2, 3, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+    logits = torch.tensor([0.3, -0.5], dtype=torch.float64)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Bernoulli(logits=logits).to_event(1), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(b @ loc, 1.0).to_event(1), obs=x)
+
+    values = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]]).double()
+    prior = dist.Bernoulli(logits=logits).to_event(1).log_prob(values)
+    exact = (prior + dist.Normal(values @ loc, 1.0).to_event(1).log_prob(x.unsqueeze(1))).softmax(-1)
+    found = class_probabilities(Pair(model, lambda x: None, dtype=torch.float64), x)
+    torch.testing.assert_close(found, exact.unsqueeze(1), atol=1e-10, rtol=0)
 
 
 def test_which_site_has_to_be_said():

@@ -60,6 +60,28 @@ def test_enumeration_has_neither_bias_nor_noise():
     assert (frame["z"] == 0).all() and (frame["variance"] < 1e-20).all()
 
 
+def test_a_weight_on_the_kl_is_no_bias():
+    """The bound that is maximized has it too; the twin: half a weight is not the one that was asked for."""
+    module, continuous = made("bits"), LinearGaussian()
+    pair = Pair(module.model, module.guide).initialize(X)
+    report = gradient_report(pair, X, {"half": ELBO(0.5), "rising": ELBO(lambda step: 0.3 + step)}, num_replicates=3)
+    assert max(p.z for groups in report.found.values() for p in groups.values()) == 0
+    pair = Pair(continuous.model, continuous.guide).initialize(X)
+    report = gradient_report(pair, X, {"one": ELBO(), "half": ELBO(0.5)}, num_replicates=400)
+    assert report.reference["one"] != report.reference["half"]
+    assert max(p.z for groups in report.found.values() for p in groups.values()) < 4.5
+    with pytest.raises(ValueError, match="free_bits are counted over a batch"):
+        gradient_report(drawn(), X, [ELBO(free_bits=0.1)], num_replicates=3)
+
+
+def test_the_twin_of_the_weight_a_reference_without_it(monkeypatch):
+    module = made("bits")
+    monkeypatch.setattr(ELBO, "exact_surrogates", Objective.exact_surrogates)
+    pair = Pair(module.model, module.guide).initialize(X)
+    report = gradient_report(pair, X, {"half": ELBO(0.5)}, num_replicates=3)
+    assert report.found["half"]["phi"].z > 4.5
+
+
 def test_the_lectures_warning():
     """The gradient that takes draws for constants is wrong in φ and right in θ, discrete or continuous."""
     module = LinearGaussian()

@@ -75,6 +75,8 @@ def test_a_fit_of_codes_answers():
     assert fit.decode(fit.codes(x)).shape == (7, D)
     assert fit.log_evidence(x).bound == "exact"
     assert float(fit.history["code_perplexity"].iloc[-1]) <= K
+    with pytest.raises(ValueError, match="interpolate: a continuous latent is required"):
+        fit.interpolate(x[:2], x[2:4])
 
 
 def test_a_saved_fit_of_codes_comes_back(tmp_path):

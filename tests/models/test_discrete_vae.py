@@ -376,6 +376,18 @@ class Module(nn.Module):
             lambda: make(Parts(), factorized=True)(torch.zeros(N, M, 5)),
             r"the decoder must return \(..., 5\) for x of shape \(7, 5\)",
         ),
+        (
+            lambda: make(MLP(M * K, 5)).decode(torch.zeros(N, M + 1).long()),
+            r"DiscreteVAE: codes must be \(..., 3\) for num_latents=3, factorized=False, got \(7, 4\); the guide must",
+        ),
+        (
+            lambda: make(MLP(M * K, 5)).decode(torch.zeros(M, N).long()),  # those of a factorized guide
+            r"codes must be \(..., 3\) for num_latents=3, factorized=False, got \(3, 7\)",
+        ),
+        (
+            lambda: make(Parts(), factorized=True).decode(torch.zeros(N, M).long()),
+            r"codes must be \(..., 3, N\) for num_latents=3, factorized=True, got \(7, 3\)",
+        ),
     ],
 )
 def test_errors(call, message):
