@@ -41,6 +41,9 @@ class RelaxedCategorical(AmortizedCodes):
     (tensor(0.9048), torch.Size([100, 20, 10]))
     """
 
+    is_relaxed = True
+    """In training mode the decoder sees what the discrete model does not have: reports are made in evaluation mode."""
+
     temperature: Tensor
 
     def __init__(

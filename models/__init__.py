@@ -20,9 +20,23 @@ from ppl_vae.models.flow import FlowModel
 
 # Discrete and continuous latents
 from ppl_vae.models.mixture_vae import MixtureVAE
+
+# Priors over codes
+from ppl_vae.models.priors import Learned, Uniform
 from ppl_vae.models.semi_supervised_vae import SemiSupervisedVAE
 
 # Continuous latents
 from ppl_vae.models.vae import VAE
 
-__all__ = ["VAE", "DiscreteVAE", "Energy", "FlowModel", "MixtureVAE", "SemiSupervisedVAE", "likelihoods", "priors"]
+__all__ = [
+    "VAE",
+    "DiscreteVAE",
+    "Energy",
+    "FlowModel",
+    "Learned",
+    "MixtureVAE",
+    "SemiSupervisedVAE",
+    "Uniform",
+    "likelihoods",
+    "priors",
+]

@@ -243,7 +243,7 @@ def _replicates(
     moments, times = {group: _Moments(axes[group]) for group in leaves}, []
     pair.initialize(batch.args[0] if len(batch.args) == 1 else batch.args)
     threads = one_thread(_is_small(objective, batch, leaves))  # as in training, so that the seconds are those of a fit
-    with pair.scope(), isolated_rng(seed, pair.device), pair.mode(training=True), own_gradients(leaves), threads:
+    with pair.scope(), isolated_rng(seed, pair.device), _as_in_training(pair), own_gradients(leaves), threads:
         for _ in range(count):
             started = time.perf_counter()
             found = _gradient(pair, objective, batch, leaves)
@@ -251,6 +251,16 @@ def _replicates(
             for group, gradient in found.items():
                 moments[group].add(gradient)
     return moments, median(times)
+
+
+@contextmanager
+def _as_in_training(pair: Pair) -> Iterator[None]:
+    """Relaxed guides draw as in training; dropout and the like rest: the exact gradient knows no noise of theirs."""
+    with pair.mode(training=False):
+        for module in pair.modules():
+            for part in module.modules():
+                part.training = getattr(part, "is_relaxed", False)
+        yield
 
 
 def _is_small(objective: Objective, batch: Batch, leaves: Mapping[str, list[Tensor]]) -> bool:

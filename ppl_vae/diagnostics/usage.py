@@ -134,7 +134,7 @@ def class_probabilities(
         ValueError: for a pair without such a latent, or with several and no ``site``.
     """
     rows = pair.rows(data)
-    pair.initialize(rows)
+    pair.require_whole_rows(rows)
     name = _chosen(pair, site)
     draws = 1 if name == next(iter(pair._guide_sites), None) else num_samples
     some = max(1, max_elements // (draws * numbers_per_datum(pair, rows)))

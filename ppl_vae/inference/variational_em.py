@@ -192,7 +192,8 @@ class VariationalEM:
 
     def _watching(self, fit: Fit, batches: Batches, seed: int) -> list[Callback]:
         """The codes are in the history of a pair with discrete latents."""
-        if not discrete_sites(fit):
+        axis = fit.layout.axis
+        if not discrete_sites(fit) or (axis is not None and axis.subsampled):
             return []
         with fit.scope():
             seen = batches.first_rows(CODE_ROWS, seed)

@@ -9,8 +9,10 @@ import torch
 from pyro.distributions.util import is_identically_zero
 from pyro.infer.util import MultiFrameTensor
 from torch import Tensor
+from torch.distributions import Categorical, kl_divergence
 
 from ppl_vae.data.rows import Batch
+from ppl_vae.distributions import Codes
 from ppl_vae.objectives.auxiliary import auxiliary_term
 from ppl_vae.objectives.closed_form import closed_form_kl, eligible, sum_event
 from ppl_vae.objectives.objective import Objective, Terms, num_data_of
@@ -267,6 +269,8 @@ def _by_dimension(q: GuideScore, p: SiteScore, closed: Tensor | None) -> Tensor:
         raise ValueError(f"ELBO: free_bits count nats, but {q.name!r} is weighted with poutine.scale")
     if q.site["mask"] is not p.site["mask"]:
         return (q.log_prob - p.log_prob).unsqueeze(-1)
+    if isinstance(fn_q, Codes) and isinstance(fn_p, Codes):  # each latent of a code by itself
+        closed = kl_divergence(Categorical(logits=fn_q.logits), Categorical(logits=fn_p.logits))
     if closed is None and _independent(fn_q) and _independent(fn_p):
         closed = fn_q.base_dist.log_prob(value) - fn_p.base_dist.log_prob(value)
     if closed is None:  # dependent dimensions share one floor

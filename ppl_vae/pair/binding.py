@@ -439,15 +439,18 @@ class Binding:
         if isinstance(data, Batch):
             return data
         rows = self.rows(data)
-        if not self.initialized:
-            self.initialize(rows)
+        self.require_whole_rows(rows)
+        return rows.batch()
+
+    def require_whole_rows(self, rows: Rows) -> None:
+        """Raise :class:`DataAxisError` if the pair draws a subsample of the rows that it is given."""
+        self.initialize(rows)
         axis = self.layout.axis
         if axis is not None and axis.subsampled:
             raise DataAxisError(
                 f"Pair: the plate {axis.name!r} draws its own subsample, so single rows cannot be evaluated; give the "
                 "model and the guide the rows and let `fit(batch_size=...)` make the mini-batches"
             )
-        return rows.batch()
 
     def _as_values(self, values: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
         latents = self.latents

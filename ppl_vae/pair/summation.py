@@ -23,7 +23,7 @@ def sum_out(scores: Mapping[str, SiteScore], summed: Mapping[str, int]) -> dict[
     their density is 0, since it is counted there.
 
     Raises:
-        ValueError: the terms of a set do not stand in the same plates, or bear weights or masks of their own.
+        ValueError: the terms of a set do not stand in the same plates, a term bears a weight, or a summed site a mask.
     """
     result = dict(scores)
     for names, latents in components(scores, summed):
@@ -82,9 +82,13 @@ def _require_summable(
                 f"enumeration: {who} can be summed out where all that depends on it stands in its plates "
                 f"{sorted(inside)}, but {name!r} stands in {sorted(plates)}; give TraceEnum_ELBO() as the objective"
             )
-        masked = score.site["mask"] is not None or (name in latents and is_masked(score.site))
-        if score.weighted or masked:
+        if score.weighted:
             raise ValueError(
-                f"enumeration: {name!r} bears a weight or a mask (poutine.scale, poutine.mask) inside the sum over "
-                f"{who}, and a weight inside a logarithm makes no bound; take it away"
+                f"enumeration: {name!r} bears a weight (poutine.scale) inside the sum over {who}, and a weight inside "
+                "a logarithm makes no bound; take it away"
+            )
+        if name in latents and is_masked(score.site):  # of other sites a mask just leaves data out
+            raise ValueError(
+                f"enumeration: {name!r} is summed out and bears a mask, under which each of its values would count as "
+                "1 and not their probabilities; take the mask away"
             )

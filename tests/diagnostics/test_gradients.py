@@ -180,3 +180,15 @@ def test_gumbel_softmax_is_biased_and_less_so_when_it_is_colder():
     assert phi["0.5"].z > 4.5 and phi["1.0"].z > 4.5
     assert phi["1.0"].bias_norm > phi["0.5"].bias_norm > phi["0.1"].bias_norm
     assert phi["hard"].z < 4.5
+
+
+def test_dropout_is_no_bias():
+    """The exact gradient knows no dropout, so the replicates are made without."""
+    torch.manual_seed(0)
+    sizes = {"num_latents": 2, "num_classes": 3}
+    decoder = torch.nn.Sequential(MLP(6, 8, hidden=()), torch.nn.Dropout(0.5), MLP(8, 3, hidden=()))
+    model = DiscreteVAE(decoder, likelihood="normal", **sizes).double()
+    pair = Pair(model, SampledCategorical(MLP(3, 6, hidden=()).double(), **sizes))
+    report = gradient_report(pair, X, [ELBO()], num_replicates=1500)
+    assert not report.to_dataframe()["biased"].any()
+    assert decoder[1].training

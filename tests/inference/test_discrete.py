@@ -159,6 +159,24 @@ def test_reports_are_of_the_discrete_model():
     assert z.abs().max() < 4.5
 
 
+def test_the_history_is_of_the_discrete_model_too():
+    """Under Gumbel-softmax the bound that training sees can lie above log p(x); the columns are of hard codes."""
+    fit = fitted(discrete(RelaxedCategorical, temperature=1.0), epochs=30, batch_size=None)
+    last, exact = fit.history.iloc[-1], float(fit.elbo(binary()).mean())
+    assert last["elbo"] == pytest.approx(last["reconstruction"] - last["kl"])
+    assert abs(last["elbo"] - exact) < 0.5  # one hard draw a row, 24 rows
+    assert last["elbo"] != pytest.approx(last["objective"])
+
+
+def test_free_bits_are_of_each_latent_of_a_code():
+    pair = Pair(*discrete(), dtype=torch.float64).initialize(binary())
+    batch = pair.rows(binary()).batch()
+    with pair.scope(), torch.no_grad():
+        plain, floored = (ELBO(free_bits=bits).terms(pair, batch) for bits in (0.0, 50.0))
+    assert float(floored.reconstruction - floored.objective) == pytest.approx(50.0 * M)  # far above any KL here
+    assert torch.allclose(floored.kl, plain.kl, atol=1e-12)
+
+
 @pytest.mark.parametrize("objective", [RLOO(3), VIMCO(3)])
 def test_objectives_for_draws_raise_the_exact_elbo(objective):
     pair = discrete(SampledCategorical)

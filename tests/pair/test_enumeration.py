@@ -11,6 +11,7 @@ import torch
 from enumerated import CASES, CLASSES, DIM, MARK, Bits, Chained, Discrete, InPlate, Plain, made, noise
 from pairs import rows
 from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
 
 from ppl_vae import Fit
 from ppl_vae.objectives import ELBO
@@ -210,24 +211,38 @@ def test_a_score_function_site_given_an_enumerated_one_is_refused():
         elbo_and_gradient(Half())
 
 
-def test_weights_and_masks_inside_a_sum_are_refused():
-    class Weighted(Discrete):
-        def __init__(self, handler):
-            super().__init__()
-            self.loc, self.handler = noise(CLASSES, DIM), handler
+class Handled(Discrete):
+    """A mixture whose data stand under a handler."""
 
-        def model(self, x):
-            with pyro.plate("data", len(x)):
-                c = pyro.sample("c", dist.Categorical(torch.ones(CLASSES)), infer=MARK)
-                with self.handler:
-                    pyro.sample("x", dist.Normal(self.loc[c], 1.0).to_event(1), obs=x)
+    def __init__(self, handler):
+        super().__init__()
+        self.loc, self.handler = noise(CLASSES, DIM), handler
 
-        def guide(self, x):
-            pass
+    def model(self, x):
+        pyro.module("pair", self)
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(torch.ones(CLASSES).double()), infer=MARK)
+            with self.handler:
+                pyro.sample("x", dist.Normal(self.loc[c], 1.0).to_event(1), obs=x)
 
-    for handler in (poutine.scale(scale=0.5), poutine.mask(mask=torch.arange(6) > 2)):
-        with pytest.raises(ValueError, match="'x' bears a weight or a mask"):
-            elbo_and_gradient(Weighted(handler))
+    def guide(self, x):
+        pyro.module("pair", self)
+
+
+def test_a_weight_inside_a_sum_is_refused():
+    with pytest.raises(ValueError, match="'x' bears a weight"):
+        elbo_and_gradient(Handled(poutine.scale(scale=0.5)))
+
+
+def test_a_mask_on_data_inside_a_sum_leaves_rows_out():
+    seen = torch.arange(len(X)) > 2
+    value, _ = elbo_and_gradient(Handled(poutine.mask(mask=seen)))
+    module = Handled(poutine.mask(mask=seen))
+    assert torch.equal(value[~seen], torch.zeros(3, dtype=torch.float64))
+    with pyro.get_param_store().scope({"params": {}, "constraints": {}}):
+        module.loc.data.copy_(torch.arange(12.0).reshape(CLASSES, DIM))
+        loss = TraceEnum_ELBO(max_plate_nesting=1).loss(module.model, module.guide, X)
+    assert elbo_and_gradient(module)[0].sum().item() == pytest.approx(-loss, abs=1e-10)
 
 
 def test_free_bits_of_a_summed_prior_are_refused():
@@ -297,7 +312,7 @@ def test_a_masked_latent_is_not_summed_out():
         def guide(self, x):
             pass
 
-    with pytest.raises(ValueError, match="'c' bears a weight or a mask"):
+    with pytest.raises(ValueError, match="'c' is summed out and bears a mask"):
         elbo_and_gradient(Summed())
 
 
