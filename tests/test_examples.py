@@ -91,6 +91,22 @@ def test_a_linear_vae_reaches_the_maximum_likelihood_of_ppca(guide: tuple[str, .
     assert all(-1e-9 <= gap < 0.01 for gap in gaps), report
 
 
+@pytest.mark.slow
+def test_an_enumerated_mixture_of_fifty_reaches_its_mark(tmp_path: Path) -> None:
+    """At least -18.6 nats a test digit, exactly, for each of three seeds."""
+    report = run(ROOT / "examples" / "discrete_vae.py", "--out", str(tmp_path), cwd=tmp_path)
+    exact = [float(value) for value in re.findall(r"test, seed \d +log p\(x\) +(-\S+)", report)]
+    assert len(exact) == 3 and min(exact) >= -18.6, report
+
+
+@pytest.mark.slow
+def test_the_classification_term_beats_drawn_labels(tmp_path: Path) -> None:
+    """By more than two standard errors of the paired difference over five splits."""
+    report = run(ROOT / "examples" / "semi_supervised.py", "--out", str(tmp_path), cwd=tmp_path)
+    ((gain, error),) = re.findall(r"^y enumerated \+ auxiliary +\S+ ± \S+ +(\+\S+) ± (\S+)", report, re.MULTILINE)
+    assert float(gain) > float(error), report  # what is printed are two standard errors
+
+
 def excesses(report: str) -> dict[tuple[str, str], float]:
     """NLL less the entropy, by set and model, as survae_toy.py prints them."""
     lines = re.findall(r"^(.{16})(flow|AbsFlow) +\S+ +\S+ ± \S+ +([+-]\S+)", report, re.MULTILINE)
