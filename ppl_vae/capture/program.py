@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ppl_vae.capture import matmul
 from ppl_vae.capture.backend import Build, Runner, compile_graph
-from ppl_vae.capture.compare import difference, tolerance
+from ppl_vae.capture.compare import difference, size, tolerance
 from ppl_vae.capture.errors import CaptureError, FallbackWarning
 from ppl_vae.capture.trace import Graph, capture
 from ppl_vae.capture.watch import Watch
@@ -71,6 +71,7 @@ class Program:
         self._numbers: list[tuple[Tensor, Any]] = []
         self._has_grad: list[bool] = []
         self._num_values = self._unproven = 0
+        self._size = 0.0  # of the largest gradient entry that a comparison has seen
         self._build: Build | None = None
         self._build_started = 0.0
 
@@ -270,14 +271,15 @@ class Program:
     def _problem(self, ours: Result, after: _State, reference: Result, eager: _State) -> str | None:
         assert self._graph is not None
         allowed = tolerance(reference[1]) or tolerance(self._graph.lifted)
-        self.record.worst_error = max(self.record.worst_error, difference(ours[1], reference[1]))
+        former, self._size = self._size, max(self._size, size(reference[1]))
+        self.record.worst_error = max(self.record.worst_error, difference(ours[1], reference[1], former=former))
         pairs: list[tuple[str, Sequence[Tensor | None], Sequence[Tensor | None]]] = [
             ("the gradients", ours[1], reference[1]),
             ("the loss", ours[0], reference[0]),
             *(("the buffers", [mine], [theirs]) for mine, theirs in zip(after.values, eager.values, strict=True)),
         ]
         for what, mine, theirs in pairs:
-            error = difference(mine, theirs)
+            error = difference(mine, theirs, former=former if what == "the gradients" else 0.0)
             if not error <= allowed:
                 return f"{what} differ by {error:.1e} of the largest entry ({allowed:.0e} is allowed)"
         return None if after.same_noise(eager) else "it draws other random numbers"
