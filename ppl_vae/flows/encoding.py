@@ -18,6 +18,7 @@ class Encoding:
     Attributes:
         layer: through which layer.
         x, context: of which data, by identity.
+        version: how often x had been written into by then.
         contribution: the layer's, (*leading) in nats.
         is_cut: has z lost its gradient?
     """
@@ -26,11 +27,18 @@ class Encoding:
     x: Tensor
     context: Tensor | None
     contribution: Tensor
+    version: int | None
     is_cut: bool = False
 
     def is_of(self, layer: Layer, x: Tensor, context: Tensor | None) -> bool:
         """Is it the pass of this very layer over these very data?"""
-        return self.layer is layer and self.x is x and self.context is context
+        same = self.layer is layer and self.x is x and self.context is context
+        return same and self.version == version_of(x)
+
+
+def version_of(value: Tensor) -> int | None:
+    """How often a tensor has been written into; None where torch does not count it (inference mode)."""
+    return None if value.is_inference() else value._version
 
 
 def with_encoding(z: Tensor, encoding: Encoding) -> Tensor:

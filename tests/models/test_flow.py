@@ -450,6 +450,17 @@ def test_theta_and_phi_are_one_and_move_in_the_m_step():
     assert set(em.pair.parameters.group.values()) == {"shared"}
 
 
+@pytest.mark.usefixtures("own_store")
+def test_data_that_have_been_written_into_are_encoded_anew():
+    """Between guide and model, in a loop that fills one buffer."""
+    flow, x = made(FLOWS["volume kept"]), rows()
+    model, guide = FlowModel(flow), FlowGuide(flow)
+    trace = pyro.poutine.trace(guide).get_trace(x)
+    x.mul_(2)
+    with pytest.raises(ValueError, match="must put z where the flow of the model encodes x to"):
+        pyro.poutine.trace(pyro.poutine.replay(model, trace=trace)).get_trace(x).compute_log_prob()
+
+
 def test_a_non_finite_layer_is_named():
     flow = Chain([ElementwiseAffine(D), AffineCoupling(D, hidden=HIDDEN), ElementwiseAffine(D)])
     em = VariationalEM(FlowModel(flow), FlowGuide(flow))
