@@ -14,7 +14,7 @@ from torch.distributions.constraints import Constraint
 from ppl_vae.flows.base import keeps_to
 from ppl_vae.flows.domains import of_event
 from ppl_vae.flows.encoding import version_of
-from ppl_vae.flows.layer import Coded, Layer, event_dims
+from ppl_vae.flows.layer import Coded, Layer, event_dims, require_layer
 
 
 class FlowDistribution(TorchDistribution):
@@ -145,6 +145,7 @@ class _Decoding:
 
 def require_density(flow: Layer, who: str) -> None:
     """Raise ValueError unless log p(x) of this flow is known, and not only a bound on it."""
+    require_layer(flow, who)
     if not flow.exact:
         raise ValueError(
             f"{who}: an exact flow is required (a bijection, or a surjection that encodes without chance and whose z "

@@ -49,7 +49,7 @@ from ppl_vae.flows import (
     SplineCoupling,
     VAELayer,
 )
-from ppl_vae.guides import FlowGuide
+from ppl_vae.guides import AmortizedFlow, FlowGuide
 from ppl_vae.models import VAE, FlowModel
 from ppl_vae.models.priors import MixtureOfNormals
 from ppl_vae.training import NonFiniteError
@@ -524,4 +524,20 @@ def test_a_context_comes_as_y():
 )
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Chain([LULinear(3), nn.Linear(3, 3)]), "Chain: layer 1: a layer of ppl_vae.flows .* got Linear"),
+        (lambda: Chain(LULinear(3)), "Chain: a list of layers is required, got one LULinear"),
+        (lambda: Inverse(nn.Linear(3, 3)), "Inverse: a layer of ppl_vae.flows"),
+        (lambda: FlowModel([LULinear(3)]), "FlowModel: a layer .* got list"),
+        (lambda: FlowGuide(nn.Linear(3, 3)), "FlowGuide: a layer .* got Linear"),
+        (lambda: AmortizedFlow(nn.Linear(3, 3), nn.Linear(3, 3), latent_dim=3), "AmortizedFlow: a layer .* got Linear"),
+    ],
+)
+def test_something_else_than_a_layer(call, message):
+    with pytest.raises(TypeError, match=message):
         call()
