@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +13,15 @@ from torch import Tensor
 from ppl_vae.flows.layer import Layer
 
 
+class Carried:
+    """What a tensor carries in this process: it stays behind when the tensor is saved or copied, as a draw may be."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OrderedDict, ()  # empty, and of a type that torch.load takes without being told to
+
+
 @dataclass(frozen=True)
-class Encoding:
+class Encoding(Carried):
     """One pass x -> z.
 
     Attributes:
@@ -49,7 +58,8 @@ def with_encoding(z: Tensor, encoding: Encoding) -> Tensor:
 
 def encoding_of(z: Tensor) -> Encoding | None:
     """The pass that z carries, or None."""
-    return getattr(z, "_encoding", None)
+    found = getattr(z, "_encoding", None)
+    return found if isinstance(found, Encoding) else None
 
 
 def cut(z: Tensor) -> Tensor:

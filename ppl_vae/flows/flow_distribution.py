@@ -13,7 +13,7 @@ from torch.distributions.constraints import Constraint
 
 from ppl_vae.flows.base import keeps_to
 from ppl_vae.flows.domains import of_event
-from ppl_vae.flows.encoding import version_of
+from ppl_vae.flows.encoding import Carried, version_of
 from ppl_vae.flows.layer import Coded, Layer, event_dims, require_layer
 
 
@@ -113,8 +113,8 @@ class FlowDistribution(TorchDistribution):
 
     def _pass_of(self, value: Tensor) -> Coded:
         """The pass that made this value, while it still holds and has the derivatives that are asked for."""
-        made: _Decoding | None = getattr(value, "_decoding", None)
-        if made is not None and made.key is self._key and made.versions == self._versions(value):
+        made = getattr(value, "_decoding", None)
+        if isinstance(made, _Decoding) and made.key is self._key and made.versions == self._versions(value):
             return made.z, made.contribution
         return self.flow.encode(self._beside_context(value), self.context)
 
@@ -134,7 +134,7 @@ class FlowDistribution(TorchDistribution):
 
 
 @dataclass(frozen=True)
-class _Decoding:
+class _Decoding(Carried):
     """The pass that a draw comes from, carried by this very tensor."""
 
     key: object

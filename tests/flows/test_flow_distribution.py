@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pyro.distributions as dist
@@ -18,6 +19,7 @@ from ppl_vae.flows import (
     Chain,
     ConditionalNormal,
     ElementwiseAffine,
+    Encoded,
     FlowDistribution,
     Inverse,
     InverseAutoregressive,
@@ -192,6 +194,18 @@ def test_the_density_of_a_draw_without_a_path_has_its_gradient():
     x = p.sample((20,))
     found = [torch.autograd.grad(p.log_prob(at).sum(), list(p.flow.parameters())) for at in (x, x.clone())]
     assert all(torch.equal(kept, anew) for kept, anew in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("made", ["a draw of the flow", "an encoding"])
+def test_what_has_been_drawn_can_be_saved_and_copied(made, tmp_path):
+    flow, x = deep(), torch.randn(5, 2, dtype=DOUBLE)
+    with torch.no_grad():
+        drawn = FlowDistribution(normal(), flow).sample((5,)) if made == "a draw of the flow" else Encoded(flow, x)()
+    torch.save(drawn, tmp_path / "drawn.pt")
+    for same in (torch.load(tmp_path / "drawn.pt"), copy.deepcopy(drawn)):
+        assert torch.equal(same, drawn)
+        close(FlowDistribution(normal(), flow).log_prob(same), FlowDistribution(normal(), flow).log_prob(drawn * 1.0))
+        assert torch.equal(Encoded(flow, x).log_prob(same).isfinite(), torch.full((5,), made == "an encoding"))
 
 
 def test_one_value_is_scored_by_each_context():
