@@ -323,6 +323,9 @@ def test_an_exact_surjection_stays_exact():
     assert log_evidence(pair_of(Chain([Abs(), tail])), x).bound == "lower"
     assert log_evidence(pair_of(Abs(D)), x).bound == "lower"  # a normal p(z) is half on z < 0, where Abs puts none
     assert log_evidence(pair_of(Abs(D), base=dist.HalfNormal(torch.ones(D)).to_event(1)), x).bound == "exact"
+    assert FlowModel(Abs(D), base=dist.Uniform(torch.zeros(D), 9.0).to_event(1)).exact
+    assert not FlowModel(Abs(D), base=dist.Uniform(-torch.ones(D), 9.0).to_event(1)).exact
+    assert not FlowModel(Abs(D), base=dist.Poisson(torch.ones(D)).to_event(1)).exact  # no density on the half-line
 
 
 def test_a_surjection_with_draws_is_a_lower_bound_that_iwae_tightens():
