@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ppl_vae.flows import FlowDistribution, Layer
 from ppl_vae.flows.base import NormalBase
 from ppl_vae.flows.flow_distribution import require_density, require_path
+from ppl_vae.flows.layer import require_layer
 from ppl_vae.nn import fill_unobserved
 
 
@@ -101,6 +102,7 @@ class AmortizedFlow(PyroModule):
 
 
 def _check(flow: Layer, latent_dim: int) -> None:
+    require_layer(flow, "AmortizedFlow")
     if flow.context_dim is None:
         raise ValueError(f"AmortizedFlow: a conditional flow (context_dim=) is required, got {flow.label} without one")
     if {flow.shape_in, flow.shape_out} - {None, (latent_dim,)}:

@@ -7,6 +7,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from ppl_vae.flows import Encoded, Layer
+from ppl_vae.flows.layer import require_layer
 
 
 class FlowGuide(PyroModule):
@@ -34,6 +35,7 @@ class FlowGuide(PyroModule):
 
     def __init__(self, flow: Layer) -> None:
         super().__init__()
+        require_layer(flow, "FlowGuide")
         if not flow.reparametrized_encode:
             raise ValueError(
                 "FlowGuide: a flow whose encoder lets derivatives through its draws is required, or the parameters of "

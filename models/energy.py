@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyro
 import torch
@@ -13,6 +14,18 @@ from torch.distributions.constraints import Constraint
 
 from ppl_vae.flows.domains import of_event
 from ppl_vae.flows.shapes import event_shape
+
+
+class _Improper(ImproperUniform):
+    """The start of a latent that only its factor speaks about: it scores, and says why it cannot be drawn."""
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Raise."""
+        raise ValueError(
+            "Energy: z must come from a guide with a site of that name (FlowPosterior(..., site='z')), for nobody can "
+            "draw from a density that is known only up to a constant; draws are in fit.draw(None, n), and "
+            "to_inference_data takes groups=('posterior', 'sample_stats')"
+        )
 
 
 class Energy(PyroModule):
@@ -31,7 +44,7 @@ class Energy(PyroModule):
         support: where z lives, a constraint on its entries or on all of it; the whole space by default.
 
     Raises:
-        ValueError: in a call, densities of another shape.
+        ValueError: in a call, densities of another shape, or a z that no guide has drawn.
 
     >>> import torch
     >>> model = Energy(lambda z: -z.square().sum(-1), shape=2)
@@ -65,7 +78,7 @@ class Energy(PyroModule):
             z, (..., *shape), which the guide, or another inference, must draw: an improper prior cannot.
         """
         support = of_event(constraints.real, len(self.shape)) if self.support is None else self.support
-        z = pyro.sample("z", ImproperUniform(support, (), self.shape))
+        z = pyro.sample("z", _Improper(support, (), self.shape))
         pyro.factor("energy", self.log_prob(z))
         return z
 

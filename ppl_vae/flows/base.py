@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
 from ppl_vae.flows.domains import within
-from ppl_vae.flows.layer import Layer
+from ppl_vae.flows.layer import Layer, require_layer
 
 
 class NormalBase(nn.Module):
@@ -57,8 +57,10 @@ def base_of(flow: Layer, base: TorchDistribution | nn.Module | None, *, who: str
         who: whose error it is.
 
     Raises:
+        TypeError: something else than a layer.
         ValueError: no base, and a flow of vectors of any size; a base of another event shape, or with a batch.
     """
+    require_layer(flow, who)
     if base is None:
         if flow.shape_out is None:
             raise ValueError(

@@ -12,7 +12,7 @@ from torch.distributions.constraints import Constraint
 
 from ppl_vae.flows.domains import within
 from ppl_vae.flows.errors import NonFiniteContribution
-from ppl_vae.flows.layer import Coded, Layer, event_dims
+from ppl_vae.flows.layer import Coded, Layer, event_dims, require_layer
 
 
 class Chain(Layer):
@@ -24,6 +24,7 @@ class Chain(Layer):
         layers: at least one; a chain may stand in a chain.
 
     Raises:
+        TypeError: something else than layers.
         ValueError: no layer; neighbours whose shapes do not meet; conditional layers that want contexts of different
             sizes.
 
@@ -37,7 +38,11 @@ class Chain(Layer):
     layers: Sequence[Layer]
 
     def __init__(self, layers: Iterable[Layer]) -> None:
+        if isinstance(layers, Layer):
+            raise TypeError(f"Chain: a list of layers is required, got one {layers.label} without a list")
         layers = list(layers)
+        for i, layer in enumerate(layers):
+            require_layer(layer, f"Chain: layer {i}")
         if not layers:
             raise ValueError("Chain: at least one layer is required, got none")
         _check_neighbours(layers)

@@ -91,7 +91,8 @@ def kl_report(
         seed: of the draws.
 
     Raises:
-        ValueError: a flow that draws, or is conditional.
+        ValueError: a flow that draws, or is conditional; fewer than two draws; a target whose log densities have
+            another shape.
 
     Source: G. Papamakarios et al., "Normalizing flows for probabilistic modeling and inference", 2021.
 
@@ -101,12 +102,13 @@ def kl_report(
     (True, True)
     """
     _require_bijection(flow)
-    log_target = target if not hasattr(target, "log_prob") else target.log_prob
+    log_target = _scored(target if not hasattr(target, "log_prob") else target.log_prob)
     p_z = base_of(flow, base, who="kl_report")()
     device = next((t.device for t in (*flow.parameters(), *flow.buffers())), None)
     with torch.no_grad(), isolated_rng(fold(seed, "kl_report"), device):
         if samples is None and hasattr(target, "sample"):
             samples = target.sample((num_samples,))
+        _require_draws(num_samples if samples is None else min(num_samples, len(samples)))
         backward = _reverse(flow, log_target, p_z, p_z.sample((num_samples,)))
         forward = None if samples is None else _forward(flow, log_target, p_z, samples)
     return _report(forward, backward)
@@ -114,6 +116,26 @@ def kl_report(
 
 _Sides = tuple[Tensor, Tensor]
 _LogDensity = Callable[[Tensor], Tensor]
+
+
+def _scored(log_density: _LogDensity) -> _LogDensity:
+    """The same, held to one number for each draw: (S, 1) would be broadcast to all pairs without a word."""
+
+    def scored(x: Tensor) -> Tensor:
+        density = log_density(x)
+        if density.shape != x.shape[:1]:
+            raise ValueError(
+                f"kl_report: the target must map {tuple(x.shape)} to log densities {tuple(x.shape[:1])}, got "
+                f"{tuple(density.shape)}; declare the event, as in .to_event(1)"
+            )
+        return density
+
+    return scored
+
+
+def _require_draws(count: int) -> None:
+    if count < 2:
+        raise ValueError(f"kl_report: at least 2 draws are required for a standard error, got {count}")
 
 
 def _forward(flow: Layer, log_target: _LogDensity, p_z: Any, x: Tensor) -> _Sides:

@@ -98,7 +98,7 @@ def within(inner: Constraint, outer: Constraint) -> bool:
         return min(inner.low) >= 0
     if isinstance(inner, OpenUnitInterval):
         return isinstance(outer, OpenUnitInterval) or outer in half_lines
-    return inner in half_lines and outer in half_lines
+    return outer in half_lines and _above_zero(inner)
 
 
 def _of_entries(constraint: Constraint) -> Constraint:
@@ -109,6 +109,12 @@ def _of_entries(constraint: Constraint) -> Constraint:
     if type(constraint) is type(constraints.unit_interval) and _all(ends[0], 0) and _all(ends[1], 1):
         return OpenUnitInterval()
     return constraint
+
+
+def _above_zero(constraint: Constraint) -> bool:
+    """Are they real numbers with a lower end, and that is 0 or more?"""
+    low = getattr(constraint, "lower_bound", None)
+    return low is not None and not constraint.is_discrete and bool((torch.as_tensor(low) >= 0).all())
 
 
 def _all(ends: Any, value: float) -> bool:

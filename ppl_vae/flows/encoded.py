@@ -13,7 +13,7 @@ from torch.distributions.constraints import Constraint
 
 from ppl_vae.distributions import PointMass
 from ppl_vae.flows.domains import of_event
-from ppl_vae.flows.encoding import Encoding, cut, distance, encoding_of, tolerance, with_encoding
+from ppl_vae.flows.encoding import Encoding, cut, distance, encoding_of, tolerance, version_of, with_encoding
 from ppl_vae.flows.layer import Coded, Layer, event_dims
 
 
@@ -53,7 +53,7 @@ class Encoded(PointMass, TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         leading = shape[: len(shape) - len(self.event_shape)]
         z, contribution = self._once() if self.layer.deterministic_encode else self._anew(leading)
-        passed = Encoding(self.layer, self.x, self.context, contribution.expand(leading))
+        passed = Encoding(self.layer, self.x, self.context, contribution.expand(leading), version_of(self.x))
         return with_encoding(z.expand(shape), passed)
 
     def log_prob(self, value: Tensor) -> Tensor:

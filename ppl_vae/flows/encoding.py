@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,13 +13,21 @@ from torch import Tensor
 from ppl_vae.flows.layer import Layer
 
 
+class Carried:
+    """What a tensor carries in this process: it stays behind when the tensor is saved or copied, as a draw may be."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OrderedDict, ()  # empty, and of a type that torch.load takes without being told to
+
+
 @dataclass(frozen=True)
-class Encoding:
+class Encoding(Carried):
     """One pass x -> z.
 
     Attributes:
         layer: through which layer.
         x, context: of which data, by identity.
+        version: how often x had been written into by then.
         contribution: the layer's, (*leading) in nats.
         is_cut: has z lost its gradient?
     """
@@ -26,11 +36,18 @@ class Encoding:
     x: Tensor
     context: Tensor | None
     contribution: Tensor
+    version: int | None
     is_cut: bool = False
 
     def is_of(self, layer: Layer, x: Tensor, context: Tensor | None) -> bool:
         """Is it the pass of this very layer over these very data?"""
-        return self.layer is layer and self.x is x and self.context is context
+        same = self.layer is layer and self.x is x and self.context is context
+        return same and self.version == version_of(x)
+
+
+def version_of(value: Tensor) -> int | None:
+    """How often a tensor has been written into; None where torch does not count it (inference mode)."""
+    return None if value.is_inference() else value._version
 
 
 def with_encoding(z: Tensor, encoding: Encoding) -> Tensor:
@@ -41,7 +58,8 @@ def with_encoding(z: Tensor, encoding: Encoding) -> Tensor:
 
 def encoding_of(z: Tensor) -> Encoding | None:
     """The pass that z carries, or None."""
-    return getattr(z, "_encoding", None)
+    found = getattr(z, "_encoding", None)
+    return found if isinstance(found, Encoding) else None
 
 
 def cut(z: Tensor) -> Tensor:

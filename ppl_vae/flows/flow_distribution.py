@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,8 @@ from torch.distributions.constraints import Constraint
 
 from ppl_vae.flows.base import keeps_to
 from ppl_vae.flows.domains import of_event
-from ppl_vae.flows.layer import Coded, Layer, event_dims
+from ppl_vae.flows.encoding import Carried, version_of
+from ppl_vae.flows.layer import Coded, Layer, event_dims, require_layer
 
 
 class FlowDistribution(TorchDistribution):
@@ -106,18 +108,44 @@ class FlowDistribution(TorchDistribution):
 
     def _draw(self, z: Tensor) -> Tensor:
         x, contribution = self.flow.decode(z, self.context)
-        x._decoding = (self._key, z, contribution)  # type: ignore[attr-defined]
+        x._decoding = _Decoding(self._key, z, contribution, self._versions(x))  # type: ignore[attr-defined]
         return x
 
     def _pass_of(self, value: Tensor) -> Coded:
-        key, *passed = getattr(value, "_decoding", (None,))
-        if key is self._key:
-            return passed[0], passed[1]
-        return self.flow.encode(value, self.context)
+        """The pass that made this value, while it still holds and has the derivatives that are asked for."""
+        made = getattr(value, "_decoding", None)
+        if isinstance(made, _Decoding) and made.key is self._key and made.versions == self._versions(value):
+            return made.z, made.contribution
+        return self.flow.encode(self._beside_context(value), self.context)
+
+    def _beside_context(self, value: Tensor) -> Tensor:
+        """The value once for each context, as a distribution with a batch scores one value."""
+        if self.context is None:
+            return value
+        rank = value.dim() - len(self.event_shape)
+        leading = torch.broadcast_shapes(value.shape[:rank], self.context.shape[:-1])
+        return value.expand(leading + value.shape[rank:])
+
+    def _versions(self, value: Tensor) -> tuple[int | None, ...]:
+        """What a pass without derivatives hangs on; with them, only what autograd does not watch."""
+        if torch.is_grad_enabled():
+            return (version_of(value),)
+        return (version_of(value), None, *map(version_of, self.flow.parameters()))
+
+
+@dataclass(frozen=True)
+class _Decoding(Carried):
+    """The pass that a draw comes from, carried by this very tensor."""
+
+    key: object
+    z: Tensor
+    contribution: Tensor
+    versions: tuple[int | None, ...]
 
 
 def require_density(flow: Layer, who: str) -> None:
     """Raise ValueError unless log p(x) of this flow is known, and not only a bound on it."""
+    require_layer(flow, who)
     if not flow.exact:
         raise ValueError(
             f"{who}: an exact flow is required (a bijection, or a surjection that encodes without chance and whose z "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
-from ppl_vae.flows.layer import Coded, Layer
+from ppl_vae.flows.layer import Coded, Layer, require_layer
 
 
 class Inverse(Layer):
@@ -19,6 +19,9 @@ class Inverse(Layer):
     Args:
         layer: what is turned round; its parameters are shared, not copied.
 
+    Raises:
+        TypeError: something else than a layer.
+
     >>> import math, torch
     >>> from ppl_vae.flows import Abs
     >>> _, contribution = Inverse(Abs(3)).encode(torch.ones(5, 3))
@@ -27,6 +30,7 @@ class Inverse(Layer):
     """
 
     def __init__(self, layer: Layer) -> None:
+        require_layer(layer, "Inverse")
         super().__init__(layer.shape_out, layer.shape_in, context_dim=layer.context_dim)
         self.layer = layer
         self.deterministic_encode = layer.deterministic_decode

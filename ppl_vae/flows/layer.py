@@ -188,6 +188,15 @@ class Layer(nn.Module):
             raise NonFiniteContribution(self.label, way)
 
 
+def require_layer(flow: object, who: str) -> None:
+    """Raise TypeError unless this is a layer."""
+    if not isinstance(flow, Layer):
+        raise TypeError(
+            f"{who}: a layer of ppl_vae.flows is required (several in a Chain([...]), zuko's by from_zuko), got "
+            f"{type(flow).__name__}"
+        )
+
+
 def event_dims(shape: torch.Size | None) -> int:
     """How many dimensions an event has; None stands for a vector."""
     return 1 if shape is None else len(shape)

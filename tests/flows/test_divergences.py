@@ -144,3 +144,17 @@ def test_it_is_a_function_of_the_seed():
 def test_errors(flow, message):
     with pytest.raises(ValueError, match=message):
         kl_report(flow, TARGET)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": lambda x: TARGET.log_prob(x).unsqueeze(-1)}, r"log densities \(50,\), got \(50, 1\)"),
+        ({"target": dist.Normal(torch.zeros(2, dtype=DOUBLE), 1.0)}, r"log densities \(50,\), got \(50, 2\)"),
+        ({"target": TARGET, "num_samples": 1}, "at least 2 draws are required"),
+        ({"target": TARGET, "samples": torch.zeros(1, 2, dtype=DOUBLE)}, "at least 2 draws are required"),
+    ],
+)
+def test_errors_of_the_target(options, message):
+    with pytest.raises(ValueError, match=message):
+        kl_report(LULinear(2).double(), **{"num_samples": 50, **options})

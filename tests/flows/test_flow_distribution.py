@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pyro.distributions as dist
@@ -18,6 +19,7 @@ from ppl_vae.flows import (
     Chain,
     ConditionalNormal,
     ElementwiseAffine,
+    Encoded,
     FlowDistribution,
     Inverse,
     InverseAutoregressive,
@@ -171,11 +173,50 @@ def mixture() -> dist.TorchDistribution:
 def test_a_base_without_a_path_scores_and_samples():
     p = FlowDistribution(mixture(), LULinear(2).double())
     assert not p.has_rsample
-    close(
-        p.log_prob(p.sample((5,))), mixture().log_prob(p.sample((5,)))[:0].sum() + p.log_prob(p.sample((5,)) * 1.0), 10
-    )
+    x = p.sample((5,))
+    close(p.log_prob(x), mixture().log_prob(x))  # it starts as the identity
     with pytest.raises(ValueError, match="MixtureSameFamily and LULinear"):
         p.rsample()
+
+
+@pytest.mark.parametrize("change", ["the draw", "a parameter"])
+def test_a_draw_or_a_flow_that_has_been_written_into_is_scored_anew(change):
+    p = FlowDistribution(normal(), deep())
+    with torch.no_grad():
+        x = p.sample((5,))
+        (x if change == "the draw" else next(p.flow.parameters())).add_(0.5)
+        assert torch.equal(p.log_prob(x), p.log_prob(x.clone()))
+
+
+def test_the_density_of_a_draw_without_a_path_has_its_gradient():
+    """What a score function estimator differentiates: log q of a draw that is held still."""
+    p = FlowDistribution(mixture(), deep())
+    x = p.sample((20,))
+    found = [torch.autograd.grad(p.log_prob(at).sum(), list(p.flow.parameters())) for at in (x, x.clone())]
+    assert all(torch.equal(kept, anew) for kept, anew in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("made", ["a draw of the flow", "an encoding"])
+def test_what_has_been_drawn_can_be_saved_and_copied(made, tmp_path):
+    flow, x = deep(), torch.randn(5, 2, dtype=DOUBLE)
+    with torch.no_grad():
+        drawn = FlowDistribution(normal(), flow).sample((5,)) if made == "a draw of the flow" else Encoded(flow, x)()
+    torch.save(drawn, tmp_path / "drawn.pt")
+    for same in (torch.load(tmp_path / "drawn.pt"), copy.deepcopy(drawn)):
+        assert torch.equal(same, drawn)
+        close(FlowDistribution(normal(), flow).log_prob(same), FlowDistribution(normal(), flow).log_prob(drawn * 1.0))
+        assert torch.equal(Encoded(flow, x).log_prob(same).isfinite(), torch.full((5,), made == "an encoding"))
+
+
+def test_one_value_is_scored_by_each_context():
+    flow = off_start(AffineCoupling(2, hidden=(6,), context_dim=3))
+    p = FlowDistribution(normal(), flow, torch.randn(7, 3, dtype=DOUBLE))
+    x = torch.randn(2, dtype=DOUBLE)
+    for shaped in (x, x.expand(1, 2), x.expand(4, 1, 2)):
+        scored = p.log_prob(shaped)
+        assert scored.shape[-1] == 7
+        close(scored[..., :], p.log_prob(x.expand(7, 2)).expand_as(scored))
+    assert p.log_prob(x).std() > 1e-3
 
 
 def half_normal() -> dist.TorchDistribution:

@@ -49,7 +49,7 @@ from ppl_vae.flows import (
     SplineCoupling,
     VAELayer,
 )
-from ppl_vae.guides import FlowGuide
+from ppl_vae.guides import AmortizedFlow, FlowGuide
 from ppl_vae.models import VAE, FlowModel
 from ppl_vae.models.priors import MixtureOfNormals
 from ppl_vae.training import NonFiniteError
@@ -323,6 +323,9 @@ def test_an_exact_surjection_stays_exact():
     assert log_evidence(pair_of(Chain([Abs(), tail])), x).bound == "lower"
     assert log_evidence(pair_of(Abs(D)), x).bound == "lower"  # a normal p(z) is half on z < 0, where Abs puts none
     assert log_evidence(pair_of(Abs(D), base=dist.HalfNormal(torch.ones(D)).to_event(1)), x).bound == "exact"
+    assert FlowModel(Abs(D), base=dist.Uniform(torch.zeros(D), 9.0).to_event(1)).exact
+    assert not FlowModel(Abs(D), base=dist.Uniform(-torch.ones(D), 9.0).to_event(1)).exact
+    assert not FlowModel(Abs(D), base=dist.Poisson(torch.ones(D)).to_event(1)).exact  # no density on the half-line
 
 
 def test_a_surjection_with_draws_is_a_lower_bound_that_iwae_tightens():
@@ -450,6 +453,17 @@ def test_theta_and_phi_are_one_and_move_in_the_m_step():
     assert set(em.pair.parameters.group.values()) == {"shared"}
 
 
+@pytest.mark.usefixtures("own_store")
+def test_data_that_have_been_written_into_are_encoded_anew():
+    """Between guide and model, in a loop that fills one buffer."""
+    flow, x = made(FLOWS["volume kept"]), rows()
+    model, guide = FlowModel(flow), FlowGuide(flow)
+    trace = pyro.poutine.trace(guide).get_trace(x)
+    x.mul_(2)
+    with pytest.raises(ValueError, match="must put z where the flow of the model encodes x to"):
+        pyro.poutine.trace(pyro.poutine.replay(model, trace=trace)).get_trace(x).compute_log_prob()
+
+
 def test_a_non_finite_layer_is_named():
     flow = Chain([ElementwiseAffine(D), AffineCoupling(D, hidden=HIDDEN), ElementwiseAffine(D)])
     em = VariationalEM(FlowModel(flow), FlowGuide(flow))
@@ -513,4 +527,20 @@ def test_a_context_comes_as_y():
 )
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Chain([LULinear(3), nn.Linear(3, 3)]), "Chain: layer 1: a layer of ppl_vae.flows .* got Linear"),
+        (lambda: Chain(LULinear(3)), "Chain: a list of layers is required, got one LULinear"),
+        (lambda: Inverse(nn.Linear(3, 3)), "Inverse: a layer of ppl_vae.flows"),
+        (lambda: FlowModel([LULinear(3)]), "FlowModel: a layer .* got list"),
+        (lambda: FlowGuide(nn.Linear(3, 3)), "FlowGuide: a layer .* got Linear"),
+        (lambda: AmortizedFlow(nn.Linear(3, 3), nn.Linear(3, 3), latent_dim=3), "AmortizedFlow: a layer .* got Linear"),
+    ],
+)
+def test_something_else_than_a_layer(call, message):
+    with pytest.raises(TypeError, match=message):
         call()
