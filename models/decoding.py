@@ -1,4 +1,4 @@
-"""What every model with a decoder does: how many data there are, and p(x | latents) from what the decoder returned."""
+"""What every model with a decoder does: it counts the data, checks p(z), and reads p(x | latents) off the decoder."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ def num_data(x: Tensor | None, num_samples: int | None, *, who: str) -> int:
     if x is not None and num_samples is not None and num_samples != len(x):
         raise ValueError(f"{who}: num_samples must be {len(x)}, the rows of x, or None, got {num_samples}")
     return len(x) if x is not None else int(num_samples or 0)
+
+
+def require_prior(prior: TorchDistribution, size: int, *, who: str) -> None:
+    """Raise ValueError unless a prior is that of one latent vector.
+
+    Args:
+        prior: p(z).
+        size: of the vector.
+        who: whose error it is.
+    """
+    if prior.event_shape != (size,) or prior.batch_shape != ():
+        raise ValueError(
+            f"{who}: the prior must have batch shape () and event shape ({size},), "
+            f"got {tuple(prior.batch_shape)} and {tuple(prior.event_shape)}"
+        )
 
 
 def observation(

@@ -13,7 +13,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae.distributions import Codes, one_hot
-from ppl_vae.models.decoding import num_data, observation
+from ppl_vae.models.decoding import num_data, observation, require_prior
 from ppl_vae.models.factorized import require_factorized
 from ppl_vae.models.likelihoods import Likelihood, make_likelihood
 from ppl_vae.models.priors import CodePrior, Uniform
@@ -188,11 +188,7 @@ class DiscreteVAE(PyroModule):
 
     def _check_prior(self) -> None:
         p_c = self.prior()
-        if p_c.event_shape != (self.num_latents,) or p_c.batch_shape != ():
-            raise ValueError(
-                f"DiscreteVAE: the prior must have batch shape () and event shape ({self.num_latents},), "
-                f"got {tuple(p_c.batch_shape)} and {tuple(p_c.event_shape)}"
-            )
+        require_prior(p_c, self.num_latents, who="DiscreteVAE")
         if self.factorized and not isinstance(p_c, Codes):
             raise ValueError(
                 "DiscreteVAE: with factorized=True the prior must have independent latents (a Codes distribution), "

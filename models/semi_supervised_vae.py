@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae.distributions import one_hot
-from ppl_vae.models.decoding import num_data, observation
+from ppl_vae.models.decoding import num_data, observation, require_prior
 from ppl_vae.models.labels import sample_labels
 from ppl_vae.models.likelihoods import Likelihood, make_likelihood
 from ppl_vae.models.priors import StandardNormal
@@ -74,7 +74,7 @@ class SemiSupervisedVAE(PyroModule):
             )
         # Not in the state_dict: an argument, as the sizes are.
         self.register_buffer("class_probs", probs / probs.sum(), persistent=False)
-        self._check_prior()
+        require_prior(self.prior(), self.latent_dim, who=type(self).__name__)
 
     def forward(
         self,
@@ -131,11 +131,3 @@ class SemiSupervisedVAE(PyroModule):
     def extra_repr(self) -> str:
         """Say the number of classes and the size of z."""
         return f"num_classes={self.num_classes}, latent_dim={self.latent_dim}"
-
-    def _check_prior(self) -> None:
-        p_z = self.prior()
-        if p_z.event_shape != (self.latent_dim,) or p_z.batch_shape != ():
-            raise ValueError(
-                f"SemiSupervisedVAE: the prior must have batch shape () and event shape ({self.latent_dim},), "
-                f"got {tuple(p_z.batch_shape)} and {tuple(p_z.event_shape)}"
-            )

@@ -7,7 +7,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from ppl_vae.models.decoding import num_data, observation
+from ppl_vae.models.decoding import num_data, observation, require_prior
 from ppl_vae.models.likelihoods import Likelihood, make_likelihood
 from ppl_vae.models.priors import StandardNormal
 from ppl_vae.nn import apply_batched, fill_unobserved
@@ -56,7 +56,7 @@ class VAE(PyroModule):
         self.decoder = decoder
         self.likelihood = make_likelihood(likelihood)
         self.prior = StandardNormal(latent_dim) if prior is None else prior
-        self._check_prior()
+        require_prior(self.prior(), self.latent_dim, who=type(self).__name__)
 
     def forward(
         self,
@@ -108,11 +108,3 @@ class VAE(PyroModule):
     def extra_repr(self) -> str:
         """Say the size of z."""
         return f"latent_dim={self.latent_dim}"
-
-    def _check_prior(self) -> None:
-        p_z = self.prior()
-        if p_z.event_shape != (self.latent_dim,) or p_z.batch_shape != ():
-            raise ValueError(
-                f"{type(self).__name__}: the prior must have batch shape () and event shape ({self.latent_dim},), "
-                f"got {tuple(p_z.batch_shape)} and {tuple(p_z.event_shape)}"
-            )
