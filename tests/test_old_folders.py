@@ -1,4 +1,4 @@
-"""Run folders of an earlier layout load, and checkpoints in the middle of an epoch go on; see fixtures/make_format_1.py."""
+"""Run folders of an earlier layout load, and checkpoints in mid-epoch go on; see fixtures/make_format_1.py."""
 
 from __future__ import annotations
 
