@@ -27,7 +27,7 @@ from ppl_vae.training import Trainer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ppl_vae.data.rows import Rows
+    from ppl_vae.data.source import Source
 
 
 class Fit(Pair):
@@ -145,7 +145,7 @@ class Fit(Pair):
             found.append(total / num_samples)
         return torch.cat(found) if found[0].dim() else found[0]
 
-    def _exact_elbo(self, rows: Rows, num_codes: int) -> Tensor:
+    def _exact_elbo(self, rows: Source, num_codes: int) -> Tensor:
         some = max(1, MAX_ELEMENTS // (num_codes * numbers_per_datum(self, rows)))
         with self.evaluating(0):
             parts = [tabulate(self, rows.take(place).batch()).elbo for place in slices(len(rows), some)]

@@ -20,6 +20,7 @@ from ppl_vae.pair.particles import outward
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
+    from ppl_vae.data.source import Source
     from ppl_vae.pair import Pair, Site
 
 __all__ = ["GROUPS", "to_inference_data"]
@@ -207,7 +208,7 @@ def _write_observed(writer: _Writer, rows: Rows, place: slice) -> None:
         writer.put_observed(name, value.detach().cpu(), writer.rows_of(name, place))
 
 
-def _row_numbers(rows: Rows) -> list[int]:
+def _row_numbers(rows: Source) -> list[int]:
     return list(range(len(rows))) if rows.index is None else rows.index.tolist()
 
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppl_vae.data.rows import Rows
+
 if TYPE_CHECKING:
-    from ppl_vae.data.rows import Rows
+    from ppl_vae.data.source import Source
     from ppl_vae.pair import Pair
 
 __all__ = ["MAX_ELEMENTS", "Plan", "numbers_per_datum", "resolution_of", "slices"]
@@ -47,7 +49,7 @@ class Plan:
     draws: int
 
     @classmethod
-    def of(cls, pair: Pair, rows: Rows, num_samples: int, max_elements: int) -> Plan:
+    def of(cls, pair: Pair, rows: Source, num_samples: int, max_elements: int) -> Plan:
         """Fit ``num_samples`` draws of all rows into runs of ``max_elements`` numbers (or of one draw)."""
         if num_samples < 1:
             raise ValueError(f"evidence: at least one draw is required, got num_samples={num_samples}")
@@ -61,23 +63,23 @@ class Plan:
         joined = pair.has_global_latents or not len(rows)
         return cls(None if joined else len(rows), min(num_samples, max(1, cells // max(1, len(rows)))))
 
-    def row_chunks(self, rows: Rows) -> Iterator[tuple[slice, Rows]]:
+    def row_chunks(self, rows: Source) -> Iterator[tuple[slice, Rows]]:
         """The pieces of the rows, each with its place in the whole."""
         if self.rows is None:
-            yield slice(0, len(rows)), rows
+            yield slice(0, len(rows)), rows if isinstance(rows, Rows) else rows.take(slice(None))
             return
         for place in slices(len(rows), self.rows):
             yield place, rows.take(place)
 
 
-def numbers_per_datum(pair: Pair, rows: Rows) -> int:
+def numbers_per_datum(pair: Pair, rows: Source) -> int:
     """Latents and data of one datum and one draw, counted as numbers."""
     latents = sum(prod(site.event_shape) for site in pair.latents.values())
-    data = sum(t[0].numel() for t in (*rows.args, *rows.kwargs.values()))
+    data = sum(prod(column.shape) for column in rows.columns)
     return max(1, latents + data)
 
 
-def _takes_single_rows(pair: Pair, rows: Rows) -> bool:
+def _takes_single_rows(pair: Pair, rows: Source) -> bool:
     """Can rows be evaluated in pieces? Not with a plate of fixed size, nor an autoguide set up for N rows."""
     if pair.has_global_latents or len(rows) < 3:
         return not pair.has_global_latents

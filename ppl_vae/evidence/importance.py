@@ -14,6 +14,7 @@ from ppl_vae.evidence.result import Evidence
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
+    from ppl_vae.data.source import Source
     from ppl_vae.pair import Draws, Pair
 
 __all__ = ["ImportanceWeighted"]
@@ -44,7 +45,7 @@ class ImportanceWeighted(FromWeights):
     ImportanceWeighted(5000)
     """
 
-    def estimate(self, pair: Pair, rows: Rows, seed: int, *, max_elements: int = MAX_ELEMENTS) -> Evidence:
+    def estimate(self, pair: Pair, rows: Source, seed: int, *, max_elements: int = MAX_ELEMENTS) -> Evidence:
         """Estimate log p(x) of the rows; see :func:`ppl_vae.evidence.log_evidence`."""
         pair.initialize(rows)
         if not pair.is_exact:

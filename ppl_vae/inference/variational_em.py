@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ppl_vae._random import fold, isolated_rng
-from ppl_vae.data.batches import Batches, InMemoryBatches, LoaderBatches, Transform, TransformedBatches
+from ppl_vae.data.batches import Batches, SourceBatches, Transform, TransformedBatches
+from ppl_vae.data.loader import LoaderBatches
 from ppl_vae.data.rows import Batch, Rows
 from ppl_vae.diagnostics import CodeHistory
 from ppl_vae.diagnostics.usage import discrete_sites
@@ -107,12 +108,14 @@ class VariationalEM:
         every: int | None = None,
         resume: bool = False,
         transform: Transform | None = None,
+        last_batch: str = "keep",
     ) -> Fit:
         """Fit the pair to data; a second call goes on from the parameters of the first.
 
         Args:
             data: rows along axis 0: a tensor, array, data frame, a tuple (x, y) or dictionary of these, a
-                ``TensorDataset``, or a ``DataLoader`` (whose batch size counts); None for a pair without data.
+                ``TensorDataset``, or a ``DataLoader`` (whose batch size counts); None for a pair without data. Memory
+                maps, large frames and map-style data sets are read a batch at a time; see :func:`data.source_of`.
             epochs, steps: how long; one of the two.
             batch_size: B; None takes all rows in each step.
             validation: rows on which the objective is measured after each epoch (columns ``val_*``).
@@ -122,6 +125,8 @@ class VariationalEM:
             checkpoint: a folder for the state of the run, written after each epoch, or every ``every`` steps.
             resume: go on from the folder's state if it holds one; the end is bit-identical to an uninterrupted run.
             transform: a random function of the first tensor, applied to each batch (``dynamic_binarization``).
+            last_batch: of the N mod B rows at the end of an epoch: "keep" makes a smaller batch, "drop" leaves them out
+                (others in each epoch), "even" makes all batches of an epoch of nearly one size.
 
         Returns:
             The fit. Ctrl-C ends it cleanly with what it has (``fit.ended == "interrupted"``).
@@ -130,7 +135,7 @@ class VariationalEM:
             NonFiniteError: the loss or a gradient was not finite; its ``fit`` is the fit before that step.
             DataAxisError, ValueError: what is wrong with the data, before the first step.
         """
-        batches = self._batches(data, batch_size, seed, transform)
+        batches = self._batches(data, batch_size, seed, transform, last_batch)
         size = None if isinstance(validation, DataLoader) else batch_size
         held_out = None if validation is None else self._batches(validation, size, seed, transform)
         fit = Fit.of(self.pair)
@@ -164,24 +169,31 @@ class VariationalEM:
         trainer.run(epochs=epochs, steps=steps, progress=progress)
         return fit
 
-    def _batches(self, data: Any, batch_size: int | None, seed: int, transform: Transform | None) -> Batches:
+    def _batches(
+        self, data: Any, batch_size: int | None, seed: int, transform: Transform | None, last_batch: str = "keep"
+    ) -> Batches:
         pair = self.pair
         batches: Batches
         seen: Batches
         if isinstance(data, DataLoader):
             if batch_size is not None:
                 raise ValueError("fit: batch_size is the DataLoader's own; leave it out")
+            if last_batch != "keep":
+                raise ValueError(
+                    "fit: the last batch is the DataLoader's own matter (drop_last=); leave last_batch out"
+                )
             seen = batches = LoaderBatches(data, pair.rows)
         else:
             rows, with_index = pair.rows(data), pair.takes("index")
-            batches = InMemoryBatches(rows, batch_size, with_index=with_index)
-            seen = InMemoryBatches(rows, None, with_index=with_index)
+            batches = SourceBatches(rows, batch_size, with_index=with_index, last_batch=last_batch)
+            seen = SourceBatches(rows, None, with_index=with_index) if isinstance(rows, Rows) else batches
         if transform is not None:
             batches, seen = TransformedBatches(batches, transform), TransformedBatches(seen, transform)
         if not pair.initialized:
             with pair.scope():  # its lock: reading uses torch's global generator for a moment
                 first = seen.at(seed, 0, 0)
-            pair.initialize(Rows(first.args, first.kwargs, first.index), seed=seed, batch_size=batch_size)
+            few = Rows(first.args, first.kwargs, first.index)
+            pair.initialize(few, seed=seed, batch_size=batch_size, num_data=batches.num_data)
         if batches.per_epoch > 1:
             pair.require_batchable()
             if pair.layout.axis is not None and pair.layout.axis.subsampled:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.data.rows import Batch, Rows
+from ppl_vae.data.source import Source, source_of
 from ppl_vae.pair.axis import DataAxisError, GlobalLatentError, find_data_axis, frames_of, sample_sites
 from ppl_vae.pair.calls import call_with_batch, names, shape_key
 from ppl_vae.pair.checks import check_shapes, require_enumerable, shaken, vectorizes
@@ -124,13 +125,13 @@ class Binding:
             for part, was in before.items():
                 part.training = was
 
-    def rows(self, data: Any) -> Rows:
-        """The data as rows on the pair's device, in its precision.
+    def rows(self, data: Any) -> Source:
+        """The data as rows that come to the pair's device, in its precision.
 
         Raises:
             ValueError: a guide with a posterior for each row (one that names ``index``) gets other rows than it knows.
         """
-        rows = Rows.of(data, dtype=self.dtype).to(device=self.device, dtype=self.dtype)
+        rows = source_of(data, dtype=self.dtype).to(device=self.device, dtype=self.dtype)
         if self.initialized and rows.index is None and len(rows) != self._num_rows and self.takes("index"):
             raise ValueError(
                 f"{type(self.guide).__name__}: a free posterior exists only for the {self._num_rows} rows that it was "
@@ -140,13 +141,16 @@ class Binding:
             self._require_columns(rows)
         return rows
 
-    def _require_columns(self, rows: Rows) -> None:
+    def _require_columns(self, rows: Source) -> None:
         """Tables and images keep their last axis; a length before it (of a sequence, say) may change."""
-        known = self._template.args if self._template is not None else ()
-        for was, now in zip(known, rows.args, strict=False):
-            if was.dim() == now.dim() >= 2 and was.shape[-1] != now.shape[-1] and now.is_floating_point():
+        known = self._template.columns if self._template is not None else ()
+        for was, now in zip(known, rows.columns if known else (), strict=False):
+            unnamed = isinstance(was.name, int) and isinstance(now.name, int)
+            same_rank = len(was.shape) == len(now.shape) >= 1
+            if unnamed and same_rank and was.shape[-1] != now.shape[-1] and now.dtype.is_floating_point:
                 raise ValueError(
-                    f"Pair: data of shape (N, ..., {was.shape[-1]}) as in the fit are required, got {tuple(now.shape)}"
+                    f"Pair: data of shape (N, ..., {was.shape[-1]}) as in the fit are required, got "
+                    f"{(len(rows), *now.shape)}"
                 )
 
     # -- what it is made of --------------------------------------------------------------------------------------------
@@ -156,11 +160,13 @@ class Binding:
         """Has the pair been run once, so that its sites and parameters are known?"""
         return self._layout is not None
 
-    def initialize(self, data: Any, *, seed: int = 0, batch_size: int | None = None) -> Self:
+    def initialize(
+        self, data: Any, *, seed: int = 0, batch_size: int | None = None, num_data: int | None = None
+    ) -> Self:
         """Run the pair once, to make lazy parameters and to find its sites, groups and data plate. Idempotent.
 
         The run is on the first ``batch_size`` rows, or on all of them if the pair has a plate of a fixed size. A run is
-        made with Pyro's validation on, so a wrong shape is found here.
+        made with Pyro's validation on, so a wrong shape is found here. ``num_data`` is N, if ``data`` are some of N rows.
 
         Raises:
             DataAxisError: if the plate of the data cannot be told.
@@ -168,11 +174,11 @@ class Binding:
         if self.initialized:
             return self
         rows = self.rows(data)
-        self._template, self._num_rows = rows.take(slice(0, _TEMPLATE_ROWS)), len(rows)
+        self._template, self._num_rows = rows.take(slice(0, _TEMPLATE_ROWS)), num_data or len(rows)
         key = fold(seed, "initialize")
         few = rows.take(slice(0, batch_size)) if batch_size is not None and batch_size < len(rows) else rows
         try:
-            self._initialize(few.batch(num_data=len(rows) or None), key, strict=True)
+            self._initialize(few.batch(num_data=num_data or len(rows) or None), key, strict=True)
         except Exception as error:
             if len(few) == len(rows):
                 raise
@@ -442,7 +448,7 @@ class Binding:
         self.require_whole_rows(rows)
         return rows.batch()
 
-    def require_whole_rows(self, rows: Rows) -> None:
+    def require_whole_rows(self, rows: Source) -> None:
         """Raise :class:`DataAxisError` if the pair draws a subsample of the rows that it is given."""
         self.initialize(rows)
         axis = self.layout.axis

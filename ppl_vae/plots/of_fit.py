@@ -31,7 +31,7 @@ class FitPlots:
 
     def reconstructions(self, data: Any, *, ax: Axes | None = None, **options: Any) -> Axes:
         """Images beside their reconstructions."""
-        rows = self._fit.rows(data)
+        rows = self._fit.rows(data).take(slice(None))
         return reconstructions(rows.args[0].cpu(), self._fit.reconstruct(rows), ax=ax, **options)
 
     def latent(self, data: Any, *, color: Any = None, ax: Axes | None = None) -> Axes:

@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 
 from ppl_vae import Alternating, Callback, KeepBest, VariationalEM
 from ppl_vae.data import Rows
-from ppl_vae.data.batches import InMemoryBatches, TransformedBatches
+from ppl_vae.data.batches import SourceBatches, TransformedBatches
 from ppl_vae.objectives import ELBO
 from ppl_vae.pair.scope import validation
 from ppl_vae.storage import decode_tree, encode_tree
@@ -36,7 +36,7 @@ def poison(x):
 
 def first_bad_step(seed: int) -> int:
     """The oracle: go through the batches, and look."""
-    batches = TransformedBatches(InMemoryBatches(Rows.of(data()), BATCH), poison)
+    batches = TransformedBatches(SourceBatches(Rows.of(data()), BATCH), poison)
     for step in range(1000):
         if float(batches.at(seed, *divmod(step, PER_EPOCH)).args[0].max()) == HUGE:
             return step
@@ -263,7 +263,7 @@ def test_the_error_names_the_site_and_the_step(where, epoch, path):
         return torch.where(torch.rand(()) < 0.1, 50.0, x)
 
     def bad_step(seed: int) -> int:
-        batches = TransformedBatches(InMemoryBatches(Rows.of(data()), BATCH), spoil)
+        batches = TransformedBatches(SourceBatches(Rows.of(data()), BATCH), spoil)
         found = (t for t in range(1000) if float(batches.at(seed, *divmod(t, PER_EPOCH)).args[0].max()) == 50.0)
         return next(found)
 

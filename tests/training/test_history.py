@@ -64,10 +64,10 @@ def test_a_loss_of_pyro_says_what_it_can():
 def uneven() -> torch.Tensor:
     """14 rows of which the last batch (2 rows) of the first epoch, and no other, is far off."""
     from ppl_vae.data import Rows
-    from ppl_vae.data.batches import InMemoryBatches
+    from ppl_vae.data.batches import SourceBatches
 
     x = data(dtype=torch.float64)
-    last = list(InMemoryBatches(Rows.of(x), BATCH, with_index=True).epoch(0, 0))[-1].index
+    last = list(SourceBatches(Rows.of(x), BATCH, with_index=True).epoch(0, 0))[-1].index
     x[last] += 30.0
     return x
 
