@@ -23,6 +23,8 @@ from ppl_vae.pair.particles import outward
 from ppl_vae.pair.table import num_codes, tabulate
 from ppl_vae.plots.of_fit import FitPlots
 from ppl_vae.training import Trainer
+from ppl_vae.training.history import table_of
+from ppl_vae.training.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,15 +59,15 @@ class Fit(Pair):
 
     def restore(self, config: dict[str, Any], state: dict[str, Any] | None) -> None:
         """Take what a run folder says of the run that made this fit."""
-        rows = (state or {}).get("history", {}).get("rows", [])
-        saved = [row for row in rows if row["epoch"] < config["run"]["epochs"]]  # a later checkpoint has more
-        self.config, self._record = dict(config["fit"]), {**config["run"], "rows": saved}
+        table = table_of((state or {}).get("history", {})).up_to(config["run"]["epochs"])  # a later checkpoint has more
+        self.config, self._record = dict(config["fit"]), {**config["run"], "table": table}
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
     def explain(self) -> Explanation:
         """How the steps of the run were made (eager, or captured and compiled), and why. Print it."""
-        return self._trainer.compilation.explain() if self._trainer is not None else Explanation([])
+        compilation = getattr(self._trainer.make, "compilation", None) if self._trainer is not None else None
+        return compilation.explain() if compilation is not None else Explanation([])
 
     @property
     def has_run(self) -> bool:
@@ -86,15 +88,17 @@ class Fit(Pair):
             )
         return self._trainer
 
-    def _rows(self) -> list[dict[str, Any]]:
-        return self._trainer.history.rows if self._trainer is not None else self._record.get("rows", [])
+    @property
+    def table(self) -> Table:
+        """The history, packed: a row an epoch."""
+        return self._trainer.history.table() if self._trainer is not None else self._record.get("table", Table())
 
     @property
     def history(self) -> pd.DataFrame:
         """One row an epoch: ``objective``, ``elbo``, ``reconstruction``, ``kl`` and ``val_*``, nats per datum."""
         import pandas as pd
 
-        return pd.DataFrame(self._rows())
+        return pd.DataFrame(self.table.columns())
 
     @property
     def ended(self) -> str:
@@ -290,7 +294,7 @@ class Fit(Pair):
 
     def summary(self) -> dict[str, str]:
         """What was fitted, for how long, how it ended, and the last numbers, as words."""
-        config, rows = self.config, self._rows()
+        config, table = self.config, self.table
         words = {
             "pair": f"{config.get('model', _short(self.model))} / {config.get('guide', _short(self.guide))}",
             "parameters": f"{sum(leaf.numel() for leaf in self.parameters_by_name().values()):,}",
@@ -301,11 +305,9 @@ class Fit(Pair):
             words["data"] = f"{config['num_data']} rows" + (
                 f" in batches of {config['batch_size']}" if config.get("batch_size") else ""
             )
-        if rows:
-            names = ("objective", "elbo", "reconstruction", "kl", "val_elbo")
-            words["last epoch"] = (
-                ", ".join(f"{n} {rows[-1][n]:.3f}" for n in names if n in rows[-1]) + " nats per datum"
-            )
+        if len(table):
+            names, last = ("objective", "elbo", "reconstruction", "kl", "val_elbo"), table[-1]
+            words["last epoch"] = ", ".join(f"{n} {last[n]:.3f}" for n in names if n in last) + " nats per datum"
         return {key: value for key, value in words.items() if value}
 
     def __repr__(self) -> str:

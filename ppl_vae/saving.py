@@ -37,19 +37,35 @@ def save_fit(
         FileExistsError: the folder holds a run and ``overwrite`` is False.
     """
     run = RunFolder(folder).claim(overwrite=overwrite)
+    weights = {name: tensor.detach() for name, tensor in tensors_of(fit).items()}
     files: dict[str, Any] = {
         RunFolder.CONFIG: _config(fit, recipe),
-        RunFolder.MODEL: {name: tensor.detach() for name, tensor in tensors_of(fit).items()},
+        RunFolder.MODEL: weights,
         RunFolder.HISTORY: fit.history.to_csv(index=False),
         RunFolder.ENVIRONMENT: environment(),
         RunFolder.README: _card(fit),
     }
-    looked_at = {"template": fit.template_state(), "history": {"rows": fit.history.to_dict("records")}}
-    files[RunFolder.STATE] = fit.trainer.state() if fit.has_run else looked_at
+    files[RunFolder.STATE] = _state(fit, weights)
     if data is not None:
         files[RunFolder.POSTERIOR] = _posterior_writer(fit, data)
     run.write({**files, **(extra or {})}, keep=False)
     return folder
+
+
+def _state(fit: Any, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The state of the run. Weights stand once in a folder: those that are the model file's own are left to it.
+
+    Where a callback has given the pair other parameters (those of the best epoch), the state has its own.
+    """
+    if not fit.has_run:
+        return {"template": fit.template_state(), "history": {"table": fit.table.state()}}
+    state = fit.trainer.state()
+    apart = {name: tensor for name, tensor in state["tensors"].items() if not _is_in(weights, name, tensor)}
+    return {**state, "weights_apart": True, "tensors": apart}
+
+
+def _is_in(weights: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:
+    return name in weights and weights[name].dtype == tensor.dtype and torch.equal(weights[name], tensor)
 
 
 def tensors_of(pair: Pair) -> dict[str, Tensor]:

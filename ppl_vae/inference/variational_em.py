@@ -20,10 +20,10 @@ from ppl_vae.inference.schedules import E_STEP, M_STEP, Joint, Schedule
 from ppl_vae.objectives import COLUMNS, as_objective
 from ppl_vae.pair import Pair
 from ppl_vae.result import Fit
-from ppl_vae.storage import RunFolder, load_tree
-from ppl_vae.training import Callback, GradientStep, Trainer, build_optimizer, leaves_by_group
+from ppl_vae.storage import RunFolder
+from ppl_vae.training import Callback, Checkpoint, GradientStep, Trainer, build_optimizer, leaves_by_group, read_state
 from ppl_vae.training.compilation import Choice, Compilation
-from ppl_vae.training.nonfinite import diagnose, explained
+from ppl_vae.training.threads import is_small
 
 CODE_ROWS = 1000
 """So many rows are looked at after each epoch, for the columns of the history that tell of discrete latents."""
@@ -106,6 +106,7 @@ class VariationalEM:
         progress: bool = True,
         checkpoint: str | Path | None = None,
         every: int | None = None,
+        every_seconds: float | None = None,
         resume: bool = False,
         transform: Transform | None = None,
         last_batch: str = "keep",
@@ -122,7 +123,8 @@ class VariationalEM:
             callbacks: see :class:`~ppl_vae.training.Callback`.
             seed: initialization of lazy parameters, order of the data and noise are functions of it.
             progress: show a bar in a terminal or notebook.
-            checkpoint: a folder for the state of the run, written after each epoch, or every ``every`` steps.
+            checkpoint: a folder for the state of the run, written after each epoch (of one step: every 10 seconds).
+            every, every_seconds: write it every so many steps, or seconds, instead.
             resume: go on from the folder's state if it holds one; the end is bit-identical to an uninterrupted run.
             transform: a random function of the first tensor, applied to each batch (``dynamic_binarization``).
             last_batch: of the N mod B rows at the end of an epoch: "keep" makes a smaller batch, "drop" leaves them out
@@ -142,20 +144,18 @@ class VariationalEM:
         state_file = None if checkpoint is None else Path(checkpoint) / RunFolder.STATE
         if state_file is not None:
             state_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.pair.scope():  # its lock: reading a batch uses torch's global generator for a moment
+            first = batches.at(seed, 0, 0)
+        step = self._gradient_step(self.compile, seed, batches.per_epoch, first.size)
         trainer = Trainer(
             fit,
-            self.objective,
-            self._optimizer(fit),
+            step,
             batches,
             seed=seed,
-            moves=self.schedule.moves,
-            clip_norm=self.clip_norm,
-            lr_scheduler=self.lr_scheduler,
             validation=held_out,
             callbacks=[*self._watching(fit, batches, seed), *callbacks],
-            checkpoint=state_file,
-            every=every,
-            compile=self.compile,
+            checkpoint=Checkpoint(state_file, every=every, every_seconds=every_seconds, per_epoch=batches.per_epoch),
+            on_one_thread=self._is_small(step, first),
             fingerprint={
                 "objective": repr(self.objective),
                 "schedule": repr(self.schedule),
@@ -164,7 +164,7 @@ class VariationalEM:
             },
         )
         if resume and state_file is not None and state_file.exists():
-            trainer.load_state(load_tree(state_file))
+            trainer.load_state(read_state(state_file))
         fit.attach(trainer, self._config(fit, batches, batch_size, seed))
         trainer.run(epochs=epochs, steps=steps, progress=progress)
         return fit
@@ -257,21 +257,39 @@ class VariationalEM:
 
     def _step(self, data: Any, num_data: int | None, moving: frozenset[str]) -> float:
         batch = self._batch(data, num_data)
-        gradient_step, count = self._by_hand or (self._gradient_step(), 0)
+        gradient_step, count = self._by_hand or (self._gradient_step(self.compile is True), 0)  # nobody says how long
         self._by_hand = (gradient_step, count + 1)
         with self.pair.scope(), isolated_rng(None, self.pair.device), self.pair.mode(training=True):
-            with explained(gradient_step, batch, count):
-                report = gradient_step(batch, count, moving)
-            if gradient_step.guard.failed_step() is not None:
-                gradient_step.guard.reset()
-                raise diagnose(gradient_step, batch, count)
-        return float(report[0])
+            return float(gradient_step.by_hand(batch, count, moving)[0])
 
-    def _gradient_step(self) -> GradientStep:
-        optimizer = self._optimizer(self.pair)
-        roots = {"model": self.pair.model, "guide": self.pair.guide, "objective": self.objective}
-        wanted = Compilation(self.compile is True, roots, device=self.pair.device.type)  # "auto": nobody says how long
-        return GradientStep(self.pair, self.objective, optimizer, clip_norm=self.clip_norm, compilation=wanted)
+    def _gradient_step(
+        self, compile: Choice, seed: int = 0, per_epoch: int = 1, usual_size: int | None = None
+    ) -> GradientStep:
+        compilation = Compilation(
+            compile,
+            {"model": self.pair.model, "guide": self.pair.guide, "objective": self.objective},
+            moves=self.schedule.moves,
+            per_epoch=per_epoch,
+            usual_size=usual_size,
+            device=self.pair.device.type,
+        )
+        return GradientStep(
+            self.pair,
+            self.objective,
+            self._optimizer(self.pair),
+            moves=self.schedule.moves,
+            clip_norm=self.clip_norm,
+            lr_scheduler=self.lr_scheduler,
+            seed=seed,
+            compilation=compilation,
+        )
+
+    def _is_small(self, step: GradientStep, first: Batch) -> bool:
+        return is_small(
+            sum(leaf.numel() for leaf in step.everything()),
+            (first.size or 1) * self.objective.num_particles,
+            sum(t.numel() for t in first.args if isinstance(t, Tensor)),
+        )
 
     def _batch(self, data: Any, num_data: int | None) -> Batch:
         rows = self.pair.rows(data)

@@ -166,7 +166,8 @@ class Binding:
         """Run the pair once, to make lazy parameters and to find its sites, groups and data plate. Idempotent.
 
         The run is on the first ``batch_size`` rows, or on all of them if the pair has a plate of a fixed size. A run is
-        made with Pyro's validation on, so a wrong shape is found here. ``num_data`` is N, if ``data`` are some of N rows.
+        made with Pyro's validation on, so a wrong shape is found here. ``num_data`` is N, if ``data`` are some of N
+        rows.
 
         Raises:
             DataAxisError: if the plate of the data cannot be told.

@@ -1,0 +1,65 @@
+"""A way back: a copy of all that steps change, taken once in many steps; what is between is reached by making steps.
+
+The noise and the rows of a step are functions of its place. So the state before any later step is the copy, and the
+steps between made once more, to the bit; and no step has to be copied by itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ppl_vae.training.cursor import Cursor
+    from ppl_vae.training.history import History
+    from ppl_vae.training.step import Step
+
+__all__ = ["Touched", "Undo", "copied"]
+
+
+class Undo:
+    """What steps change, as it was at one place of a run."""
+
+    def __init__(self, step: Step, cursor: Cursor, history: History) -> None:
+        self.place = cursor.place
+        self._tensors = {name: tensor.detach().clone() for name, tensor in step.tensors().items()}
+        self._state = copied(step.state())
+        self._mark = history.mark()
+
+    def restore(self, step: Step, cursor: Cursor, history: History) -> None:
+        """Put everything back, in place."""
+        with torch.no_grad():
+            for name, tensor in step.tensors().items():
+                tensor.copy_(self._tensors[name])
+        step.load_state(copied(self._state))
+        cursor.go_to(self.place)
+        history.back_to(self._mark)
+
+
+class Touched:
+    """Tells whether somebody has changed what a step changes since this was made: a callback, by hand.
+
+    Changes are seen that torch counts (in place, or another tensor in the place of one); not those by way of ``.data``.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step, self._seen = step, self._look(step)
+
+    @staticmethod
+    def _look(step: Step) -> list[Any]:
+        return [(tensor.data_ptr(), tensor._version) for tensor in step.tensors().values()] + [step.row()]
+
+    def by_somebody(self) -> bool:
+        """Has it been changed?"""
+        return self._look(self._step) != self._seen
+
+
+def copied(tree: Any) -> Any:
+    """A plain tree whose tensors are copies."""
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, dict):
+        return {key: copied(value) for key, value in tree.items()}
+    return [copied(value) for value in tree] if isinstance(tree, list | tuple) else tree
