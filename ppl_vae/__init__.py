@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # what type checkers and editors read; the table below is what Python reads
     from ppl_vae.diagnostics import to_inference_data
     from ppl_vae.evidence import Enumeration, ImportanceWeighted, NaiveMonteCarlo, log_evidence
-    from ppl_vae.inference import Alternating, CompiledSVI, Joint, VariationalEM, fit
+    from ppl_vae.inference import Alternating, CompiledSVI, Frozen, Joint, Only, Stages, VariationalEM, fit
     from ppl_vae.loading import load
     from ppl_vae.objectives import (
         ELBO,
@@ -38,6 +38,9 @@ _HOME = {
     "VariationalEM": "ppl_vae.inference",
     "Joint": "ppl_vae.inference",
     "Alternating": "ppl_vae.inference",
+    "Only": "ppl_vae.inference",
+    "Frozen": "ppl_vae.inference",
+    "Stages": "ppl_vae.inference",
     "CompiledSVI": "ppl_vae.inference",
     "ELBO": "ppl_vae.objectives",
     "IWAE": "ppl_vae.objectives",
@@ -96,15 +99,18 @@ __all__ = [
     "EarlyStopping",
     "Enumeration",
     "Fit",
+    "Frozen",
     "ImportanceWeighted",
     "Joint",
     "KeepBest",
     "NaiveMonteCarlo",
     "Neural",
+    "Only",
     "Pair",
     "ReweightedWakeSleep",
     "RunningAverage",
     "ScoreFunction",
+    "Stages",
     "VariationalEM",
     "__version__",
     "fit",

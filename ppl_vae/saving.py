@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.pair import Pair
+from ppl_vae.pair.parameters import buffers_of
 from ppl_vae.storage import RunFolder, StorageError, environment
 
 CONFIG_FORMAT = 1
@@ -116,6 +117,12 @@ def read_config(folder: RunFolder) -> dict[str, Any]:
     return config
 
 
+def _not_persistent(pair: Pair) -> set[str]:
+    """Buffers that earlier builds wrote, and whose modules do not keep them."""
+    every = {f"buffer.{name}" for name in buffers_of(pair.model, pair.guide, every=True)}
+    return every - {f"buffer.{name}" for name in pair.buffers_by_name()}
+
+
 def put_weights(pair: Pair, folder: RunFolder) -> None:
     """Copy the folder's weights into the pair's own tensors.
 
@@ -124,8 +131,8 @@ def put_weights(pair: Pair, folder: RunFolder) -> None:
     """
     saved, live = folder.read_tree(RunFolder.MODEL), tensors_of(pair)
     path = folder.path / RunFolder.MODEL
-    if set(saved) != set(live):
-        missing, unknown = sorted(set(live) - set(saved)), sorted(set(saved) - set(live))
+    missing, unknown = sorted(set(live) - set(saved)), sorted(set(saved) - set(live) - _not_persistent(pair))
+    if missing or unknown:
         raise StorageError(path, f"it is of another pair: no weights for {missing}, unknown {unknown}")
     for name, tensor in live.items():
         if saved[name].shape != tensor.shape:

@@ -21,7 +21,16 @@ from ppl_vae.objectives import COLUMNS, as_objective
 from ppl_vae.pair import Pair
 from ppl_vae.result import Fit
 from ppl_vae.storage import RunFolder
-from ppl_vae.training import Callback, Checkpoint, GradientStep, Trainer, build_optimizer, leaves_by_group, read_state
+from ppl_vae.training import (
+    Callback,
+    Checkpoint,
+    GradientStep,
+    Subset,
+    Trainer,
+    build_optimizer,
+    leaves_by_group,
+    read_state,
+)
 from ppl_vae.training.compilation import Choice, Compilation
 from ppl_vae.training.threads import is_small
 
@@ -42,7 +51,8 @@ class VariationalEM:
         optimizer: a torch optimizer class, or a partial of one.
         lr: learning rate; the loss is -L/N, so it does not depend on the batch size.
         e_lr, m_lr: learning rates of φ and of θ where they differ.
-        schedule: ``Joint()`` moves both sides in each step (SVI); ``Alternating(e_steps=, m_steps=)`` freezes one.
+        schedule: ``Joint()`` moves both sides in each step (SVI); ``Alternating(e_steps=, m_steps=)`` freezes one;
+            ``Only``, ``Frozen`` and ``Stages`` go by parameter names.
         lr_scheduler: a factory of a torch scheduler, such as ``partial(CosineAnnealingLR, T_max=100)``, advanced after
             each epoch; wrap it in ``EachStep`` to advance after each step.
         clip_norm: bound on the gradient's norm.
@@ -255,7 +265,7 @@ class VariationalEM:
         count = self._by_hand[1] if self._by_hand is not None else 0
         return self._step(data, num_data, self.schedule.moves(count))
 
-    def _step(self, data: Any, num_data: int | None, moving: frozenset[str]) -> float:
+    def _step(self, data: Any, num_data: int | None, moving: Subset | frozenset[str]) -> float:
         batch = self._batch(data, num_data)
         gradient_step, count = self._by_hand or (self._gradient_step(self.compile is True), 0)  # nobody says how long
         self._by_hand = (gradient_step, count + 1)

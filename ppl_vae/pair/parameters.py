@@ -168,14 +168,19 @@ def _warn_of_strangers(leaves: list[Tensor]) -> None:
         )
 
 
-def buffers_of(*fns: Any) -> dict[str, Tensor]:
-    """The buffers of the modules that stand behind these functions, each once, by name."""
+def buffers_of(*fns: Any, every: bool = False) -> dict[str, Tensor]:
+    """The buffers of the modules that stand behind these functions, each once, by name.
+
+    Those that their module does not keep in its state (``persistent=False``) are its own matter, unless ``every`` one
+    is asked for.
+    """
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for prefix, fn in zip(("model", "guide"), fns, strict=False):
         for i, module in enumerate(modules_of(fn)):
+            kept = module.state_dict(keep_vars=True)
             for name, buffer in module.named_buffers():
-                if id(buffer) not in seen:
+                if (every or name in kept) and id(buffer) not in seen:
                     seen.add(id(buffer))
                     found[f"{prefix}{i or ''}.{name}"] = buffer
     return found

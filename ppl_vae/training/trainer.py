@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.data.batches import Batches
+from ppl_vae.data.rows import Batch
 from ppl_vae.objectives import COLUMNS
 from ppl_vae.pair import Pair
-from ppl_vae.pair.scope import validation as validated
+from ppl_vae.pair.scope import validation as validation_of
 from ppl_vae.training.callbacks import Callback
 from ppl_vae.training.checkpoint import STATE_FORMAT, Checkpoint, require_same
 from ppl_vae.training.cursor import Cursor
@@ -25,10 +26,7 @@ from ppl_vae.training.nonfinite import NonFiniteError
 from ppl_vae.training.progress import Progress
 from ppl_vae.training.step import Step
 from ppl_vae.training.threads import one_thread
-from ppl_vae.training.undo import Touched, Undo, copied
-
-CHECK_EVERY = 50
-"""Steps after which the state is looked at, and copied for the way back."""
+from ppl_vae.training.undo import Touched, WayBack, copied
 
 
 class Trainer:
@@ -63,8 +61,9 @@ class Trainer:
         self.pair, self.make, self.batches, self.seed = pair, step, batches, seed
         self.validation, self.callbacks = validation, list(callbacks)
         self.checkpoint = checkpoint or Checkpoint(None)
-        watching = [type(callback).__name__ for callback in self._remembering()]
-        own = {"seed": seed, **batches.fingerprint(), "callbacks": watching}
+        self._remembering = [callback for callback in self.callbacks if type(callback).state is not Callback.state]
+        names = [type(callback).__name__ for callback in self._remembering]
+        own = {"seed": seed, **batches.fingerprint(), "callbacks": names}
         self.fingerprint = {**own, **(fingerprint or {}), **step.fingerprint()}
         self.cursor, self.history = Cursor(batches, seed), History()
         self.seconds, self.ended, self.target = 0.0, "not started", 0
@@ -74,8 +73,8 @@ class Trainer:
         self._watches_epochs = bool(self.callbacks or validation or waits)
         self._stop_reason: str | None = None
         self._frozen: dict[str, Any] | None = None
-        self._undo: Undo | None = None
-        self._is_touched = False
+        self._way_back = WayBack(step, self.cursor, self.history, self._make_again)
+        self._is_touched = False  # has a callback changed something by hand?
         self._whole = True  # False inside a step: there the state is none to go on from
 
     @property
@@ -99,10 +98,12 @@ class Trainer:
         self.target = self.steps_in(epochs, steps)
         if self._frozen is not None:  # a callback has changed the parameters after the last step
             self.load_state(self._frozen)
-        self._stop_reason, self._undo = None, None
+        self._stop_reason = None
+        self._way_back.forget()
         self.make.before_run(self.target)
         started = time.perf_counter()
         bar = Progress(self.target, self.step, enabled=progress)
+        self.ended = "failed"
         try:
             with deferred_interrupt() as interrupt, self.pair.mode(training=True):
                 self.ended = self._run(bar, interrupt)
@@ -111,9 +112,6 @@ class Trainer:
         except NonFiniteError as error:
             self.ended, error.fit = "non-finite", self.pair
             raise
-        except BaseException:
-            self.ended = "failed"
-            raise
         finally:
             self.seconds += time.perf_counter() - started
             self._finish()
@@ -121,14 +119,7 @@ class Trainer:
 
     def steps_in(self, epochs: int | None, steps: int | None) -> int:
         """The number of steps that ``epochs`` or ``steps`` asks for."""
-        if (epochs is None) == (steps is None):
-            raise ValueError(f"fit: give either epochs= or steps=, got epochs={epochs}, steps={steps}")
-        count: Any = epochs if epochs is not None else steps
-        if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 0:
-            raise ValueError(
-                f"fit: {'epochs' if steps is None else 'steps'} must be a whole number >= 0, got {count!r}"
-            )
-        return operator.index(count) * (self.batches.per_epoch if steps is None else 1)
+        return steps_of(epochs, steps, self.batches.per_epoch)
 
     def _run(self, bar: Progress, interrupt: Interrupt) -> str:
         if self.step < self.target:
@@ -148,54 +139,61 @@ class Trainer:
 
     def _advance(self, interrupt: Interrupt) -> None:
         """Steps up to the next check, or to an end of an epoch that somebody waits for; nothing asks the device."""
-        with self._at_work():
-            undo = self._way_back()
-            until = min(self.target, undo.place[0] + CHECK_EVERY, self.checkpoint.next_due(self.step))
+        # The first epoch sees every row once, with argument checks on.
+        with at_work(self.pair, checked=self.epoch == 0, on_one_thread=self._on_one_thread):
+            until = min(self.target, self._way_back.renew(), self.checkpoint.next_due(self.step))
+            self._is_touched = False
             try:
                 while self.step < until and not (interrupt.requested or self._stop_reason):
                     self._make_step()
-                    if self.make.has_stopped or (self.cursor.epoch_is_over and self._waits_here()):
+                    if self.make.has_stopped or self._is_touched or (self.cursor.epoch_is_over and self._waits_here()):
                         break
                     self._close_epoch_if_over()
-                    if self._is_touched:
-                        break
             except BaseException:
                 self._recover()
                 if not self.make.failed():
                     raise
             if self.make.failed():
-                self._raise_failure()
-            if self._is_touched:  # what is changed by hand is not made again by making steps
-                self._undo = None
+                bad = self._way_back.go_to_failure()
+                raise self.make.explain(self.cursor.again(), bad)
+        if self._is_touched:
+            self._way_back.forget()
+
+    def _recover(self) -> None:
+        """A step has broken off: back to the state before it."""
+        self.cursor.go_to(self.cursor.place)  # a batch may have been read whose step was not made
+        if self._whole:
+            return
+        try:
+            self._way_back.go_to(self.step)
+        finally:
+            self._whole = True
 
     def _waits_here(self) -> bool:
         """Does somebody wait for the end of this epoch? That of the first one ends the checks of arguments."""
         return self.epoch == 0 or self._watches_epochs
 
-    @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        """Python's locks are held."""
-        with (
-            self.pair.scope(),
-            isolated_rng(None, self.pair.device),
-            validated(self.epoch == 0),  # the first epoch sees every row once, with argument checks on
-            one_thread(self._on_one_thread),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-        ):
-            yield
-
-    def _make_step(self, *, again: bool = False) -> None:
+    def _step_once(self) -> Tensor:
         batch = self.cursor.next()
         self._whole = False
         report = self.make(batch, self.step)
         self.history.add(report, batch.size or 1)
         self.cursor.advance()
         self._whole = True
-        if self._watches_steps and not again:
-            touched = Touched(self.make)
-            self._tell(lambda callback: callback.on_step(self, report))
-            self._is_touched = touched.by_somebody()
+        return report
+
+    def _make_again(self) -> None:
+        self._step_once()
+        if not self._watches_epochs:  # of those that are watched none ends between a copy and where one goes from it
+            self._close_epoch_if_over()
+
+    def _make_step(self) -> None:
+        report = self._step_once()
+        if not self._watches_steps:
+            return
+        touched = Touched(self.make)
+        self._tell(lambda callback: callback.on_step(self, report))
+        self._is_touched = touched.by_somebody()
 
     def _tell(self, event: Callable[[Callback], None]) -> None:
         """Every callback is told, even where one of them asks for the end by a KeyboardInterrupt."""
@@ -218,17 +216,13 @@ class Trainer:
         last = self.history.read()[-1]
         self.make.after_epoch(last)
         self._tell(lambda callback: callback.on_epoch(self, last))
-        self._undo = None
+        self._way_back.forget()
 
     def evaluate(self, batches: Batches) -> dict[str, float]:
         """The report over all of these batches, modules in eval mode, on noise of its own: nats per datum."""
-        total, count = torch.zeros(len(COLUMNS), dtype=torch.float64), 0
-        with self.pair.evaluating(fold(self.seed, "validation")):
-            for batch in batches.epoch(fold(self.seed, "validation"), 0):
-                size = batch.size or 1
-                total += self.make.measure(batch).to("cpu", torch.float64) * size
-                count += size
-        return dict(zip(COLUMNS, (total / count).tolist(), strict=True))
+        noise = fold(self.seed, "validation")
+        with self.pair.evaluating(noise):
+            return mean_report(self.make, batches.epoch(noise, 0))
 
     def stop(self, reason: str) -> None:
         """Ask for an end after the present step."""
@@ -236,7 +230,7 @@ class Trainer:
 
     def _finish(self) -> None:
         self.history.read()
-        self._undo = None
+        self._way_back.forget()
         try:
             for callback in self.callbacks:
                 callback.on_end(self)
@@ -244,57 +238,11 @@ class Trainer:
             if self.step and self._whole:
                 self.save()
 
-    # -- the way back --------------------------------------------------------------------------------------------------
-
-    def _way_back(self) -> Undo:
-        """The copy to go back to; called where all is known to be well."""
-        if self._undo is None or self.step - self._undo.place[0] >= CHECK_EVERY:
-            self._undo, self._is_touched = Undo(self.make, self.cursor, self.history), False
-        return self._undo
-
-    def _go_back(self, step: int) -> None:
-        """To the place before ``step``, by way of the last copy."""
-        assert self._undo is not None
-        self._undo.restore(self.make, self.cursor, self.history)
-        self._whole = True
-        while self.step < step:
-            self._make_again()
-
-    def _make_again(self) -> None:
-        self._make_step(again=True)
-        if not self._watches_epochs:  # of those that are watched none ends between the copy and here
-            self._close_epoch_if_over()
-
-    def _recover(self) -> None:
-        """A step has broken off: back to the state before it; or to the last copy, if this is broken off too."""
-        self.cursor.go_to(self.cursor.place)  # a batch may have been read whose step was not made
-        if self._undo is None or self._whole:
-            return
-        try:
-            self._go_back(self.step)
-        except BaseException:
-            self._go_back(self._undo.place[0])
-            raise
-
-    def _raise_failure(self) -> None:
-        """Find the first step whose numbers were not finite, go back to the place before it, and say what it was."""
-        assert self._undo is not None
-        end, first = self.step, self._undo.place[0]
-        self._go_back(first)
-        while self.step < end and not self.make.failed():
-            self._make_again()
-        bad = max(self.step - 1, first)
-        self._go_back(bad)
-        raise self.make.explain(self.cursor.again(), bad)
-
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter, trained or not, and buffer by name, live."""
         return {**self.make.tensors(), **self.pair.frozen_by_name()}
-
-    def _remembering(self) -> list[Callback]:
-        return [callback for callback in self.callbacks if type(callback).state is not Callback.state]
 
     def state(self) -> dict[str, Any]:
         """The run as one plain tree: all that :meth:`load_state` needs to go on as if nothing had happened."""
@@ -307,7 +255,7 @@ class Trainer:
             **dict(zip(("step", "epoch", "position"), self.cursor.place, strict=True)),
             "seconds": self.seconds,
             "tensors": {name: tensor.detach() for name, tensor in self.tensors().items()},
-            "callbacks": [callback.state() for callback in self._remembering()],
+            "callbacks": [callback.state() for callback in self._remembering],
             "history": self.history.state(),
             "template": self.pair.template_state(),
         }
@@ -327,14 +275,53 @@ class Trainer:
             for name, tensor in self.tensors().items():
                 tensor.copy_(state["tensors"][name])
         self.make.load_state(state)
-        for callback, saved in zip(self._remembering(), state["callbacks"], strict=True):
+        for callback, saved in zip(self._remembering, state["callbacks"], strict=True):
             callback.load_state(saved)
         self.cursor.go_to((state["step"], state["epoch"], state["position"]))
         self.seconds = state["seconds"]
         self.history.load_state(state["history"])
-        self._frozen = self._undo = None
+        self._frozen = None
+        self._way_back.forget()
 
     def save(self) -> None:
         """Write the state to the checkpoint file, atomically."""
         if self.checkpoint.path is not None:
             self.checkpoint.write(self.state())
+
+
+@contextmanager
+def at_work(pair: Pair, *, checked: bool, on_one_thread: bool) -> Iterator[None]:
+    """Where steps are made: Python's locks are held, and all that a step sets is given back after them."""
+    with (
+        pair.scope(),
+        isolated_rng(None, pair.device),
+        validation_of(checked),
+        one_thread(on_one_thread),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        yield
+
+
+def mean_report(step: Step, batches: Iterable[Batch]) -> dict[str, float]:
+    """The report of a step over batches, averaged over their rows."""
+    total, count = torch.zeros(len(COLUMNS), dtype=torch.float64), 0
+    for batch in batches:
+        size = batch.size or 1
+        total += step.measure(batch).to("cpu", torch.float64) * size
+        count += size
+    return dict(zip(COLUMNS, (total / count).tolist(), strict=True))
+
+
+def steps_of(epochs: int | None, steps: int | None, per_epoch: int) -> int:
+    """The number of steps that ``epochs`` or ``steps`` asks for.
+
+    Raises:
+        ValueError: both are given or neither, or one is no whole number.
+    """
+    if (epochs is None) == (steps is None):
+        raise ValueError(f"fit: give either epochs= or steps=, got epochs={epochs}, steps={steps}")
+    count: Any = epochs if epochs is not None else steps
+    if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 0:
+        raise ValueError(f"fit: {'epochs' if steps is None else 'steps'} must be a whole number >= 0, got {count!r}")
+    return operator.index(count) * (per_epoch if steps is None else 1)
