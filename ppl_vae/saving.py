@@ -59,7 +59,7 @@ def _state(fit: Any, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     Where a callback has given the pair other parameters (those of the best epoch), the state has its own.
     """
     if not fit.has_run:
-        return {"template": fit.template_state(), "history": {"table": fit.table.state()}}
+        return {"template": fit.template_state(), "history": {"table": fit.record.table.state()}}
     state = fit.trainer.state()
     apart = {name: tensor for name, tensor in state["tensors"].items() if not _is_in(weights, name, tensor)}
     return {**state, "weights_apart": True, "tensors": apart}

@@ -16,7 +16,7 @@ from ppl_vae._random import fold, generator, isolated_rng
 from ppl_vae.data.rows import Batch
 from ppl_vae.objectives import ELBO, IWAE, Objective, as_objective
 from ppl_vae.objectives.exact import MANY_TUPLES
-from ppl_vae.pair import Pair
+from ppl_vae.pair import Fitted, Pair, pair_of
 from ppl_vae.pair.table import num_codes, tabulate
 from ppl_vae.training.threads import is_small, one_thread
 
@@ -122,7 +122,7 @@ Entry = Objective | tuple[Pair, Objective]
 
 
 def gradient_report(
-    pair: Pair,
+    pair: Pair | Fitted,
     data: Any,
     objectives: Iterable[Any] | Mapping[str, Any],
     *,
@@ -158,6 +158,7 @@ def gradient_report(
             f"gradient_report: num_replicates >= 2 and num_projections >= 1 are required, got {num_replicates} and "
             f"{num_projections}"
         )
+    pair = pair_of(pair)
     rows = pair.rows(data)
     pair.initialize(rows)
     batch = rows.batch()

@@ -16,6 +16,7 @@ from ppl_vae._random import fold
 from ppl_vae.diagnostics.code_group import code_group
 from ppl_vae.diagnostics.usage import discrete_sites
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
+from ppl_vae.pair import Fitted, pair_of
 from ppl_vae.pair.particles import outward
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ DATUM = "datum"
 
 
 def to_inference_data(
-    pair: Pair,
+    pair: Pair | Fitted,
     data: Any = None,
     *,
     num_samples: int = 1000,
@@ -88,6 +89,7 @@ def to_inference_data(
     Raises:
         ValueError: for an unknown group, or names of dimensions that do not fit.
     """
+    pair = pair_of(pair)
     rows = pair.rows(data)
     plan = Plan.of(pair, rows, num_samples, max_elements)
     wanted = _known(groups)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ppl_vae._random import fold
 from ppl_vae.diagnostics.marginals import marginal
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, numbers_per_datum, slices
+from ppl_vae.pair import Fitted, pair_of
 from ppl_vae.pair.particles import outward
 from ppl_vae.pair.responsibilities import posterior_of
 
@@ -107,7 +108,7 @@ def discrete_sites(pair: Pair) -> dict[str, Site]:
 
 
 def class_probabilities(
-    pair: Pair,
+    pair: Pair | Fitted,
     data: Any,
     site: str | None = None,
     *,
@@ -133,10 +134,11 @@ def class_probabilities(
     Raises:
         ValueError: for a pair without such a latent, or with several and no ``site``.
     """
+    pair = pair_of(pair)
     rows = pair.rows(data)
     pair.require_whole_rows(rows)
     name = _chosen(pair, site)
-    draws = 1 if name == next(iter(pair._guide_sites), None) else num_samples
+    draws = 1 if name == next(iter(pair.sites.guide), None) else num_samples
     some = max(1, max_elements // (draws * numbers_per_datum(pair, rows)))
     parts = []
     for place in slices(len(rows), some):
@@ -146,12 +148,14 @@ def class_probabilities(
     return torch.cat(parts)
 
 
-def codes(pair: Pair, data: Any, site: str | None = None, *, seed: int = 0) -> Tensor:
+def codes(pair: Pair | Fitted, data: Any, site: str | None = None, *, seed: int = 0) -> Tensor:
     """The most probable class of each latent, (N, M) long; see :func:`class_probabilities`."""
     return class_probabilities(pair, data, site, seed=seed).argmax(-1)
 
 
-def code_usage(pair: Pair, data: Any, site: str | None = None, *, num_samples: int = DRAWS, seed: int = 0) -> CodeUsage:
+def code_usage(
+    pair: Pair | Fitted, data: Any, site: str | None = None, *, num_samples: int = DRAWS, seed: int = 0
+) -> CodeUsage:
     """Which classes of a discrete latent are used on data; see :func:`class_probabilities`."""
     return CodeUsage.of(class_probabilities(pair, data, site, num_samples=num_samples, seed=seed))
 

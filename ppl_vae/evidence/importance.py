@@ -57,5 +57,5 @@ class ImportanceWeighted(FromWeights):
 
     def draw(self, pair: Pair, rows: Rows, count: int, seed: int) -> Draws:
         """Draws of the guide."""
-        pair.require_density(repr(self))
+        pair.sites.require_density(repr(self))
         return pair.draw(rows, count, seed=seed)

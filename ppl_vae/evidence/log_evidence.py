@@ -8,11 +8,12 @@ from ppl_vae.evidence.chunks import MAX_ELEMENTS
 from ppl_vae.evidence.enumeration import Enumeration
 from ppl_vae.evidence.estimator import Estimator
 from ppl_vae.evidence.importance import ImportanceWeighted
+from ppl_vae.pair import pair_of
 from ppl_vae.pair.table import num_codes
 
 if TYPE_CHECKING:
     from ppl_vae.evidence.result import Evidence
-    from ppl_vae.pair import Pair
+    from ppl_vae.pair import Fitted, Pair
 
 __all__ = ["log_evidence"]
 
@@ -22,7 +23,7 @@ MANY = 4097
 
 
 def log_evidence(
-    pair: Pair,
+    pair: Pair | Fitted,
     data: Any = None,
     estimator: Estimator | None = None,
     *,
@@ -45,6 +46,7 @@ def log_evidence(
         an Evidence: value, standard_error (nats), ess, khat, each (N,), or () when latents are shared by all
             data.
     """
+    pair = pair_of(pair)
     rows = pair.rows(data)
     if estimator is None:
         pair.initialize(rows)

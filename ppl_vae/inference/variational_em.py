@@ -150,7 +150,7 @@ class VariationalEM:
         batches = self._batches(data, batch_size, seed, transform, last_batch)
         size = None if isinstance(validation, DataLoader) else batch_size
         held_out = None if validation is None else self._batches(validation, size, seed, transform)
-        fit = Fit.of(self.pair)
+        pair, fit = self.pair, Fit(self.pair)
         state_file = None if checkpoint is None else Path(checkpoint) / RunFolder.STATE
         if state_file is not None:
             state_file.parent.mkdir(parents=True, exist_ok=True)
@@ -158,24 +158,25 @@ class VariationalEM:
             first = batches.at(seed, 0, 0)
         step = self._gradient_step(self.compile, seed, batches.per_epoch, first.size)
         trainer = Trainer(
-            fit,
+            pair,
             step,
             batches,
             seed=seed,
             validation=held_out,
-            callbacks=[*self._watching(fit, batches, seed), *callbacks],
+            callbacks=[*self._watching(batches, seed), *callbacks],
             checkpoint=Checkpoint(state_file, every=every, every_seconds=every_seconds, per_epoch=batches.per_epoch),
             on_one_thread=self._is_small(step, first),
+            fit=fit,
             fingerprint={
                 "objective": repr(self.objective),
                 "schedule": repr(self.schedule),
-                "dtype": str(fit.dtype),
+                "dtype": str(pair.dtype),
                 "compile": self.compile,
             },
         )
         if resume and state_file is not None and state_file.exists():
             trainer.load_state(read_state(state_file))
-        fit.attach(trainer, self._config(fit, batches, batch_size, seed))
+        fit.attach(trainer, self._config(pair, batches, batch_size, seed))
         trainer.run(epochs=epochs, steps=steps, progress=progress)
         return fit
 
@@ -205,19 +206,19 @@ class VariationalEM:
             few = Rows(first.args, first.kwargs, first.index)
             pair.initialize(few, seed=seed, batch_size=batch_size, num_data=batches.num_data)
         if batches.per_epoch > 1:
-            pair.require_batchable()
+            pair.sites.require_batchable(pair.guide)
             if pair.layout.axis is not None and pair.layout.axis.subsampled:
                 raise ValueError(
                     f"fit: the pair's plate {pair.data_plate!r} subsamples the data itself; leave out batch_size"
                 )
         return batches
 
-    def _watching(self, fit: Fit, batches: Batches, seed: int) -> list[Callback]:
+    def _watching(self, batches: Batches, seed: int) -> list[Callback]:
         """The codes are in the history of a pair with discrete latents."""
-        axis = fit.layout.axis
-        if not discrete_sites(fit) or (axis is not None and axis.subsampled):
+        axis = self.pair.layout.axis
+        if not discrete_sites(self.pair) or (axis is not None and axis.subsampled):
             return []
-        with fit.scope():
+        with self.pair.scope():
             seen = batches.first_rows(CODE_ROWS, seed)
         return [CodeHistory(seen)]
 
@@ -319,7 +320,7 @@ class VariationalEM:
 
     def result(self) -> Fit:
         """The pair as it stands after steps by hand, as a fit."""
-        return Fit.of(self.pair)
+        return Fit(self.pair)
 
 
 def _pieces(rows: Any, batch_size: int | None, with_index: bool) -> Iterable[Batch]:

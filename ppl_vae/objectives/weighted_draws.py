@@ -110,7 +110,7 @@ def read(objective: Objective, pair: Pair, batch: Batch, runs: list[Execution]) 
 
 def require_weights_per_datum(objective: Objective, pair: Pair) -> None:
     """Raise :class:`GlobalLatentError` where draws have no weight for each datum by itself."""
-    pair.require_local(type(objective).__name__)
+    pair.sites.require_local(type(objective).__name__)
     if pair.layout.axis is None:
         raise GlobalLatentError(
             f"{type(objective).__name__}: draws are weighed by datum, so a plate of the data (axis 0) is required, and "

@@ -3,9 +3,10 @@
 from ppl_vae.pair.axis import DataAxis, DataAxisError, GlobalLatentError
 from ppl_vae.pair.draws import Draws, LogProb
 from ppl_vae.pair.execution import Execution
-from ppl_vae.pair.pair import Pair
+from ppl_vae.pair.pair import Fitted, Pair, pair_of
 from ppl_vae.pair.particles import Site
 from ppl_vae.pair.scores import GuideScore, SiteScore
+from ppl_vae.pair.sites import Sites
 from ppl_vae.pair.table import Table, tabulate
 
 __all__ = [
@@ -13,12 +14,15 @@ __all__ = [
     "DataAxisError",
     "Draws",
     "Execution",
+    "Fitted",
     "GlobalLatentError",
     "GuideScore",
     "LogProb",
     "Pair",
     "Site",
     "SiteScore",
+    "Sites",
     "Table",
+    "pair_of",
     "tabulate",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,19 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from ppl_vae.pair.axis import sample_sites
-
-
-def modules_of(fn: Any) -> list[nn.Module]:
-    """The modules that a model or guide stands on: itself, the object of a bound method, what a closure names."""
-    if isinstance(fn, functools.partial):
-        return [m for part in (fn.func, *fn.args, *fn.keywords.values()) for m in modules_of(part)]
-    owner = owned_module(fn)
-    if owner is not None:
-        return [owner]
-    if inspect.isfunction(fn):
-        named = inspect.getclosurevars(fn)
-        return [v for v in (*named.nonlocals.values(), *named.globals.values()) if isinstance(v, nn.Module)]
-    return []
+from ppl_vae.pair.reach import modules_of, owned_module
 
 
 def allow_local_params(modules: Iterable[nn.Module]) -> None:
@@ -41,12 +27,6 @@ def allow_local_params(modules: Iterable[nn.Module]) -> None:
             context = getattr(part, "_pyro_context", None)
             if context is not None and not hasattr(context, "param_state"):
                 context.param_state = {"params": {}, "constraints": {}}
-
-
-def owned_module(fn: Any) -> nn.Module | None:
-    """The module whose parameters are trained without ``pyro.module``: ``fn``, or the object that it is a method of."""
-    module = fn if isinstance(fn, nn.Module) else getattr(fn, "__self__", None)
-    return module if isinstance(module, nn.Module) else None
 
 
 def reached(tensors: Iterable[Any]) -> dict[int, Tensor]:
@@ -94,6 +74,16 @@ class Parameters:
     def of(self, *groups: str) -> dict[str, Tensor]:
         """The leaves of these groups, by name."""
         return {name: leaf for name, leaf in self.leaves.items() if self.group[name] in groups}
+
+    def frozen(self, modules: Iterable[nn.Module]) -> dict[str, Tensor]:
+        """The parameters of these modules that are none of these: not trained, by name."""
+        trained = {id(leaf) for leaf in self.leaves.values()}
+        return {
+            f"frozen{i or ''}.{name}": leaf
+            for i, module in enumerate(modules)
+            for name, leaf in module.named_parameters()
+            if id(leaf) not in trained
+        }
 
     def constrained(self) -> dict[str, Tensor]:
         """Every parameter in its constrained space, detached, on the CPU."""

@@ -16,8 +16,8 @@ from ppl_vae.pair.enumeration import plates_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ppl_vae.pair.binding import Binding
     from ppl_vae.pair.execution import Execution
+    from ppl_vae.pair.pair import Pair
     from ppl_vae.pair.scores import SiteScore
 
 
@@ -62,18 +62,18 @@ def _whole(term: Tensor) -> Tensor:
     return term.flatten(1).sum(1) if term.dim() > 1 else term
 
 
-def refusal(pair: Binding) -> str:
+def refusal(pair: Pair) -> str:
     """Why a pair has no table; empty if it has one."""
     unfit = [name for name, site in pair.latents.items() if not (site.is_discrete and site.is_local)]
     if unfit:
         return f"{', '.join(map(repr, unfit))} is not a discrete latent of each datum"
     if not pair.latents:
         return "the pair has no latents that the guide draws"
-    sites = [*pair.latents.items(), *pair._guide_sites.items()]
+    sites = [*pair.latents.items(), *pair.sites.guide.items()]
     masked = sorted({name for name, site in sites if site.is_masked})
     if masked:  # a density that is masked does not sum to 1
         return f"{', '.join(map(repr, masked))} bears a mask, and the values of a masked row have no probabilities"
-    strange = sorted(set(pair._guide_sites) - set(pair.latents))
+    strange = sorted(set(pair.sites.guide) - set(pair.latents))
     if strange:
         return f"the guide draws {', '.join(map(repr, strange))}, which the model has not"
     if len(pair.latents) > 1 and any(site.plate_dims for site in pair.latents.values()):
@@ -81,7 +81,7 @@ def refusal(pair: Binding) -> str:
     return ""
 
 
-def num_codes(pair: Binding) -> int | None:
+def num_codes(pair: Pair) -> int | None:
     """C, the number of joint values of the latents; None for a pair that has no table."""
     if refusal(pair):
         return None
@@ -89,7 +89,7 @@ def num_codes(pair: Binding) -> int | None:
     return prod(n for n in values if n is not None) if None not in values else None
 
 
-def tabulate(pair: Binding, batch: Batch) -> Table:
+def tabulate(pair: Pair, batch: Batch) -> Table:
     """The table of a batch, with gradients; call it inside ``pair.scope()``.
 
     Memory is that of one run of the model on C B rows.

@@ -16,6 +16,7 @@ class Run(Protocol):
     """What a callback sees of the run that it watches."""
 
     pair: Pair
+    fit: Any
     history: History
 
     @property

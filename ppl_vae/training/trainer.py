@@ -43,6 +43,7 @@ class Trainer:
         checkpoint: where and when the state is written.
         fingerprint: what a resumed run must find again, beside what the step and the batches say.
         on_one_thread: are steps so small that a second thread costs more than it saves?
+        fit: what callbacks and errors find as ``fit``; default: the pair.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class Trainer:
         checkpoint: Checkpoint | None = None,
         fingerprint: dict[str, Any] | None = None,
         on_one_thread: bool = False,
+        fit: Any = None,
     ) -> None:
         self.pair, self.make, self.batches, self.seed = pair, step, batches, seed
+        self.fit = pair if fit is None else fit
         self.validation, self.callbacks = validation, list(callbacks)
         self.checkpoint = checkpoint or Checkpoint(None)
         self._remembering = [callback for callback in self.callbacks if type(callback).state is not Callback.state]
@@ -110,7 +113,7 @@ class Trainer:
         except KeyboardInterrupt:
             self.ended = "interrupted"
         except NonFiniteError as error:
-            self.ended, error.fit = "non-finite", self.pair
+            self.ended, error.fit = "non-finite", self.fit
             raise
         finally:
             self.seconds += time.perf_counter() - started
