@@ -34,7 +34,8 @@ def _passed_on(method: Callable[Concatenate[Pair, P], R]) -> Callable[Concatenat
 
     @functools.wraps(method)
     def call(self: Fit, *args: P.args, **kwargs: P.kwargs) -> R:
-        return method(self.pair, *args, **kwargs)
+        found: R = getattr(self.pair, method.__name__)(*args, **kwargs)  # looked up: a subclass may have its own
+        return found
 
     return call
 

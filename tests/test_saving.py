@@ -489,7 +489,7 @@ def test_folders_in_which_they_were_written_still_load(tmp_path, monkeypatch):
 
     kept = parameters.buffers_of
     with monkeypatch.context() as patch:
-        patch.setattr("ppl_vae.pair.binding.buffers_of", lambda *fns: kept(*fns, every=True))
+        patch.setattr("ppl_vae.pair.pair.buffers_of", lambda *fns: kept(*fns, every=True))
         old = VariationalEM(*scratch())
         old.fit(data(), steps=3, progress=False, checkpoint=tmp_path / "c").save(tmp_path / "run")
     assert float(ppl_vae.load(tmp_path / "run", *scratch(1)).model.decoder.count) == 3

@@ -1,8 +1,7 @@
 """How an evaluation of many rows and draws is cut: into blocks, each a run with noise of its own.
 
 The sizes of a block follow from those of a datum alone, and its noise from the numbers of its rows and draws. So what
-is drawn for a row depends neither on memory nor on how many rows a caller asks for at once, as long as he asks for whole
-blocks.
+is drawn for a row depends neither on memory nor on how many rows are asked for at once, if whole blocks are.
 """
 
 from __future__ import annotations

@@ -12,12 +12,13 @@ from torch import Tensor
 from ppl_vae.data.rows import Batch
 from ppl_vae.distributions import MAX_CODES
 from ppl_vae.pair.enumeration import plates_of
+from ppl_vae.pair.pair import pair_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ppl_vae.pair.execution import Execution
-    from ppl_vae.pair.pair import Pair
+    from ppl_vae.pair.pair import Fitted, Pair
     from ppl_vae.pair.scores import SiteScore
 
 
@@ -89,7 +90,7 @@ def num_codes(pair: Pair) -> int | None:
     return prod(n for n in values if n is not None) if None not in values else None
 
 
-def tabulate(pair: Pair, batch: Batch) -> Table:
+def tabulate(pair: Pair | Fitted, batch: Batch) -> Table:
     """The table of a batch, with gradients; call it inside ``pair.scope()``.
 
     Memory is that of one run of the model on C B rows.
@@ -97,6 +98,7 @@ def tabulate(pair: Pair, batch: Batch) -> Table:
     Raises:
         ValueError: a latent is continuous, or shared by all data, or the joint values are more than ``MAX_CODES``.
     """
+    pair = pair_of(pair)
     if why := refusal(pair):
         raise ValueError(f"enumeration: all latents must be discrete and of each datum's own, but {why}")
     run = pair.run(batch, enumerated=pair.latents, in_pieces=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppl_vae.storage import RunFolder, StorageError, load_tree, save_tree
 
-__all__ = ["STATE_FORMAT", "Checkpoint", "ResumeError", "read_state", "require_same"]
+__all__ = ["STATE_FORMAT", "Checkpoint", "ResumeError", "read_state", "require_same", "saved_state"]
 
 STATE_FORMAT = 2
 """1 had the history as rows and reports; it is still read."""
@@ -84,11 +84,16 @@ def read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") not in (1, STATE_FORMAT):
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise StorageError(path, f"a state of format 1 or {STATE_FORMAT} is required, got {found}")
+    return saved_state(RunFolder(path.parent)) if state.get("weights_apart") else state
+
+
+def saved_state(run: RunFolder) -> dict[str, Any]:
+    """The state of the last save, whole: its manifest vouches that state and weights belong together."""
+    state: dict[str, Any] = run.read_tree(RunFolder.STATE)
     if not state.get("weights_apart"):
         return state
-    run = RunFolder(path.parent)  # one save wrote both: its manifest vouches that they belong together
-    state = run.read_tree(RunFolder.STATE)
-    return {**state, "tensors": {**run.read_tree(RunFolder.MODEL), **state["tensors"]}}
+    whole = {**run.read_tree(RunFolder.MODEL), **state["tensors"]}
+    return {**state, "tensors": whole, "weights_apart": False}
 
 
 def require_same(state: dict[str, Any], fingerprint: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -293,7 +293,7 @@ def test_a_mask_takes_terms_away_and_no_probability(kind):
     pair = pair_of(module)
     with pair.scope(), pytest.raises(ValueError, match="'c' bears a mask"):
         tabulate(pair, pair.rows(X).batch())
-    fit = Fit.of(pair)
+    fit = Fit(pair)
     drawn = fit.elbo(X, num_samples=4000)
     assert (drawn - exact).abs().max() < 0.2  # of two numbers that lie 1 to 6 nats apart
     assert fit.log_evidence(X).bound != "exact"

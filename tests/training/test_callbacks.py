@@ -59,7 +59,7 @@ def test_the_end_is_told_however_it_comes():
             raise RuntimeError("mine")
 
     diary, fits = Fails(), []
-    diary.on_start = lambda run: fits.append(run.pair)
+    diary.on_start = lambda run: fits.append(run.fit)
     with pytest.raises(RuntimeError, match="mine"):
         Run()(20, callbacks=[diary])
     assert diary.story[-1][0] == "end"

@@ -443,7 +443,7 @@ def test_a_model_that_broke_goes_on_in_the_same_process():
 
     class Keep(Callback):
         def on_start(self, run):
-            fits.append(run.pair)
+            fits.append(run.fit)
 
     with pytest.raises(RuntimeError, match="mine"):
         breaking(9, RuntimeError("mine"))(20, callbacks=[Keep()])
@@ -460,7 +460,7 @@ def test_running_means_that_stay_moved_break_the_law(monkeypatch, tmp_path):
 
     class Keep(Callback):
         def on_start(self, run):
-            fits.append(run.pair)
+            fits.append(run.fit)
 
     with pytest.raises(RuntimeError, match="mine"):
         broken(20, callbacks=[Keep()])
