@@ -14,7 +14,7 @@ from ppl_vae.diagnostics.marginals import marginal
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, numbers_per_datum, slices
 from ppl_vae.pair import Fitted, pair_of
 from ppl_vae.pair.particles import outward
-from ppl_vae.pair.responsibilities import posterior_of
+from ppl_vae.pair.responsibilities import posteriors_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,7 +176,7 @@ def _probabilities(pair: Pair, run: Execution, name: str) -> Tensor:
     """The classes in one run, (S, n, M, K)."""
     site, particles = discrete_sites(pair)[name], run.num_particles is not None
     if name in pair.summed:
-        probs = posterior_of(run, name).unsqueeze(-2)
+        probs = posteriors_of(run)[name].unsqueeze(-2)
     else:
         fn: Any = run.guide_trace.nodes[name]["fn"]
         probs = _each_class(fn)

@@ -51,7 +51,8 @@ class ImportanceWeighted(FromWeights):
         if not pair.is_exact:
             return super().estimate(pair, rows, seed, max_elements=max_elements)
         plan = Plan.of(pair, rows, 1, max_elements)
-        value = torch.cat([self.draw(pair, chunk, 1, seed).log_weight[0] for _, chunk in plan.row_chunks(rows)])
+        parts = [self.draw(pair, chunk, 1, seed).log_weight[0] for _, chunk in plan.row_chunks(rows)]
+        value = torch.cat(parts) if parts[0].dim() else parts[0]
         zero = torch.zeros_like(value)
         return Evidence(value, zero, torch.full_like(value, math.inf), zero, "exact", repr(self))
 

@@ -34,6 +34,8 @@ from ppl_vae.training import (
 from ppl_vae.training.compilation import Choice, Compilation
 from ppl_vae.training.threads import is_small
 
+CODE_SITES = 16
+"""With more discrete latents than these (a chain of states), the history says nothing of each."""
 CODE_ROWS = 1000
 """So many rows are looked at after each epoch, for the columns of the history that tell of discrete latents."""
 
@@ -216,7 +218,7 @@ class VariationalEM:
     def _watching(self, batches: Batches, seed: int) -> list[Callback]:
         """The codes are in the history of a pair with discrete latents."""
         axis = self.pair.layout.axis
-        if not discrete_sites(self.pair) or (axis is not None and axis.subsampled):
+        if not 0 < len(discrete_sites(self.pair)) <= CODE_SITES or (axis is not None and axis.subsampled):
             return []
         with self.pair.scope():
             seen = batches.first_rows(CODE_ROWS, seed)

@@ -23,6 +23,7 @@ from ppl_vae.pair.handlers import Substitute, same_rows
 from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.parameters import Parameters
 from ppl_vae.pair.pieces import InPieces, pieces_of
+from ppl_vae.pair.recycling import GiveSupport, Summed
 from ppl_vae.pair.scope import Scope
 from ppl_vae.pair.scores import SiteScore
 from ppl_vae.pair.sites import Sites
@@ -51,10 +52,10 @@ def run_model(
     summed: Collection[str] = (),
 ) -> Execution:
     """Run the model alone, its latent sites at the given values, ``summed`` ones summed out; others are drawn."""
-    every = Enumerate(frozenset(summed) - set(values), layout.particle_dim - 1)
+    every = GiveSupport(frozenset(summed) - set(values), layout.particle_dim - 1)
     fn = every(Substitute(values)(with_particles(model, layout, num_particles)))
     trace = poutine.trace(fn).get_trace(batch)
-    return Execution(trace, trace, layout, num_particles, summed=every.dims)
+    return Execution(trace, trace, layout, num_particles, summed=every.summed)
 
 
 def run_pair(
@@ -83,15 +84,15 @@ def run_pair(
     expectation = Expectation(guide_trace, every.dims, first_dim) if every.dims else None
     model = with_particles(model, layout, num_particles)
 
-    def replayed(guide_trace: Trace) -> tuple[Trace, Mapping[str, int]]:
-        out = Enumerate(summed, first_dim - len(every.dims))
-        return poutine.trace(out(poutine.replay(model, trace=guide_trace))).get_trace(batch), out.dims
+    def replayed(guide_trace: Trace) -> tuple[Trace, Summed]:
+        out = GiveSupport(summed, first_dim - len(every.dims))
+        return poutine.trace(out(poutine.replay(model, trace=guide_trace))).get_trace(batch), out.summed
 
     cuts = pieces_of(guide_trace, expectation) if in_pieces and expectation is not None else []
     if len(cuts) > 1 and expectation is not None:
         return InPieces.of(guide_trace, layout, num_particles, expectation, replayed, cuts)
-    model_trace, dims = replayed(guide_trace)
-    return Execution(model_trace, guide_trace, layout, num_particles, expectation, dims)
+    model_trace, out = replayed(guide_trace)
+    return Execution(model_trace, guide_trace, layout, num_particles, expectation, out)
 
 
 class Runs:

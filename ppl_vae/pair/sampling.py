@@ -135,12 +135,8 @@ def _read(pair: Pair, trace: Any, wanted: list[str], count: int | None, mean: bo
 
 
 def _draw_summed(pair: Pair, batch: Batch, values: Mapping[str, Tensor], count: int | None) -> dict[str, Tensor]:
-    """A draw of every latent that the model sums out, given x and the others: one after the other."""
-    drawn: dict[str, Tensor] = {}
-    for name in pair.summed:
-        run = pair.runner.run_model(batch, {**values, **drawn}, count, pair.sites.summed - set(drawn))
-        drawn[name] = draw_of(run, name)
-    return drawn
+    """A joint draw of the latents that the model sums out, given x and the others."""
+    return draw_of(pair.runner.run_model(batch, values, count)) if pair.summed else {}
 
 
 def center(fn: Any) -> Tensor:

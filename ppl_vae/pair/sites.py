@@ -32,7 +32,8 @@ class Sites:
         enumerated: sites of the guide that are marked for enumeration: an ELBO takes their exact expectation.
         tied: what stands outside the data plate and ties the data together.
         point_masses: latents that the guide gives as points, whose volume nobody counts.
-        is_exact: is log p(x, z) - log q(z | x) log p(x) itself, as for an exact flow and its encoder?
+        is_exact: is log p(x, z) - log q(z | x) log p(x) itself, as for an exact flow and its encoder, or where nothing
+            is drawn: without latents, or with latents that are all summed out?
         counts_volume: is p(x | z) a point, whose site counts the volume of a z that the guide gives (a flow)?
     """
 
@@ -57,17 +58,19 @@ class Sites:
         drawn = [(n, s) for n, s in sample_sites(guide_trace) if not s["is_observed"]]
         seen = [(n, s) for n, s in modelled if s["is_observed"] and has_density(s)]
         derived = any(s["infer"].get("is_auxiliary") for _, s in drawn)
+        latent = {n for n, s in modelled if not s["is_observed"]}
+        summed = {n for n, s in modelled if is_marked(s) and n not in guide_trace.nodes}
         return cls(
             layout,
             {n: Site.of(n, s, layout) for n, s in modelled},
             {n: Site.of(n, s, layout) for n, s in drawn},
             latent=tuple(n for n, s in modelled if not s["is_observed"]),
             observed=tuple(n for n, s in seen if not isinstance(s["fn"], Unit)),
-            summed=frozenset(n for n, s in modelled if is_marked(s) and n not in guide_trace.nodes),
+            summed=frozenset(summed),
             enumerated=frozenset(n for n, s in drawn if is_marked(s)),
             tied=tuple(n for n, s in [*seen, *drawn] if not layout.is_local(s)),
             point_masses=() if derived else tuple(unpaid(dict(drawn), model_trace)),
-            is_exact=not derived and is_exact(dict(drawn), model_trace),
+            is_exact=not derived and (is_exact(dict(drawn), model_trace) or not (drawn or latent - summed)),
             counts_volume=any(counting(model_trace)),
         )
 

@@ -108,7 +108,7 @@ def test_factorized_evidence_is_the_sum_over_all_joint_codes():
 
 def _elbo(fit: Fit, x: torch.Tensor) -> torch.Tensor:
     with fit.scope(), torch.no_grad():
-        return ELBO().terms(fit, fit.rows(x).batch()).value
+        return ELBO().terms(fit.pair, fit.rows(x).batch()).value
 
 
 def test_too_many_codes_say_what_they_would_cost():
