@@ -92,6 +92,7 @@ class Fit:
     draw, draw_prior = _passed_on(Pair.draw), _passed_on(Pair.draw_prior)
     log_joint, log_guide = _passed_on(Pair.log_joint), _passed_on(Pair.log_guide)
     unconstrain, constrain = _passed_on(Pair.unconstrain), _passed_on(Pair.constrain)
+    density = _passed_on(Pair.density)
     simulate, predict = _passed_on(Pair.simulate), _passed_on(Pair.predict)
     template_state = _passed_on(Pair.template_state)
 

@@ -15,6 +15,7 @@ from ppl_vae.data.source import Source, source_of
 from ppl_vae.pair import sampling, scoring
 from ppl_vae.pair.axis import DataAxisError
 from ppl_vae.pair.calls import Call, names
+from ppl_vae.pair.density import Density
 from ppl_vae.pair.draws import Draws, LogProb
 from ppl_vae.pair.inspection import look
 from ppl_vae.pair.known import require_known_rows, require_own_parts, require_own_subsample
@@ -315,6 +316,15 @@ class Pair:
         batch, given = self.as_batch(data), self.as_values(values)
         with self.evaluating(fold(0, "constrain")):
             return scoring.constrain(self, batch, given)
+
+    def density(self, data: Any, *, scale: bool = False) -> Density:
+        """Log p(x, u) as a differentiable function of unconstrained latents, on the device; see :class:`Density`.
+
+        Args:
+            data: N rows, or a batch of them.
+            scale: multiply what stands inside the data plate by N/B.
+        """
+        return Density(self, self.as_batch(data), scale=scale)
 
     # -- sampling ------------------------------------------------------------------------------------------------------
 

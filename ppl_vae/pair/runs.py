@@ -9,6 +9,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -50,10 +51,14 @@ def run_model(
     values: Mapping[str, Tensor],
     num_particles: int | None = None,
     summed: Collection[str] = (),
+    given: Messenger | None = None,
 ) -> Execution:
-    """Run the model alone, its latent sites at the given values, ``summed`` ones summed out; others are drawn."""
+    """Run the model alone, its latent sites at the given values, ``summed`` ones summed out; others are drawn.
+
+    ``given`` puts the values into place, where they are not the sites' own.
+    """
     every = GiveSupport(frozenset(summed) - set(values), layout.particle_dim - 1)
-    fn = every(Substitute(values)(with_particles(model, layout, num_particles)))
+    fn = every((given or Substitute(values))(with_particles(model, layout, num_particles)))
     trace = poutine.trace(fn).get_trace(batch)
     return Execution(trace, trace, layout, num_particles, summed=every.summed)
 
@@ -131,7 +136,12 @@ class Runs:
         )
 
     def run_model(
-        self, batch: Batch, values: Mapping[str, Tensor], count: int | None, summed: Collection[str] | None = None
+        self,
+        batch: Batch,
+        values: Mapping[str, Tensor],
+        count: int | None,
+        summed: Collection[str] | None = None,
+        given: Messenger | None = None,
     ) -> Execution:
         """One run of the model alone, its latents at the given values; others are drawn, or summed out."""
         return run_model(
@@ -141,6 +151,7 @@ class Runs:
             values=values,
             num_particles=count,
             summed=self.sites.summed if summed is None else summed,
+            given=given,
         )
 
     def rescore_guide(self, batch: Batch, run: Execution) -> dict[str, SiteScore]:

@@ -15,7 +15,7 @@ from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.draws import Draws, LogProb
 from ppl_vae.pair.execution import Execution
 from ppl_vae.pair.handlers import Constrain, Substitute, has_density
-from ppl_vae.pair.particles import inward, outward, without_particles
+from ppl_vae.pair.particles import inward, of_unconstrained, outward, without_particles
 from ppl_vae.pair.runs import with_particles
 from ppl_vae.pair.scores import GuideScore
 from ppl_vae.pair.support import unconstrained
@@ -122,7 +122,7 @@ def _outward_like(pair: Pair, u: Tensor, node: Mapping[str, Any], site: Any, par
 
 def constrain(pair: Pair, batch: Batch, given: Values) -> dict[str, Tensor]:
     """Latents z from unconstrained u, (S, N, ...) by site: all draws in one run where the pair vectorizes."""
-    sites = {name: _site_of_u(pair, name, u) for name, u in given.items()}
+    sites = {name: of_unconstrained(pair.latents[name], u) for name, u in given.items()}
     size = len(next(iter(given.values())))
     if pair.vectorizes(batch):
         inner = {name: inward(u, sites[name], pair.layout) for name, u in given.items()}
@@ -132,11 +132,6 @@ def constrain(pair: Pair, batch: Batch, given: Values) -> dict[str, Tensor]:
         for s in range(size)
     ]
     return {name: torch.cat([part[name] for part in parts]) for name in pair.latents}
-
-
-def _site_of_u(pair: Pair, name: str, u: Tensor) -> Any:
-    site = pair.latents[name]
-    return replace(site, event_shape=u.shape[1 + site.is_local + len(site.plate_dims) :])
 
 
 def _constrained(pair: Pair, batch: Batch, inner: Values, count: int | None) -> dict[str, Tensor]:
