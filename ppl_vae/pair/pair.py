@@ -176,6 +176,10 @@ class Pair:
         """The live buffers of the pair's modules (running means and the like) by name."""
         return buffers_of(self.model, self.guide)
 
+    def newcomers(self) -> list[str]:
+        """Parameters that ``pyro.param`` has made since the pair was first run; call it inside the pair's scope."""
+        return self.parameters.newcomers()
+
     def frozen_by_name(self) -> dict[str, Tensor]:
         """The parameters of the pair's modules that are not trained (``requires_grad`` is False), by name."""
         return self.parameters.frozen(self.modules())

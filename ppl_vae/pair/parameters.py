@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyro
 from pyro.nn import PyroModule
 from pyro.params.param_store import normalize_param_name
 from pyro.poutine.trace_struct import Trace
@@ -70,10 +71,20 @@ class Parameters:
     leaves: dict[str, Tensor] = field(default_factory=dict)
     constraints: dict[str, Any] = field(default_factory=dict)
     group: dict[str, str] = field(default_factory=dict)
+    stored: int = 0
 
     def of(self, *groups: str) -> dict[str, Tensor]:
         """The leaves of these groups, by name."""
         return {name: leaf for name, leaf in self.leaves.items() if self.group[name] in groups}
+
+    def newcomers(self) -> list[str]:
+        """The parameters of Pyro's present store that are none of these."""
+        known = {id(leaf) for leaf in self.leaves.values()}
+        store = pyro.get_param_store()
+        if len(store) <= self.stored:
+            return []
+        named = store.named_parameters()
+        return [normalize_param_name(name) for name, leaf in named if leaf.requires_grad and id(leaf) not in known]
 
     def frozen(self, modules: Iterable[nn.Module]) -> dict[str, Tensor]:
         """The parameters of these modules that are none of these: not trained, by name."""
@@ -133,7 +144,7 @@ def collect(
     ``by_model`` must come from a run of the model at constant latents, for z carries φ into log p. A parameter that
     this run did not reach (of a branch not taken) belongs to its owner.
     """
-    params, names = Parameters(), {}
+    params, names = Parameters(stored=len(store["params"])), {}
     for name, leaf, constraint, owner in _candidates(model, guide, store, guide_trace):
         if not leaf.requires_grad or id(leaf) in names:
             continue

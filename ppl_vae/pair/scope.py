@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pyro
 import torch
-from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from torch import nn
 
 from ppl_vae._random import isolated_rng
@@ -48,12 +48,13 @@ def validation(enabled: bool) -> Iterator[None]:
 @contextmanager
 def no_handlers() -> Iterator[None]:
     """Pyro's handler stack empty, and given back: what a caller has put around a call (a mask, a plate) stays his."""
-    before = list(_PYRO_STACK)
+    handlers, plates = list(_PYRO_STACK), _DIM_ALLOCATOR._stack
     _PYRO_STACK.clear()
+    _DIM_ALLOCATOR._stack = []
     try:
         yield
     finally:
-        _PYRO_STACK[:] = before
+        _PYRO_STACK[:], _DIM_ALLOCATOR._stack = handlers, plates
 
 
 class Scope:

@@ -165,6 +165,11 @@ class GradientStep:
         with explained(self, batch, step):
             captured = self._captured(batch, step, subset)
             report, fine = captured or self._gradients(batch, subset)
+        if captured is None and (late := self.pair.newcomers()):
+            raise ValueError(
+                f"fit: {', '.join(map(repr, late))} first appeared in step {step}, after the optimizer was made, and "
+                "would never be trained; let the first run reach it: declare it before the branch that uses it"
+            )
         self.update(step, fine, self.optimizer.step if captured is None else self._move)
         for buffer, value in still:
             buffer.copy_(value)
