@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ppl_vae._version import __version__
 
 if TYPE_CHECKING:  # what type checkers and editors read; the table below is what Python reads
     from ppl_vae.diagnostics import to_inference_data
