@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import operator
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -88,8 +89,10 @@ def __getattr__(name: str) -> Any:
 def _found(address: str) -> Any:
     module, _, path = address.partition(":")
     try:
-        return operator.attrgetter(path)(import_module(module))
-    except (ImportError, AttributeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a module of torch's warns of when it is imported is its own affair
+            return operator.attrgetter(path)(import_module(module))
+    except Exception as error:  # what else an import may raise is torch's choice, and comes to the same
         raise AttributeError(_lacks(f"{module}.{path}")) from error
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from ppl_vae import _private as private
 from ppl_vae._random import fold, seed_generators
 from ppl_vae.capture import Update
 from ppl_vae.data.rows import Batch
@@ -80,7 +82,7 @@ class GradientStep:
         except BaseException:
             self.guard.restore()  # the guide may have moved its running means before the model broke
             raise
-        self.guard.update(step, fine, self.optimizer.step if captured is None else self._move)
+        self.guard.update(step, fine, partial(private.step, self.optimizer) if captured is None else self._move)
         for buffer, value in still:
             buffer.copy_(value)
         return report
