@@ -18,7 +18,7 @@ PACKAGE = ROOT / "ppl_vae"
 
 # The direction line of docs/architecture.md, floor by floor. A room imports only from lower floors, or itself.
 FLOORS = (
-    ("_version", "_random", "_arviz"),
+    ("_version", "_random", "_arviz", "_private"),
     ("nn", "distributions", "data", "storage"),
     ("pair", "flows"),
     ("models", "guides"),
@@ -104,6 +104,76 @@ def test_the_twin_an_import_that_runs_up_is_seen():
     assert not violations("training", "from ppl_vae.pair import Pair")
     assert not violations("storage", "from ppl_vae._version import __version__")
     assert not violations("recipes.session", "import ppl_vae\nfit = ppl_vae.load('run')")
+
+
+# Private names that are used where they are, and why.
+OF_A_SUBCLASS = {"_validate_args", "_validate_sample", "_extended_shape", "_get_checked_instance"}
+"""What torch's own distributions are written with, and so must those of anybody else."""
+OF_PYTHON = {"_signal", "_fields", "_getframe"}
+BY_FILE = {
+    "pair/scope.py": {"_PYRO_STACK"},
+    "pair/parameters.py": {"_pyro_params", "_pyro_context"},
+    "pair/calls.py": {"_pyro_samples"},
+}
+
+
+def is_private(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def own_names(tree: ast.AST) -> set[str]:
+    """Names that a source defines: functions, classes, variables, and the attributes and buffers that it sets."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "register_buffer":
+            found |= {argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)}
+    return found
+
+
+BY_NAME = ("getattr", "setattr", "hasattr", "delattr", "attrgetter", "methodcaller")
+
+
+def foreign_names(tree: ast.AST, own: set[str]) -> set[str]:
+    """Private names that a source uses and that nothing of ours defines: by import, attribute, or as a string."""
+    found: set[object] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            paths = [f"{getattr(node, 'module', '')}.{alias.name}" for alias in node.names]
+            found |= {part for path in paths if "ppl_vae" not in path for part in path.split(".") if is_private(part)}
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in BY_NAME:
+            found |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
+    return {str(name) for name in found if is_private(name)} - own
+
+
+TREES = {path: ast.parse(path.read_text()) for path in SOURCES if path.name != "_private.py"}
+OWN = set().union(*map(own_names, TREES.values()))
+
+
+@pytest.mark.parametrize("path", TREES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_private_names_of_libraries_stand_in_one_file(path):
+    allowed = OF_A_SUBCLASS | OF_PYTHON | BY_FILE.get(str(path.relative_to(PACKAGE)), set())
+    assert not foreign_names(TREES[path], OWN) - allowed
+
+
+def test_the_twin_a_private_name_is_seen():
+    sources = {
+        "from torch.optim.optimizer import _global_hooks": "_global_hooks",
+        "import torch._inductor.config": "_inductor",
+        "import torch\nx = torch._fused_nothing_(1)": "_fused_nothing_",
+        "def f(store):\n    return store._params": "_params",
+        "hooks = operator.attrgetter('_backward_hooks')": "_backward_hooks",
+    }
+    for source, name in sources.items():
+        assert foreign_names(ast.parse(source), OWN) == {name}, source
+    assert not foreign_names(ast.parse("from ppl_vae import _private"), OWN)
 
 
 @pytest.mark.parametrize("name", [name for name in ppl_vae.__all__ if not name.startswith("_")])

@@ -25,7 +25,8 @@ LOST = -1
 """The number of the state when there have been too many."""
 
 CHANGING = (
-    "an argument that is no tensor, or a parameter among the arguments, changes from step to step; give numbers as tensors"
+    "an argument that is no tensor, or a parameter among the arguments, changes from step to step; "
+    "give numbers as tensors"
 )
 
 MakeForward = Callable[[Callable[[Sequence[Tensor]], Any]], Forward]

@@ -193,7 +193,8 @@ def active() -> Iterator[list[tuple[Tensor, int]]]:
 
     try:
         for module in [m for n, m in list(sys.modules.items()) if n.partition(".")[0] == "pyro" and m is not None]:
-            for name in ("warn_if_nan", "warn_if_inf"):  # they look at values; a captured step looks at its loss instead
+            # They look at values; a captured step looks at its loss instead.
+            for name in ("warn_if_nan", "warn_if_inf"):
                 if callable(vars(module).get(name)):
                     replace(module, name, _as_it_is)
         replace(sys.modules[_DICE], "_fulldot", _fulldot)
