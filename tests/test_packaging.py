@@ -120,6 +120,41 @@ def test_the_command_is_installed(installed: Path) -> None:
     assert ppl_vae.__version__ in run([installed / "bin" / "ppl-vae", "--version"], installed)
 
 
+# a clone without symbolic links, as git makes one on Windows
+
+
+@pytest.fixture
+def unlinked(tmp_path: Path) -> Path:
+    """The sources, with the small text files that git writes where it cannot make a link."""
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT, clone, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE, "tests", "docs"))
+    for room in ("models", "guides"):
+        (clone / "ppl_vae" / room).unlink()
+        (clone / "ppl_vae" / room).write_text(f"../{room}")
+    return clone
+
+
+def test_a_clone_without_links_finds_its_models(unlinked: Path) -> None:
+    code = "import ppl_vae.models.priors, ppl_vae.guides; from ppl_vae.models import VAE; import ppl_vae.recipes"
+    where = run([sys.executable, "-c", f"{code}; print(ppl_vae.guides.__file__)"], unlinked)
+    assert where.strip() == str(unlinked / "guides" / "__init__.py")
+
+
+def test_a_package_without_models_says_what_to_do(unlinked: Path) -> None:
+    """As installed from a wheel that was built in such a clone: setuptools packs no folder, and says nothing."""
+    copied = unlinked.parent / "installed"
+    shutil.copytree(unlinked / "ppl_vae", copied / "ppl_vae", ignore=shutil.ignore_patterns("models", "guides"))
+    for theirs in ("models", "guides"):  # packages of somebody else's, beside it
+        (copied / theirs).mkdir()
+        (copied / theirs / "__init__.py").touch()
+    code = "try:\n    import ppl_vae\nexcept ImportError as error:\n    print(error)"
+    assert "git config core.symlinks true" in run([sys.executable, "-c", code], copied)
+
+
+def test_linked_folders_are_found_as_they_are() -> None:
+    assert list(ppl_vae.__path__) == [str(ROOT / "ppl_vae")]
+
+
 # the catalogue
 
 
