@@ -20,7 +20,7 @@ import ppl_vae
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "pyro", "arviz", "matplotlib", "sklearn", "pandas", "numpy", "scipy", "zuko", "xarray")
-NOT_SOURCE = (".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", "runs")
+NOT_SOURCE = (".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", "runs")
 
 
 def run(command: list[str | Path], cwd: Path) -> str:
@@ -219,3 +219,13 @@ def test_continuous_integration_runs_the_same_command_as_a_person() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     assert script.read_text().splitlines()[-1] == "exec make test"
+
+
+def test_the_canary_takes_the_newest_and_finds_its_tests() -> None:
+    done = subprocess.run(["make", "-n", "canary"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (install,) = [line for line in done.stdout.splitlines() if " -m pip install" in line]
+    assert "--upgrade" in install and "constraints" not in install and ".venv-canary/" in install
+    (tests,) = [line for line in done.stdout.splitlines() if " -m pytest" in line]
+    paths = tests.partition(" -m pytest ")[2].split()
+    assert "tests/test_private.py" in paths
+    assert all((ROOT / path).exists() for path in paths)
