@@ -106,6 +106,24 @@ def test_the_twin_an_import_that_runs_up_is_seen():
     assert not violations("recipes.session", "import ppl_vae\nfit = ppl_vae.load('run')")
 
 
+def takers_of_the_common_call() -> set[str]:
+    """The files of models and guides with a ``forward`` that lists x, y, mask and num_samples."""
+    common = {"x", "y", "mask", "num_samples"}
+    return {
+        str(path.relative_to(PACKAGE))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name == "forward"
+        if common <= {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+    }
+
+
+def test_the_common_call_stands_once_a_side():
+    """Besides, what has no use for it names it: a density without data, and a guide that asks for the rows' numbers."""
+    once = {"models/model.py", "guides/amortized.py"}
+    assert takers_of_the_common_call() == once | {"models/energy.py", "guides/mean_field.py"}
+
+
 # Private names that are used where they are, and why.
 OF_A_SUBCLASS = {"_validate_args", "_validate_sample", "_extended_shape", "_get_checked_instance"}
 """What torch's own distributions are written with, and so must those of anybody else."""
