@@ -216,6 +216,17 @@ def test_no_file_is_over_500_lines():
     assert not long
 
 
+@pytest.mark.parametrize("name", ["inference.compiled_svi.CompiledSVI", "capture.program.Program"])
+def test_a_class_with_a_life_is_under_250_lines(name):
+    path, _, kind = name.rpartition(".")
+    (node,) = (
+        node
+        for node in ast.parse((PACKAGE / f"{path.replace('.', '/')}.py").read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == kind
+    )
+    assert node.end_lineno - node.lineno < 250
+
+
 def tracked_files() -> list[Path]:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     paths = [ROOT / line for line in listed.stdout.splitlines()] or list(ROOT.rglob("*.py"))
