@@ -9,10 +9,13 @@ PYRO ?=
 ARGS ?=
 
 BIN := .venv/bin
+CANARY := .venv-canary
+# Private names, and what stands on them: the shims, captured steps and their update, fits beside them, run folders.
+CANARY_TESTS := tests/test_private.py tests/capture tests/inference tests/training tests/test_old_folders.py
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt
 RECIPE := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help demo test test-slow conformance bench lint clean
+.PHONY: help demo test test-slow conformance canary bench lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -31,6 +34,12 @@ conformance: .venv/.installed-test  ## Pyro's own tests with our SVI: make confo
 	@test -n "$(PYRO)" || { echo "make conformance needs a clone: make conformance PYRO=<a clone of pyro-ppl/pyro>"; exit 2; }
 	$(BIN)/python tests/conformance/run.py "$(PYRO)" $(ARGS)
 
+canary:  ## the newest torch and Pyro, in .venv-canary: what of them is missing, and the tests that would notice
+	@test -x $(CANARY)/bin/python || $(PYTHON) -m venv $(CANARY)
+	@$(CANARY)/bin/python -m pip install --disable-pip-version-check --quiet --upgrade --upgrade-strategy eager $(PIP_FLAGS) -e '.[test]'
+	@$(CANARY)/bin/python -c "import torch, pyro; print('torch', torch.__version__, 'pyro', pyro.__version__)"
+	$(CANARY)/bin/python -m pytest $(CANARY_TESTS) $(ARGS)
+
 bench: .venv/.installed-bench  ## every number that the README claims
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
@@ -40,7 +49,7 @@ lint: .venv/.installed-test  ## style and types
 	$(BIN)/mypy
 
 clean:  ## remove what make and the tools made (runs/ stays)
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv $(CANARY) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each set of extras, so that nothing is installed twice.

@@ -6,6 +6,9 @@ guide.
 
 from __future__ import annotations
 
+# How every amortized guide is called
+from ppl_vae.guides.amortized import AmortizedGuide
+
 # What guides of codes share
 from ppl_vae.guides.amortized_codes import AmortizedCodes
 
@@ -36,6 +39,7 @@ from ppl_vae.guides.semi_supervised import SemiSupervisedGuide
 __all__ = [
     "AmortizedCodes",
     "AmortizedFlow",
+    "AmortizedGuide",
     "AmortizedNormal",
     "Covariance",
     "Diagonal",

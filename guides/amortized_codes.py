@@ -6,14 +6,14 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae.distributions import Codes
+from ppl_vae.guides.amortized import AmortizedGuide
 from ppl_vae.nn import fill_unobserved
 
 
-class AmortizedCodes(PyroModule):
+class AmortizedCodes(AmortizedGuide):
     r"""The base of guides of codes, with logits from one network for all data.
 
     .. math:: q_\phi(c \mid x) = \prod_m \mathrm{softmax}(\mathrm{encoder}(x)_m)_{c_m}
@@ -45,30 +45,8 @@ class AmortizedCodes(PyroModule):
         self.num_latents, self.num_classes, self.factorized = num_latents, num_classes, factorized
         self.infer: Any = {}
 
-    def forward(
-        self,
-        x: Tensor | None = None,
-        *,
-        y: Tensor | None = None,
-        mask: Tensor | None = None,
-        num_samples: int | None = None,
-    ) -> Tensor:
-        """Run the guide.
-
-        Args:
-            x: (N, *event) data.
-            y: not used: part of the common signature of guides.
-            mask: (N, *event) boolean, True where an entry of x is observed; the encoder sees 0 for the
-                others.
-            num_samples: not used: there is no posterior without data.
-
-        Returns:
-            c, (..., N, M) long, or (..., M, N) with ``factorized``.
-        """
-        if x is None:
-            raise ValueError(
-                f"{type(self).__name__}: data x (N, ...) is required, got None; without data, draw from the model"
-            )
+    def sample_sites(self, x: Tensor, y: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Draw c: (..., N, M) long, or (..., M, N) with ``factorized``."""
         logits = self._logits(x, mask)
         with pyro.plate("data", len(x), dim=-1):
             if not self.factorized:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pyro
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae.flows import FlowDistribution, Layer
 from ppl_vae.flows.base import NormalBase
 from ppl_vae.flows.flow_distribution import require_density, require_path
 from ppl_vae.flows.layer import require_layer
+from ppl_vae.guides.amortized import AmortizedGuide
 from ppl_vae.nn import fill_unobserved
 
 
-class AmortizedFlow(PyroModule):
+class AmortizedFlow(AmortizedGuide):
     r"""q_φ(z | x): z = g(ε; c(x)), ε ~ N(0, I), with a conditional flow g and its context c(x) from one network.
 
     .. math:: \log q(z \mid x) = \log N(ε; 0, I) - \log |\det \partial g / \partial ε|
@@ -52,28 +52,8 @@ class AmortizedFlow(PyroModule):
         self.base = NormalBase(torch.Size((latent_dim,)), like=flow)
         require_path(self.base(), flow, "AmortizedFlow")
 
-    def forward(
-        self,
-        x: Tensor | None = None,
-        *,
-        y: Tensor | None = None,
-        mask: Tensor | None = None,
-        num_samples: int | None = None,
-    ) -> Tensor:
-        """Run the guide.
-
-        Args:
-            x: (N, *event) data.
-            y: not used: part of the common signature of guides.
-            mask: (N, *event) boolean, True where an entry of x is observed; the encoder sees 0 for the
-                others.
-            num_samples: not used: there is no posterior without data.
-
-        Returns:
-            z, (..., N, latent_dim).
-        """
-        if x is None:
-            raise ValueError("AmortizedFlow: data x (N, ...) is required, got None; without data, draw from the model")
+    def sample_sites(self, x: Tensor, y: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Draw z."""
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.encode(x, mask=mask))
 

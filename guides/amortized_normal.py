@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pyro
 from pyro.distributions.torch_distribution import TorchDistribution
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from ppl_vae.guides.amortized import AmortizedGuide
 from ppl_vae.guides.covariance import Covariance, Diagonal
 from ppl_vae.nn import fill_unobserved
 
 _DIAGONAL = Diagonal()
 
 
-class AmortizedNormal(PyroModule):
+class AmortizedNormal(AmortizedGuide):
     """q_φ(z | x) = N(z; μ(x), Σ(x)), with μ and Σ from one network for all data.
 
     Site "z" in the plate "data" (dim -1), event shape (latent_dim,); reparametrized, z = μ + T ε.
@@ -45,30 +45,8 @@ class AmortizedNormal(PyroModule):
         self.latent_dim = latent_dim
         self.covariance = covariance
 
-    def forward(
-        self,
-        x: Tensor | None = None,
-        *,
-        y: Tensor | None = None,
-        mask: Tensor | None = None,
-        num_samples: int | None = None,
-    ) -> Tensor:
-        """Run the guide.
-
-        Args:
-            x: (N, *event) data.
-            y: not used: part of the common signature of guides.
-            mask: (N, *event) boolean, True where an entry of x is observed; the encoder sees 0 for the
-                others.
-            num_samples: not used: there is no posterior without data.
-
-        Returns:
-            z, (..., N, latent_dim).
-        """
-        if x is None:
-            raise ValueError(
-                "AmortizedNormal: data x (N, ...) is required, got None; without data, draw from the model"
-            )
+    def sample_sites(self, x: Tensor, y: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Draw z."""
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.encode(x, mask=mask))
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pyro
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from ppl_vae.flows import Encoded, Layer
 from ppl_vae.flows.layer import require_layer
+from ppl_vae.guides.amortized import AmortizedGuide
 
 
-class FlowGuide(PyroModule):
+class FlowGuide(AmortizedGuide):
     """q(z | x) = δ(z - f(x)), with log q = 0: the guide of ``FlowModel(flow)``, with the very same flow.
 
     Site "z" in the plate "data" (dim -1). z carries its pass through the flow, so a training step makes one; what the
@@ -43,27 +43,8 @@ class FlowGuide(PyroModule):
             )
         self.flow = flow
 
-    def forward(
-        self,
-        x: Tensor | None = None,
-        *,
-        y: Tensor | None = None,
-        mask: Tensor | None = None,
-        num_samples: int | None = None,
-    ) -> Tensor:
-        """Run the guide.
-
-        Args:
-            x: (N, *event) data.
-            y: (N, context_dim), the context of a conditional flow.
-            mask: must be None: a flow takes whole data.
-            num_samples: not used: there is no posterior without data.
-
-        Returns:
-            z, (..., N, *shape_out).
-        """
-        if x is None:
-            raise ValueError("FlowGuide: data x (N, ...) is required, got None; without data, draw from the model")
+    def sample_sites(self, x: Tensor, y: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Encode x as z."""
         if mask is not None:
             raise ValueError("FlowGuide: a flow takes data without gaps, so mask must be None, got one")
         with pyro.plate("data", len(x), dim=-1):

@@ -8,11 +8,11 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae.distributions import one_hot
 from ppl_vae.distributions.labels import split_labels
+from ppl_vae.guides.amortized import AmortizedGuide
 from ppl_vae.guides.covariance import Diagonal
 from ppl_vae.nn import apply_batched, fill_unobserved
 from ppl_vae.pair.auxiliary import auxiliary as auxiliary_term
@@ -20,7 +20,7 @@ from ppl_vae.pair.auxiliary import auxiliary as auxiliary_term
 _DIAGONAL = Diagonal()
 
 
-class SemiSupervisedGuide(PyroModule):
+class SemiSupervisedGuide(AmortizedGuide):
     r"""q_φ(y, z | x) = q(y | x) q(z | x, y), with q(y | x) a point mass at the label where there is one.
 
     Sites, in the plate "data" (dim -1): "y" (N,) long, marked for parallel enumeration; "z" with event shape
@@ -73,30 +73,8 @@ class SemiSupervisedGuide(PyroModule):
         self.auxiliary = float(auxiliary)
         self.infer: Any = {"enumerate": "parallel"} if enumerate else {}
 
-    def forward(
-        self,
-        x: Tensor | None = None,
-        *,
-        y: Tensor | None = None,
-        mask: Tensor | None = None,
-        num_samples: int | None = None,
-    ) -> Tensor:
-        """Run the guide.
-
-        Args:
-            x: (N, *event) data.
-            y: (N,) long, the labels, -1 where unlabeled; None: there are none.
-            mask: (N, *event) boolean, True where an entry of x is observed; the networks see 0 for the
-                others.
-            num_samples: not used: there is no posterior without data.
-
-        Returns:
-            z, (..., N, latent_dim).
-        """
-        if x is None:
-            raise ValueError(
-                "SemiSupervisedGuide: data x (N, ...) is required, got None; without data, draw from the model"
-            )
+    def sample_sites(self, x: Tensor, y: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Draw y where it is latent, then z."""
         x = fill_unobserved(x, mask, who="SemiSupervisedGuide")
         logits = self._logits(x)
         with pyro.plate("data", len(x), dim=-1):

@@ -21,6 +21,9 @@ from ppl_vae.models.flow import FlowModel
 # Discrete and continuous latents
 from ppl_vae.models.mixture_vae import MixtureVAE
 
+# How every model of rows is called
+from ppl_vae.models.model import Model
+
 # Priors over codes
 from ppl_vae.models.priors import Learned, Uniform
 from ppl_vae.models.semi_supervised_vae import SemiSupervisedVAE
@@ -35,6 +38,7 @@ __all__ = [
     "FlowModel",
     "Learned",
     "MixtureVAE",
+    "Model",
     "SemiSupervisedVAE",
     "Uniform",
     "likelihoods",

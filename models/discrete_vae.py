@@ -9,20 +9,20 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae.distributions import Codes, one_hot
-from ppl_vae.models.decoding import num_data, observation, require_prior
+from ppl_vae.models.decoding import observation, require_prior
 from ppl_vae.models.factorized import require_factorized
 from ppl_vae.models.likelihoods import Likelihood, make_likelihood
+from ppl_vae.models.model import Model
 from ppl_vae.models.priors import CodePrior, Uniform
 from ppl_vae.nn import apply_batched, fill_unobserved
 
 _UNIFORM = Uniform()
 
 
-class DiscreteVAE(PyroModule):
+class DiscreteVAE(Model):
     """A model with a code of M categorical latents, K classes each: c ~ p(c), x ~ p(x | decoder(c)).
 
     ``log p_θ(x, c) = log p(c) + log p(x | decoder(c))``, for each datum on its own.
@@ -87,29 +87,10 @@ class DiscreteVAE(PyroModule):
         self._check_prior()
         self._seen_to_factorize = False
 
-    def forward(
-        self,
-        x: Tensor | None = None,
-        *,
-        y: Tensor | None = None,
-        mask: Tensor | None = None,
-        num_samples: int | None = None,
-    ) -> Tensor:
-        """Run the model.
-
-        Args:
-            x: (N, *event) data, or None to draw it.
-            y: not used: part of the common signature of models.
-            mask: (N, *event) boolean, True where an entry of x is observed; the others (NaN allowed) count
-                nothing.
-            num_samples: N, where there is no x.
-
-        Returns:
-            x, drawn or observed, (..., N, *event).
-        """
-        size = num_data(x, num_samples, who="DiscreteVAE")
+    def sample_sites(self, x: Tensor | None, y: Tensor | None, mask: Tensor | None, size: int) -> Tensor:
+        """Draw c, then x."""
         if x is not None:
-            x = fill_unobserved(x, mask, filler=self.likelihood.filler, who="DiscreteVAE")
+            x = fill_unobserved(x, mask, filler=self.likelihood.filler, who=type(self).__name__)
         mask = None if x is None else mask
         if self.factorized:
             self._check_parts(x)

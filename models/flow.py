@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pyro
 from pyro.distributions.torch_distribution import TorchDistribution
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae.flows import Decoded, Layer
 from ppl_vae.flows.base import base_of, keeps_to
-from ppl_vae.models.decoding import num_data
+from ppl_vae.models.model import Model
 
 
-class FlowModel(PyroModule):
+class FlowModel(Model):
     r"""z ~ p(z), x = g(z): a decoder without chance, whose site of x carries what the flow contributes.
 
     .. math:: \log p(x) = \log p(z) + \mathrm{contribution}(x, z), \qquad z = f(x)
@@ -51,28 +50,11 @@ class FlowModel(PyroModule):
         self.base = base_of(flow, base, who="FlowModel")
         self.exact: bool = flow.exact and keeps_to(self.base(), flow.codomain)
 
-    def forward(
-        self,
-        x: Tensor | None = None,
-        *,
-        y: Tensor | None = None,
-        mask: Tensor | None = None,
-        num_samples: int | None = None,
-    ) -> Tensor:
-        """Run the model.
-
-        Args:
-            x: (N, *event) data, or None to draw it.
-            y: (N, context_dim), the context of a conditional flow.
-            mask: must be None: a flow takes whole data.
-            num_samples: N, where there is no x.
-
-        Returns:
-            x, drawn or observed, (..., N, *event).
-        """
+    def sample_sites(self, x: Tensor | None, y: Tensor | None, mask: Tensor | None, size: int) -> Tensor:
+        """Draw z, decode it."""
         if mask is not None:
             raise ValueError("FlowModel: a flow takes data without gaps, so mask must be None, got one")
-        with pyro.plate("data", num_data(x, num_samples, who="FlowModel"), dim=-1):
+        with pyro.plate("data", size, dim=-1):
             z = pyro.sample("z", self.base())
             return pyro.sample("x", self.decode(z, y=y), obs=x)
 

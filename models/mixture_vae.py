@@ -6,7 +6,6 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from ppl_vae.models.decoding import num_data
 from ppl_vae.models.likelihoods import Likelihood
 from ppl_vae.models.priors import MixtureOfNormals
 from ppl_vae.models.vae import VAE
@@ -58,18 +57,10 @@ class MixtureVAE(VAE):
         prior = MixtureOfNormals(latent_dim, num_components=num_components, spread=spread)
         super().__init__(decoder, latent_dim=latent_dim, likelihood=likelihood, prior=prior)
 
-    def forward(
-        self,
-        x: Tensor | None = None,
-        *,
-        y: Tensor | None = None,
-        mask: Tensor | None = None,
-        num_samples: int | None = None,
-    ) -> Tensor:
-        """Run the model; arguments and result as in :class:`VAE`."""
-        size = num_data(x, num_samples, who="MixtureVAE")
+    def sample_sites(self, x: Tensor | None, y: Tensor | None, mask: Tensor | None, size: int) -> Tensor:
+        """Draw c, z, then x."""
         if x is not None:
-            x = fill_unobserved(x, mask, filler=self.likelihood.filler, who="MixtureVAE")
+            x = fill_unobserved(x, mask, filler=self.likelihood.filler, who=type(self).__name__)
         with pyro.plate("data", size, dim=-1):
             c = pyro.sample("c", dist.Categorical(logits=self.prior.logits), infer={"enumerate": "parallel"})
             z = pyro.sample("z", dist.Normal(self.prior.loc[c], self.prior.log_scale[c].exp()).to_event(1))

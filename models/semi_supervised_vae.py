@@ -6,18 +6,18 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae.distributions import one_hot
-from ppl_vae.models.decoding import num_data, observation, require_prior
+from ppl_vae.models.decoding import observation, require_prior
 from ppl_vae.models.labels import sample_labels
 from ppl_vae.models.likelihoods import Likelihood, make_likelihood
+from ppl_vae.models.model import Model
 from ppl_vae.models.priors import StandardNormal
 from ppl_vae.nn import apply_batched, fill_unobserved
 
 
-class SemiSupervisedVAE(PyroModule):
+class SemiSupervisedVAE(Model):
     """The M2 model: a label y and a style z, x from both: y ~ p(y), z ~ p(z), x ~ p(x | decoder(y, z)).
 
     ``log p_θ(x, y, z) = log p(y) + log p(z) + log p(x | decoder(y, z))``, for each datum on its own.
@@ -76,29 +76,10 @@ class SemiSupervisedVAE(PyroModule):
         self.register_buffer("class_probs", probs / probs.sum(), persistent=False)
         require_prior(self.prior(), self.latent_dim, who=type(self).__name__)
 
-    def forward(
-        self,
-        x: Tensor | None = None,
-        *,
-        y: Tensor | None = None,
-        mask: Tensor | None = None,
-        num_samples: int | None = None,
-    ) -> Tensor:
-        """Run the model.
-
-        Args:
-            x: (N, *event) data, or None to draw it.
-            y: (N,) long, the labels, -1 where unlabeled; None: all of them are latent.
-            mask: (N, *event) boolean, True where an entry of x is observed; the others (NaN allowed) count
-                nothing.
-            num_samples: N, where there is no x.
-
-        Returns:
-            x, drawn or observed, (..., N, *event).
-        """
-        size = num_data(x, num_samples, who="SemiSupervisedVAE")
+    def sample_sites(self, x: Tensor | None, y: Tensor | None, mask: Tensor | None, size: int) -> Tensor:
+        """Draw y where it is latent, z, then x."""
         if x is not None:
-            x = fill_unobserved(x, mask, filler=self.likelihood.filler, who="SemiSupervisedVAE")
+            x = fill_unobserved(x, mask, filler=self.likelihood.filler, who=type(self).__name__)
         with pyro.plate("data", size, dim=-1):
             label = sample_labels(dist.Categorical(self.class_probs), y, size=size, who="SemiSupervisedVAE")
             z = pyro.sample("z", self.prior())

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pyro
 from pyro.distributions.torch_distribution import TorchDistribution
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from ppl_vae.models.decoding import num_data, observation, require_prior
+from ppl_vae.models.decoding import observation, require_prior
 from ppl_vae.models.likelihoods import Likelihood, make_likelihood
+from ppl_vae.models.model import Model
 from ppl_vae.models.priors import StandardNormal
 from ppl_vae.nn import apply_batched, fill_unobserved
 
 
-class VAE(PyroModule):
+class VAE(Model):
     """A latent variable model with a network between z and x: z ~ p(z), x ~ p(x | decoder(z)).
 
     ``log p_θ(x, z) = log p(z) + log p(x | decoder(z))``, for each datum on its own.
@@ -58,29 +58,10 @@ class VAE(PyroModule):
         self.prior = StandardNormal(latent_dim) if prior is None else prior
         require_prior(self.prior(), self.latent_dim, who=type(self).__name__)
 
-    def forward(
-        self,
-        x: Tensor | None = None,
-        *,
-        y: Tensor | None = None,
-        mask: Tensor | None = None,
-        num_samples: int | None = None,
-    ) -> Tensor:
-        """Run the model.
-
-        Args:
-            x: (N, *event) data, or None to draw it.
-            y: not used: part of the common signature of models.
-            mask: (N, *event) boolean, True where an entry of x is observed; the others (NaN allowed) count
-                nothing.
-            num_samples: N, where there is no x.
-
-        Returns:
-            x, drawn or observed, (..., N, *event).
-        """
-        size = num_data(x, num_samples, who="VAE")
+    def sample_sites(self, x: Tensor | None, y: Tensor | None, mask: Tensor | None, size: int) -> Tensor:
+        """Draw z, then x."""
         if x is not None:
-            x = fill_unobserved(x, mask, filler=self.likelihood.filler, who="VAE")
+            x = fill_unobserved(x, mask, filler=self.likelihood.filler, who=type(self).__name__)
         with pyro.plate("data", size, dim=-1):
             z = pyro.sample("z", self.prior())
             p_x = self.decode(z, mask=None if x is None else mask, x_shape=None if x is None else x.shape)

@@ -5,10 +5,11 @@ This page is the catalogue. Everything on it is imported on first use, so ``impo
 
 from __future__ import annotations
 
+import os.path
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ppl_vae._version import __version__
 
 if TYPE_CHECKING:  # what type checkers and editors read; the table below is what Python reads
     from ppl_vae.diagnostics import to_inference_data
@@ -118,6 +119,31 @@ __all__ = [
     "log_evidence",
     "to_inference_data",
 ]
+
+
+def _beside(package: str) -> list[str]:
+    """Where ``models`` and ``guides`` are found in a clone without symbolic links: in the folder of the clone.
+
+    git writes a small text file in the place of a link where the system has none (Windows, as it is delivered).
+
+    Raises:
+        ImportError: they are nowhere; says what to do.
+    """
+    linked, clone = ("models", "guides"), os.path.dirname(package)
+    if not os.path.isdir(package) or all(os.path.isdir(os.path.join(package, name)) for name in linked):
+        return []
+    is_clone = all(os.path.isfile(os.path.join(package, name)) for name in linked)
+    if is_clone and all(os.path.isfile(os.path.join(clone, name, "__init__.py")) for name in linked):
+        return [clone]
+    raise ImportError(
+        "ppl_vae: the folders ppl_vae/models and ppl_vae/guides are required, and are missing; they are symbolic links "
+        "in the repository, and this copy comes from a clone without them. In the clone (on Windows with its developer "
+        "mode on) run 'git config core.symlinks true' and 'git checkout -- ppl_vae/models ppl_vae/guides', and install "
+        "again"
+    )
+
+
+__path__ += _beside(os.path.dirname(__file__))
 
 
 def __getattr__(name: str) -> Any:

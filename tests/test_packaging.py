@@ -20,7 +20,7 @@ import ppl_vae
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "pyro", "arviz", "matplotlib", "sklearn", "pandas", "numpy", "scipy", "zuko", "xarray")
-NOT_SOURCE = (".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", "runs")
+NOT_SOURCE = (".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", "runs")
 
 
 def run(command: list[str | Path], cwd: Path) -> str:
@@ -120,6 +120,41 @@ def test_the_command_is_installed(installed: Path) -> None:
     assert ppl_vae.__version__ in run([installed / "bin" / "ppl-vae", "--version"], installed)
 
 
+# a clone without symbolic links, as git makes one on Windows
+
+
+@pytest.fixture
+def unlinked(tmp_path: Path) -> Path:
+    """The sources, with the small text files that git writes where it cannot make a link."""
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT, clone, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE, "tests", "docs"))
+    for room in ("models", "guides"):
+        (clone / "ppl_vae" / room).unlink()
+        (clone / "ppl_vae" / room).write_text(f"../{room}")
+    return clone
+
+
+def test_a_clone_without_links_finds_its_models(unlinked: Path) -> None:
+    code = "import ppl_vae.models.priors, ppl_vae.guides; from ppl_vae.models import VAE; import ppl_vae.recipes"
+    where = run([sys.executable, "-c", f"{code}; print(ppl_vae.guides.__file__)"], unlinked)
+    assert where.strip() == str(unlinked / "guides" / "__init__.py")
+
+
+def test_a_package_without_models_says_what_to_do(unlinked: Path) -> None:
+    """As installed from a wheel that was built in such a clone: setuptools packs no folder, and says nothing."""
+    copied = unlinked.parent / "installed"
+    shutil.copytree(unlinked / "ppl_vae", copied / "ppl_vae", ignore=shutil.ignore_patterns("models", "guides"))
+    for theirs in ("models", "guides"):  # packages of somebody else's, beside it
+        (copied / theirs).mkdir()
+        (copied / theirs / "__init__.py").touch()
+    code = "try:\n    import ppl_vae\nexcept ImportError as error:\n    print(error)"
+    assert "git config core.symlinks true" in run([sys.executable, "-c", code], copied)
+
+
+def test_linked_folders_are_found_as_they_are() -> None:
+    assert list(ppl_vae.__path__) == [str(ROOT / "ppl_vae")]
+
+
 # the catalogue
 
 
@@ -162,7 +197,7 @@ def test_the_import_is_light(module: str) -> None:
 
 
 def test_the_version_is_said_once_and_the_rest_agrees() -> None:
-    assert "version = attr: ppl_vae.__version__" in (ROOT / "setup.cfg").read_text()
+    assert "version = attr: ppl_vae._version.__version__" in (ROOT / "setup.cfg").read_text()
     assert f"version: {ppl_vae.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
@@ -184,3 +219,13 @@ def test_continuous_integration_runs_the_same_command_as_a_person() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     assert script.read_text().splitlines()[-1] == "exec make test"
+
+
+def test_the_canary_takes_the_newest_and_finds_its_tests() -> None:
+    done = subprocess.run(["make", "-n", "canary"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (install,) = [line for line in done.stdout.splitlines() if " -m pip install" in line]
+    assert "--upgrade" in install and "constraints" not in install and ".venv-canary/" in install
+    (tests,) = [line for line in done.stdout.splitlines() if " -m pytest" in line]
+    paths = tests.partition(" -m pytest ")[2].split()
+    assert "tests/test_private.py" in paths
+    assert all((ROOT / path).exists() for path in paths)

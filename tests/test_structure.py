@@ -18,7 +18,7 @@ PACKAGE = ROOT / "ppl_vae"
 
 # The direction line of docs/architecture.md, floor by floor. A room imports only from lower floors, or itself.
 FLOORS = (
-    ("_random", "_arviz"),
+    ("_version", "_random", "_arviz", "_private"),
     ("nn", "distributions", "data", "storage"),
     ("pair", "flows"),
     ("models", "guides"),
@@ -30,6 +30,7 @@ FLOORS = (
     ("saving",),
     ("result",),
     ("inference",),
+    ("__init__",),  # the face: what stands above it may reach things by their public names
     ("recipes",),
     ("loading",),
     ("recipes.session",),  # what the commands do: it opens runs with ppl_vae.load, as anybody does
@@ -44,8 +45,11 @@ SOURCES = sorted({path for folder in FOLDERS for path in folder.rglob("*.py")} -
 def room(dotted: str) -> str:
     """The room of a module or name inside the package: of its longest prefix in the table.
 
-    A name of the catalogue stands for the module it comes from: ``ppl_vae.load`` for ``ppl_vae.loading``.
+    A name of the catalogue stands for the module it comes from: ``ppl_vae.load`` for ``ppl_vae.loading``; the package
+    itself, and what only it holds, for its face.
     """
+    if not dotted or dotted.startswith("__"):
+        return "__init__"
     home = ppl_vae._HOME.get(dotted.partition(".")[0])
     parts = (home.removeprefix("ppl_vae.") if home else dotted).split(".")
     prefixes = [".".join(parts[:i]) for i in range(len(parts), 0, -1)]
@@ -67,8 +71,8 @@ def imported_rooms(source: str) -> set[str]:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ppl_vae":
             found.add(f"ppl_vae.{node.attr}")
-    inside = {name.removeprefix("ppl_vae.") for name in found if name.startswith("ppl_vae.")}
-    return {room(name) for name in inside if not name.startswith("__")}
+    inside = {name.removeprefix("ppl_vae").removeprefix(".") for name in found if f"{name}.".startswith("ppl_vae.")}
+    return {room(name) for name in inside}
 
 
 def violations(importer: str, source: str) -> set[str]:
@@ -77,7 +81,7 @@ def violations(importer: str, source: str) -> set[str]:
 
 def test_the_table_knows_every_room():
     rooms = {room_of(path) for path in SOURCES}
-    assert rooms == set(FLOOR)
+    assert rooms == set(FLOOR) - {"__init__"}
     line = next(row for row in (ROOT / "docs/architecture.md").read_text().splitlines() if row.startswith("Direction:"))
     named = re.findall(r"\w+", line.removeprefix("Direction:"))
     floors = [FLOOR[name] for name in named]
@@ -93,9 +97,101 @@ def test_the_twin_an_import_that_runs_up_is_seen():
     assert violations("pair", "from ppl_vae.training import Trainer") == {"training"}
     assert violations("models", "import ppl_vae.guides.mean_field") == {"guides"}
     assert violations("training", "def f():\n    from ppl_vae.evidence import log_evidence") == {"evidence"}
+    assert violations("storage", "def f():\n    import ppl_vae") == {"__init__"}
+    assert violations("storage", "from ppl_vae import __version__") == {"__init__"}
+    assert violations("storage", "import ppl_vae as p\np.__version__") == {"__init__"}
     assert violations("recipes", "import ppl_vae\nfit = ppl_vae.load('run')") == {"loading"}
     assert not violations("training", "from ppl_vae.pair import Pair")
+    assert not violations("storage", "from ppl_vae._version import __version__")
     assert not violations("recipes.session", "import ppl_vae\nfit = ppl_vae.load('run')")
+
+
+def takers_of_the_common_call() -> set[str]:
+    """The files of models and guides with a ``forward`` that lists x, y, mask and num_samples."""
+    common = {"x", "y", "mask", "num_samples"}
+    return {
+        str(path.relative_to(PACKAGE))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name == "forward"
+        if common <= {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+    }
+
+
+def test_the_common_call_stands_once_a_side():
+    """Besides, what has no use for it names it: a density without data, and a guide that asks for the rows' numbers."""
+    once = {"models/model.py", "guides/amortized.py"}
+    assert takers_of_the_common_call() == once | {"models/energy.py", "guides/mean_field.py"}
+
+
+# Private names that are used where they are, and why.
+OF_A_SUBCLASS = {"_validate_args", "_validate_sample", "_extended_shape", "_get_checked_instance"}
+"""What torch's own distributions are written with, and so must those of anybody else."""
+OF_PYTHON = {"_signal", "_fields", "_getframe"}
+BY_FILE = {
+    "pair/scope.py": {"_PYRO_STACK", "_DIM_ALLOCATOR", "_stack"},  # the fence itself
+    "pair/parameters.py": {"_pyro_params", "_pyro_context"},
+    "pair/calls.py": {"_pyro_samples"},
+}
+
+
+def is_private(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def own_names(tree: ast.AST) -> set[str]:
+    """Names that a source defines: functions, classes, variables, and the attributes and buffers that it sets."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "register_buffer":
+            found |= {argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)}
+    return found
+
+
+BY_NAME = ("getattr", "setattr", "hasattr", "delattr", "attrgetter", "methodcaller")
+
+
+def foreign_names(tree: ast.AST, own: set[str]) -> set[str]:
+    """Private names that a source uses and that nothing of ours defines: by import, attribute, or as a string."""
+    found: set[object] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            paths = [f"{getattr(node, 'module', '')}.{alias.name}" for alias in node.names]
+            found |= {part for path in paths if "ppl_vae" not in path for part in path.split(".") if is_private(part)}
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in BY_NAME:
+            found |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
+    return {str(name) for name in found if is_private(name)} - own
+
+
+TREES = {path: ast.parse(path.read_text()) for path in SOURCES if path.name != "_private.py"}
+OWN = set().union(*map(own_names, TREES.values()))
+
+
+@pytest.mark.parametrize("path", TREES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_private_names_of_libraries_stand_in_one_file(path):
+    allowed = OF_A_SUBCLASS | OF_PYTHON | BY_FILE.get(str(path.relative_to(PACKAGE)), set())
+    assert not foreign_names(TREES[path], OWN) - allowed
+
+
+def test_the_twin_a_private_name_is_seen():
+    sources = {
+        "from torch.optim.optimizer import _global_hooks": "_global_hooks",
+        "import torch._inductor.config": "_inductor",
+        "import torch\nx = torch._fused_nothing_(1)": "_fused_nothing_",
+        "def f(store):\n    return store._params": "_params",
+        "hooks = operator.attrgetter('_backward_hooks')": "_backward_hooks",
+    }
+    for source, name in sources.items():
+        assert foreign_names(ast.parse(source), OWN) == {name}, source
+    assert not foreign_names(ast.parse("from ppl_vae import _private"), OWN)
 
 
 @pytest.mark.parametrize("name", [name for name in ppl_vae.__all__ if not name.startswith("_")])
@@ -118,6 +214,17 @@ def test_no_file_is_over_500_lines():
     files = [*SOURCES, *scripts]
     long = {str(p.relative_to(ROOT)): n for p in files if (n := len(p.read_text().splitlines())) > 500}
     assert not long
+
+
+@pytest.mark.parametrize("name", ["inference.compiled_svi.CompiledSVI", "capture.program.Program"])
+def test_a_class_with_a_life_is_under_250_lines(name):
+    path, _, kind = name.rpartition(".")
+    (node,) = (
+        node
+        for node in ast.parse((PACKAGE / f"{path.replace('.', '/')}.py").read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == kind
+    )
+    assert node.end_lineno - node.lineno < 250
 
 
 def tracked_files() -> list[Path]:

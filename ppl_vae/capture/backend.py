@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._inductor
 from torch import Tensor, fx
 
+from ppl_vae import _private as private
 from ppl_vae.capture import matmul
 from ppl_vae.capture.errors import CaptureError
 from ppl_vae.capture.trace import Graph
@@ -34,11 +34,12 @@ Runner = Callable[[list[Tensor]], list[Tensor]]
 
 @functools.cache
 def missing_compiler() -> str | None:
-    """Why nothing can be compiled here, or None."""
+    """Why nothing can be captured and compiled here, or None."""
+    lacking = private.missing() or private.missing(compiler=True)
+    if lacking is not None:
+        return lacking
     try:
-        from torch._inductor.cpp_builder import get_cpp_compiler
-
-        get_cpp_compiler()
+        private.cpp_compiler()
     except Exception as error:  # torch has its own exceptions, and they move between versions
         first = str(error).strip().partition("\n")[0]
         return f"no C++ compiler was found ({first[:120]}); install g++ or clang, or set CXX"
@@ -95,7 +96,7 @@ def make_library(functional: fx.GraphModule, arguments: list[Tensor], home: Path
         graph = _copy(functional)
         if matmul.library() is not None and matmul.replace_products(graph):
             options["aot_inductor.custom_ops_to_c_shims"] = {matmul.operator(): [matmul.DECLARATION]}
-        torch._inductor.aot_compile(graph, tuple(arguments), options=options)
+        private.aot_compile(graph, tuple(arguments), options=options)
         made = Path(folder) / "library"
         made.mkdir()
         for file in (*Path(folder).rglob("*.so"), *Path(folder).rglob("*.json")):
@@ -107,19 +108,17 @@ def make_library(functional: fx.GraphModule, arguments: list[Tensor], home: Path
 def _loaded(home: Path) -> Runner:
     matmul.library()  # its function is found by name
     path = next(home.glob("*.so"))
-    run: Runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
+    run: Runner = private.LibraryRunner(str(path), 1).run
     return run
 
 
 def library_folder(functional: fx.GraphModule, arguments: list[Tensor]) -> Path:
     """The folder of a graph's library: named by all that decides what is compiled."""
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
     kinds = [(tuple(t.shape), t.stride(), str(t.dtype), str(t.device)) for t in arguments]
     options = sorted(_options().items(), key=str)
     what = (torch.__version__, matmul.fingerprint(), os.environ.get("CXX"), _processor(), options, kinds)
     digest = hashlib.sha256(f"{what}\n{functional.graph.python_code('self').src}".encode()).hexdigest()
-    return Path(cache_dir()) / "ppl_vae" / digest
+    return Path(private.cache_dir()) / "ppl_vae" / digest
 
 
 @functools.cache
@@ -188,10 +187,8 @@ def _end(process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[s
 
 def _in_process(functional: fx.GraphModule, arguments: list[Tensor]) -> Runner:
     """The same kernels called through torch's Python wrapper, for graphs that cannot be put into a library."""
-    from torch._inductor.compile_fx import compile_fx
-
     patches = {**_options(), "cpp_wrapper": True}
-    compiled: Any = compile_fx(_copy(functional), arguments, config_patches=patches)
+    compiled: Any = private.compile_fx(_copy(functional), arguments, config_patches=patches)
 
     def run(tensors: list[Tensor]) -> list[Tensor]:
         with torch.no_grad():

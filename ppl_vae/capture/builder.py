@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
 
+from ppl_vae import _private as private
 from ppl_vae.capture.backend import make_library
 
 
@@ -30,7 +30,7 @@ def build(job: dict[str, Any]) -> None:
         torch.empty_strided(shape, stride, dtype=getattr(torch, dtype.removeprefix("torch.")))
         for shape, stride, dtype in job["arguments"]
     ]
-    functional = make_fx(lambda *tensors: names["forward"](None, *tensors), tracing_mode="fake")(*arguments)
+    functional = private.make_fx(lambda *tensors: names["forward"](None, *tensors), tracing_mode="fake")(*arguments)
     functional.graph.set_codegen(torch.fx.graph.CodeGen())
     functional.recompile()
     make_library(functional, arguments, Path(job["home"]))

@@ -6,9 +6,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
+from ppl_vae import _private as private
 from ppl_vae.capture.backend import missing_compiler
 from ppl_vae.capture.errors import CaptureError, tell
 from ppl_vae.capture.explain import Explanation
@@ -23,6 +23,11 @@ ARGUMENTS = 16
 """So many calls that differ in nothing but numbers (or states) are kept apart; with more, none of them is captured."""
 LOST = -1
 """The number of the state when there have been too many."""
+
+CHANGING = (
+    "an argument that is no tensor, or a parameter among the arguments, changes from step to step; "
+    "give numbers as tensors"
+)
 
 MakeForward = Callable[[Callable[[Sequence[Tensor]], Any]], Forward]
 
@@ -39,7 +44,8 @@ class Engine:
 
     def __init__(self, roots: Mapping[str, Any], *, who: str, required: bool = False, waits: bool = True) -> None:
         self.roots, self.who, self.required, self.waits = dict(roots), who, required, waits
-        self.watch = Watch(self.roots)
+        self._lacking = private.missing()
+        self.watch = Watch(self.roots if self._lacking is None else {})
         self.programs: dict[Hashable, Program] = {}
         self._states: dict[Hashable, int] = {self.watch.key: 0}
         self._state, self._changing = 0, ""
@@ -62,7 +68,9 @@ class Engine:
             extra: what else the step depends on.
             name: says what a new program is called; else its arguments do.
         """
-        if _PYRO_STACK:
+        if self._lacking is not None:
+            return self._never(name() if name is not None else described(args, kwargs)), []
+        if private.handler_stack:
             self._tell("the call: it is made inside a Pyro handler, whose effect a graph would not see")
             return None
         if torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():
@@ -88,14 +96,16 @@ class Engine:
             self.programs[key] = program
         return program, tensors
 
-    def _refused(self, name: str) -> Program:
+    def _refused(self, name: str, reason: str = CHANGING) -> Program:
         program = Program(Record(name), _no_forward, self.watch, tell=self._tell)
-        program.give_up(
-            "an argument that is no tensor, or a parameter among the arguments, changes from step to step; "
-            "give numbers as tensors",
-            quietly=True,  # it is said when the program would be captured
-        )
+        program.give_up(reason, quietly=True)  # it is said when the program would be captured
         return program
+
+    def _never(self, name: str) -> Program:
+        """The program of calls that are all eager, for want of a private name of torch's or Pyro's."""
+        if name not in self._unbounded:
+            self._unbounded[name] = self._refused(name, str(self._lacking))
+        return self._unbounded[name]
 
     def _look(self) -> None:
         if self._state == LOST or self.watch.unchanged():
@@ -138,11 +148,11 @@ class Engine:
         if not due:
             return None
         if program.given_up:
-            if program.record.reason != missing_compiler():
-                self._tell(f"{program.record.signature}: {program.record.reason}")
+            every = program.record.reason == missing_compiler()  # the same for every signature: said once
+            self._tell(f"{'every call' if every else program.record.signature}: {program.record.reason}")
             return None
         missing = missing_compiler()
-        if missing is not None:  # the same for every signature: said once
+        if missing is not None:
             self._tell(f"every call: {missing}")
             program.give_up(missing, quietly=True)
             return None

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ppl_vae import _private as private
+
 aten = torch.ops.aten
 
 SOURCE = Path(__file__).with_name("matmul.cpp")
@@ -64,20 +66,16 @@ def makers() -> str:
 
 
 def _built() -> Path:
-    from torch._inductor.cpp_builder import CppBuilder, CppTorchOptions
-    from torch._inductor.cpu_vec_isa import pick_vec_isa
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    isa = pick_vec_isa()
+    isa = private.pick_vec_isa()
     if "avx512" not in str(isa).lower():
         raise RuntimeError("the kernels are worth it with AVX-512 only")
     what = f"{torch.__version__} {isa} {os.environ.get('CXX')}".encode() + SOURCE.read_bytes()
-    path = Path(cache_dir()) / "ppl_vae" / f"matmul_{hashlib.sha256(what).hexdigest()}.so"
+    path = Path(private.cache_dir()) / "ppl_vae" / f"matmul_{hashlib.sha256(what).hexdigest()}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            options = CppTorchOptions(vec_isa=isa, include_pytorch=True, warning_all=False)
-            builder = CppBuilder(name="matmul", sources=str(SOURCE), BuildOption=options, output_dir=folder)
+            options = private.CppTorchOptions(vec_isa=isa, include_pytorch=True, warning_all=False)
+            builder = private.CppBuilder(name="matmul", sources=str(SOURCE), BuildOption=options, output_dir=folder)
             builder.build()
             os.replace(builder.get_target_file_path(), path)
     return path

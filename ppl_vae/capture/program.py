@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae import _private as private
 from ppl_vae.capture import matmul
 from ppl_vae.capture.backend import Build, Runner, compile_graph
 from ppl_vae.capture.compare import difference, size, tolerance
@@ -206,7 +207,7 @@ class Program:
 
     def _has_other_constants(self, graph: Graph) -> bool:
         """By their versions, and single numbers by their values: ``.data`` and NumPy change these without a version."""
-        return any(tensor._version != version for tensor, version in graph.constants) or any(
+        return any(private.version(tensor) != version for tensor, version in graph.constants) or any(
             tensor.item() != value for tensor, value in self._numbers
         )
 

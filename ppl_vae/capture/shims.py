@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from pyro.ops.jit import CompiledFunction
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import _disable_current_modes
 
+from ppl_vae import _private as private
 from ppl_vae.capture.errors import CaptureError, line_of_caller
 
 TESTED = ("1.9.1", "1.9.2")
@@ -45,7 +44,7 @@ def _item(caller: str, tensor: Tensor) -> Any:
 
 def _constant(caller: str, tensor: Tensor) -> Any:
     """The value of a tensor that no step makes: torch gives it, and the graph holds until the tensor is changed."""
-    _constants.append((tensor, tensor._version))
+    _constants.append((tensor, private.version(tensor)))
     return NotImplemented
 
 
@@ -74,7 +73,7 @@ def _bool(caller: str, tensor: Tensor) -> Any:
     frame = _frame()
     if not linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("assert "):
         return NotImplemented
-    with _disable_current_modes():
+    with private.disable_current_modes():
         return bool(tensor)
 
 
@@ -111,15 +110,15 @@ def _unbind(caller: str, tensor: Tensor, dim: int = 0) -> Any:
     if tensor.is_floating_point() or tensor.dim() != 1:
         return NotImplemented
     if caller.startswith(_TRANSFORMS):
-        _constants.append((tensor, tensor._version))
-        with _disable_current_modes():
+        _constants.append((tensor, private.version(tensor)))
+        with private.disable_current_modes():
             return [int(i) for i in tensor]
     whole = caller == _PLATE and _frame().f_locals["self"].size == len(tensor)  # no subsample, whose indices are drawn
     return list(range(len(tensor))) if whole and _counts(tensor) else NotImplemented
 
 
 def _counts(tensor: Tensor) -> bool:
-    with _disable_current_modes():
+    with private.disable_current_modes():
         return torch.equal(tensor, torch.arange(len(tensor)))
 
 
@@ -141,14 +140,13 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
     Tensor.__setitem__: _set,
     Tensor.unbind: _unbind,
     torch.nn.functional.one_hot: _one_hot,
-    torch._C._nn.one_hot: _one_hot,
 }
 
 
 class _Replacing(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        proxies = get_proxy_mode()
+        proxies = private.proxy_mode()
         if proxies is not None and len(proxies.tracer.graph.nodes) > MOST_OPERATIONS:
             raise CaptureError(f"it makes more than {MOST_OPERATIONS} operations, too many for one graph")
         replacement = _REPLACED.get(func)
@@ -193,17 +191,19 @@ def active() -> Iterator[list[tuple[Tensor, int]]]:
         changed.append((owner, name, getattr(owner, name)))
         setattr(owner, name, value)
 
-    for module in [m for n, m in list(sys.modules.items()) if n.partition(".")[0] == "pyro" and m is not None]:
-        for name in ("warn_if_nan", "warn_if_inf"):  # they look at values; a captured step looks at its loss instead
-            if callable(vars(module).get(name)):
-                replace(module, name, _as_it_is)
-    replace(sys.modules[_DICE], "_fulldot", _fulldot)
-    replace(CompiledFunction, "__call__", _uncompiled)
-    replace(torch.jit, "trace", _no_second_trace)
-    replace(torch.distributions.Distribution, "_validate_sample", _as_it_is)  # one held by a model keeps its own flag
-    _constants.clear()
-    _selections.clear()
     try:
+        for module in [m for n, m in list(sys.modules.items()) if n.partition(".")[0] == "pyro" and m is not None]:
+            # They look at values; a captured step looks at its loss instead.
+            for name in ("warn_if_nan", "warn_if_inf"):
+                if callable(vars(module).get(name)):
+                    replace(module, name, _as_it_is)
+        replace(sys.modules[_DICE], "_fulldot", _fulldot)
+        replace(CompiledFunction, "__call__", _uncompiled)
+        replace(torch.jit, "trace", _no_second_trace)
+        # One held by a model keeps its own flag.
+        replace(torch.distributions.Distribution, "_validate_sample", _as_it_is)
+        _constants.clear()
+        _selections.clear()
         with _Replacing():
             yield _constants
     finally:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ppl_vae import _private as private
 from ppl_vae.capture import shims
 from ppl_vae.capture.errors import CaptureError, line_in
 
@@ -27,7 +28,7 @@ def make_static(module: fx.GraphModule) -> list[tuple[Tensor, int]]:
     """
     constants: list[tuple[Tensor, int]] = []
     for node in list(module.graph.nodes):
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        if node.op != "call_function" or not isinstance(node.target, private.OpOverload):
             continue
         if "mkldnn_rnn" in str(node.target):
             raise CaptureError(f"an LSTM on the CPU runs in an operation of oneDNN that no graph holds{_line(node)}")
@@ -86,11 +87,11 @@ def _value(module: fx.GraphModule, node: Any, constants: list[tuple[Tensor, int]
     if node.op == "get_attr":
         tensor = getattr(module, str(node.target))
         if not tensor.requires_grad:
-            constants.append((tensor, tensor._version))
+            constants.append((tensor, private.version(tensor)))
             return tensor
-    elif node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+    elif node.op == "call_function" and isinstance(node.target, private.OpOverload):
         noisy = torch.Tag.nondeterministic_seeded in node.target.tags
-        if not noisy and not node.target._schema.is_mutable:
+        if not noisy and not private.is_mutable(node.target):
             args = _arguments(module, node, constants, at)
             kwargs = {name: _value(module, value, constants, at) for name, value in node.kwargs.items()}
             return node.target(*args, **kwargs)

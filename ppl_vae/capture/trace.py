@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 
+from ppl_vae import _private as private
 from ppl_vae.capture import shims
 from ppl_vae.capture.errors import CaptureError, line_of
 from ppl_vae.capture.static import make_static
@@ -84,7 +84,7 @@ def capture(fn: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> tuple[
     try:
         with shims.active() as constants, warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.fx")
-            module = make_fx(body, tracing_mode="real", record_stack_traces=True)(*inputs)
+            module = private.make_fx(body, tracing_mode="real", record_stack_traces=True)(*inputs)
             constants = list(constants)
     except CaptureError:
         raise
@@ -166,7 +166,7 @@ def _functionalized(module: fx.GraphModule, arguments: Sequence[Tensor]) -> fx.G
         warnings.simplefilter("ignore")
         try:
             call = torch.func.functionalize(module, remove="mutations_and_views")
-            functional = make_fx(call, tracing_mode="fake")(*plain)
+            functional = private.make_fx(call, tracing_mode="fake")(*plain)
         except Exception as error:
             raise CaptureError(_reason(error)) from error
     return functional

@@ -16,7 +16,8 @@ import torch
 from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from ppl_vae import _private as private
 
 Group = dict[str, Any]
 Kernel = Callable[[list[Tensor], list[Tensor], list[dict[str, Any]], Group], None]
@@ -28,13 +29,13 @@ _ONE = torch.ones(())
 def _counted(states: list[dict[str, Any]]) -> list[Tensor]:
     """The step counts, raised by one (by a list of ones: a number would take a slow way of torch's)."""
     steps = [state["step"] for state in states]
-    torch._foreach_add_(steps, [_ONE] * len(steps))
+    private.each_add(steps, [_ONE] * len(steps))
     return steps
 
 
 def _adam(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: Group) -> None:
     steps = _counted(states)
-    kernel = torch._fused_adamw_ if group.get("decoupled_weight_decay") else torch._fused_adam_
+    kernel = private.fused_adamw if group.get("decoupled_weight_decay") else private.fused_adam
     kernel(
         leaves,
         grads,
@@ -57,7 +58,7 @@ def _adamw(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any
 
 
 def _sgd(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: Group) -> None:
-    torch._fused_sgd_(
+    private.fused_sgd(
         leaves,
         grads,
         [state["momentum_buffer"] for state in states] if group["momentum"] else [],
@@ -73,7 +74,7 @@ def _sgd(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]]
 
 def _adagrad(leaves: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], group: Group) -> None:
     steps = _counted(states)
-    torch._fused_adagrad_(
+    private.fused_adagrad(
         leaves,
         grads,
         [state["sum"] for state in states],
@@ -96,22 +97,22 @@ def _clipped_adam(leaves: list[Tensor], grads: list[Tensor], states: list[dict[s
         return
     beta1, beta2 = group["betas"]
     bound = group["clip_norm"]
-    grads = list(torch._foreach_clamp_max(torch._foreach_clamp_min(grads, -bound), bound))
+    grads = list(private.each_clamp_max(private.each_clamp_min(grads, -bound), bound))
     for state in states:
         state["step"] += 1
     if group["weight_decay"]:
-        torch._foreach_add_(grads, leaves, alpha=group["weight_decay"])
+        private.each_add(grads, leaves, alpha=group["weight_decay"])
     means, squares = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
-    torch._foreach_mul_(means, beta1)
-    torch._foreach_add_(means, grads, alpha=1 - beta1)
-    spread = list(torch._foreach_sub(grads, means)) if group["centered_variance"] else grads
-    torch._foreach_mul_(squares, beta2)
-    torch._foreach_addcmul_(squares, spread, spread, value=1 - beta2)
-    scale = torch._foreach_sqrt(squares)
-    torch._foreach_add_(scale, group["eps"])
+    private.each_mul(means, beta1)
+    private.each_add(means, grads, alpha=1 - beta1)
+    spread = list(private.each_sub(grads, means)) if group["centered_variance"] else grads
+    private.each_mul(squares, beta2)
+    private.each_addcmul(squares, spread, spread, value=1 - beta2)
+    scale = private.each_sqrt(squares)
+    private.each_add(scale, group["eps"])
     count = states[0]["step"]
     rate = group["lr"] * math.sqrt(1 - beta2**count) / (1 - beta1**count)
-    torch._foreach_addcdiv_(leaves, means, scale, value=-rate)
+    private.each_addcdiv(leaves, means, scale, value=-rate)
 
 
 _KERNELS: dict[type[Optimizer], tuple[Kernel, tuple[str, ...]]] = {
@@ -143,7 +144,7 @@ class Update:
             name = type(optimizer).__name__
             if type(optimizer) not in _KERNELS:
                 return f"{name} has no fused kernel"
-            if any(_hooks_of(optimizer)):
+            if any(private.step_hooks(optimizer)):
                 return f"{name} has hooks"
             needed = _KERNELS[type(optimizer)][1]
             group, state = _group_of(optimizer, leaf), optimizer.state.get(leaf, {})
@@ -166,7 +167,7 @@ class Update:
         """Sort the leaves by optimizer and options."""
         self._different = list({id(optimizer): optimizer for optimizer in self.optimizers}.values())
         for optimizer in self._different:
-            optimizer._opt_called = True  # type: ignore[attr-defined]  # a scheduler of torch asks whether it was
+            private.note_step(optimizer)
         self._is_refused = self.refuses(self.leaves, self.optimizers) is not None
         self._groups = [_group_of(o, leaf) for o, leaf in zip(self.optimizers, self.leaves, strict=True)]
         self._distinct = list({id(group): group for group in self._groups}.values())
@@ -195,7 +196,7 @@ class Update:
         seen: list[Any] = []
         for optimizer in self._different:
             seen += map(id, optimizer.state.values())
-            seen += map(len, _hooks_of(optimizer))
+            seen += map(len, private.step_hooks(optimizer))
             for group in optimizer.param_groups:
                 seen += group.values()
         return seen
@@ -249,12 +250,6 @@ _OPTIONS = (
     "lrd",
     "centered_variance",
 )
-
-
-def _hooks_of(optimizer: Optimizer) -> tuple[Any, ...]:
-    """Its own, and those of every optimizer."""
-    own = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
-    return (*own, _global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 
 
 def _group_of(optimizer: Optimizer, leaf: Tensor) -> Group:

@@ -24,16 +24,18 @@ from pyro.ops.jit import CompiledFunction
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
+from ppl_vae import _private as private
+from ppl_vae._private import MODULE_HOOKS
+
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device, np.generic)
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 _FIXED = (type, types.ModuleType, types.BuiltinFunctionType)
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _LIMIT = 20_000
 _DEPTH = 60
 _SMALL = 4096  # entries of an array whose content is watched, and not its identity alone
 # Caches of values that every call computes anew, and records of a guide's first run.
-_VOLATILE: tuple[str, ...] = ("_cache", "_indices", "_pyro_context", "prototype_trace", "_prototype", *_HOOKS)
+_VOLATILE: tuple[str, ...] = ("_cache", "_indices", "_pyro_context", "prototype_trace", "_prototype", *MODULE_HOOKS)
 _VOLATILE += ("_state_dict", "_load_state", "_non_persistent", "_is_full_backward", "__weakref__")
 _LIBRARIES = ("torch", "pyro", "numpy", "ppl_vae", "opt_einsum", "zuko")  # their code reads no state of the caller's
 # Objects without a number that a model could read, or with their own account of what changes.
@@ -72,8 +74,8 @@ class Watch:
                 chain.from_iterable(self._lists),
                 map(_content, self._cells),
                 map(_needs_grad, self._tensors),
-                map(_backward_hooks, self._tensors),
-                map(_accumulate_hooks, self._tensors),
+                map(private.backward_hooks, self._tensors),
+                map(private.accumulate_hooks, self._tensors),
                 chain.from_iterable(map(operator.call, self._readers, self._read)),
                 map(len, self._sized),
             )
@@ -113,8 +115,6 @@ class Watch:
 _NOTHING = object()
 _content = operator.attrgetter("cell_contents")
 _needs_grad = operator.attrgetter("requires_grad")
-_backward_hooks = operator.attrgetter("_backward_hooks")
-_accumulate_hooks = operator.attrgetter("_post_accumulate_grad_hooks")
 
 
 def _equal(now: Any, known: Any) -> bool:
@@ -144,7 +144,7 @@ class _Walk:
             return
         self.keep.append(value)
         if isinstance(value, Tensor):
-            self.found[path] = ("tensor", id(value), value.requires_grad, id(value._post_accumulate_grad_hooks))
+            self.found[path] = ("tensor", id(value), value.requires_grad, id(private.accumulate_hooks(value)))
         elif isinstance(value, _GENERATORS):
             self.found[path] = _noise_of(value)
             return
@@ -165,7 +165,8 @@ class _Walk:
     def _inside(self, path: str, value: Any) -> Iterable[tuple[str, Any]]:
         if isinstance(value, Tensor):
             self.tensors.append(value)
-            return [("._backward_hooks", value._backward_hooks)] if value._backward_hooks else []
+            hooks = private.backward_hooks(value)
+            return [("._backward_hooks", hooks)] if hooks else []
         if isinstance(value, np.ndarray):
             if value.size <= _SMALL:
                 self.lists.append(_Content(value))
@@ -219,7 +220,7 @@ class _Walk:
             self.sized.append(attributes)  # whether there are new ones
         yield from ((f".{name}", attributes[name]) for name in names)
         if isinstance(value, nn.Module):
-            for name in _HOOKS:
+            for name in MODULE_HOOKS:
                 self.sized.append(attributes[name])
                 if attributes[name]:
                     yield f".{name}", attributes[name]

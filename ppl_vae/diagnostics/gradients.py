@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae._random import fold, generator, isolated_rng
+from ppl_vae.capture import own_gradients
 from ppl_vae.data.rows import Batch
 from ppl_vae.objectives import ELBO, IWAE, Objective, as_objective
 from ppl_vae.objectives.exact import MANY_TUPLES
@@ -243,8 +244,9 @@ def _replicates(
     """``count`` gradients of an objective, and the median seconds of one."""
     moments, times = {group: _Moments(axes[group]) for group in leaves}, []
     pair.initialize(batch.args[0] if len(batch.args) == 1 else batch.args)
+    moved = [leaf for members in leaves.values() for leaf in members]
     threads = one_thread(_is_small(objective, batch, leaves))  # as in training, so that the seconds are those of a fit
-    with pair.scope(), isolated_rng(seed, pair.device), _as_in_training(pair), own_gradients(leaves), threads:
+    with pair.scope(), isolated_rng(seed, pair.device), _as_in_training(pair), own_gradients(moved), threads:
         for _ in range(count):
             started = time.perf_counter()
             found = _gradient(pair, objective, batch, leaves)
@@ -282,17 +284,6 @@ def _gradient(pair: Pair, objective: Objective, batch: Batch, leaves: Mapping[st
 def _flat(gradients: Iterable[Tensor | None], leaves: list[Tensor]) -> Tensor:
     parts = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, leaves, strict=True)]
     return torch.cat([part.detach().flatten() for part in parts]).double().cpu()
-
-
-@contextmanager
-def own_gradients(leaves: Mapping[str, list[Tensor]]) -> Iterator[None]:
-    """Give every leaf back the gradient that it had."""
-    before = [(leaf, leaf.grad) for members in leaves.values() for leaf in members]
-    try:
-        yield
-    finally:
-        for leaf, gradient in before:
-            leaf.grad = gradient
 
 
 # -- the reference -----------------------------------------------------------------------------------------------------

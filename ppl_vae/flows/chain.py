@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
+from ppl_vae import _private as private
 from ppl_vae.flows.domains import within
 from ppl_vae.flows.errors import NonFiniteContribution
 from ppl_vae.flows.layer import Coded, Layer, event_dims, require_layer
@@ -83,7 +83,7 @@ class Chain(Layer):
     def _run(self, way: str, numbered: Iterable[tuple[int, Layer]], value: Tensor, context: Tensor | None) -> Coded:
         total: Tensor | None = None
         # Without validation the layers are called below their checks: shapes have met when the chain was made.
-        method = way if Distribution._validate_args else f"_{way}"
+        method = way if private.validates() else f"_{way}"
         for i, layer in numbered:
             try:
                 value, contribution = getattr(layer, method)(value, _given(layer, context))

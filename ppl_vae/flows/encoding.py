@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_vae._private import version
 from ppl_vae.flows.layer import Layer
 
 
@@ -47,7 +48,7 @@ class Encoding(Carried):
 
 def version_of(value: Tensor) -> int | None:
     """How often a tensor has been written into; None where torch does not count it (inference mode)."""
-    return None if value.is_inference() else value._version
+    return None if value.is_inference() else version(value)
 
 
 def with_encoding(z: Tensor, encoding: Encoding) -> Tensor:

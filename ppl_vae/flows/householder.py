@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
+from ppl_vae import _private as private
 from ppl_vae.flows.layer import Coded, Layer
 from ppl_vae.flows.shapes import event_shape
 
@@ -39,7 +39,7 @@ class Householder(Layer):
 
     def _matrix(self) -> Tensor:
         lengths = self.vectors.norm(dim=-1, keepdim=True)
-        if Distribution._validate_args and not bool((lengths > 0).all()):
+        if private.validates() and not bool((lengths > 0).all()):
             raise ValueError("Householder: vectors of a length above 0 are required, got one of length 0")
         matrix = torch.eye(self.vectors.shape[-1], dtype=self.vectors.dtype, device=self.vectors.device)
         for v in self.vectors / lengths:

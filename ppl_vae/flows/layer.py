@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from ppl_vae import _private as private
 from ppl_vae.flows.errors import NonFiniteContribution
 from ppl_vae.flows.shapes import in_words
 
@@ -88,7 +89,7 @@ class Layer(nn.Module):
             ValueError: a wrong shape; under torch's argument validation, an x outside the domain.
             NonFiniteContribution: under validation, a result that is not finite.
         """
-        validate = Distribution._validate_args
+        validate = private.validates()
         self._check("x", x, self.shape_in, self.domain if validate else None, context)
         z, contribution = self._encode(x, context)
         if validate:
@@ -108,7 +109,7 @@ class Layer(nn.Module):
         Raises:
             ValueError, NonFiniteContribution: as :meth:`encode`, with the codomain for the domain.
         """
-        validate = Distribution._validate_args
+        validate = private.validates()
         self._check("z", z, self.shape_out, self.codomain if validate else None, context)
         x, contribution = self._decode(z, context)
         if validate:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
+from ppl_vae import _private as private
 from ppl_vae.flows.layer import Coded, Layer, event_dims
 from ppl_vae.flows.shapes import event_shape_or_any, sum_event
 
@@ -94,7 +95,7 @@ def import_zuko() -> ModuleType:
     Raises:
         ImportError: it is not installed.
     """
-    before = Distribution._validate_args
+    before = private.validates()
     try:
         import zuko
     except ImportError as error:

@@ -7,6 +7,8 @@ import operator
 from pyro.infer.util import zero_grads
 from torch import Tensor
 
+from ppl_vae._private import version
+
 
 class Zeros:
     """The gradients that leaves have between two steps: zeros, unless a caller has added up some of their own.
@@ -22,12 +24,12 @@ class Zeros:
     def _look(self) -> None:
         self._grads = [leaf.grad for leaf in self._leaves]
         is_zero = all(grad is None or not bool(grad.any()) for grad in self._grads)
-        self._versions = [None if grad is None else grad._version for grad in self._grads] if is_zero else []
+        self._versions = [None if grad is None else version(grad) for grad in self._grads] if is_zero else []
 
     def hold(self) -> bool:
         """Are they still the same zeros? Cheap."""
         now = [leaf.grad for leaf in self._leaves]
-        versions = [None if grad is None else grad._version for grad in now]
+        versions = [None if grad is None else version(grad) for grad in now]
         return all(map(operator.is_, now, self._grads)) and versions == self._versions
 
     def added(self, grads: list[Tensor]) -> list[Tensor]:

@@ -9,6 +9,8 @@ import pyro
 from pyro import poutine
 from torch import Tensor
 
+from ppl_vae._private import stored_names
+
 
 def announce(leaves: Mapping[str, Tensor]) -> None:
     """Make a param statement for each of these leaves, by name; without handlers nothing happens.
@@ -17,7 +19,7 @@ def announce(leaves: Mapping[str, Tensor]) -> None:
     told the names alone: an optimizer of Pyro's asks it for them, to keep its state by name.
     """
     if poutine.runtime.am_i_wrapped():
-        pyro.get_param_store()._param_to_name.update({leaf: name for name, leaf in leaves.items()})
+        stored_names(pyro.get_param_store()).update({leaf: name for name, leaf in leaves.items()})
         for name, leaf in leaves.items():
             _statement(leaf, name=name)
 

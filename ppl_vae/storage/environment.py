@@ -8,6 +8,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ppl_vae._version import __version__
+
 PACKAGES = (
     "ppl-vae",
     "torch",
@@ -33,14 +35,12 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads() if torch else None,
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: _installed(name) for name in PACKAGES},
     }
 
 
-def _version(name: str) -> str | None:
-    import ppl_vae
-
+def _installed(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
-        return ppl_vae.__version__ if name == "ppl-vae" else None  # run from its source
+        return __version__ if name == "ppl-vae" else None  # run from its source

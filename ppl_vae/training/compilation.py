@@ -122,7 +122,8 @@ class Compilation:
         if self._moves is not None:
             share *= sum(Subset.of(self._moves(step + i)) == moving for i in range(SAMPLE)) / SAMPLE
         to_come = max(round((self.target - step) * share), 0)
-        program.record.reason = f"about {to_come} such steps to come do not earn back compiling ({WORTH} do)"
+        if not program.given_up:  # which has a reason of its own
+            program.record.reason = f"about {to_come} such steps to come do not earn back compiling ({WORTH} do)"
         if to_come < WORTH:
             self._rejected[program.record.signature] = self.target  # until a longer run is asked for
         return to_come >= WORTH

@@ -10,6 +10,8 @@ import torch
 from pyro.optim import PyroLRScheduler, PyroOptim
 from torch import Tensor
 
+from ppl_vae._private import without_compiler
+
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
 
@@ -33,7 +35,8 @@ def build_optimizer(
     ]
     if not groups:
         raise ValueError("fit: the pair has no parameters to train; register them with pyro.param or pyro.module")
-    return factory(groups, **options)
+    with without_compiler():
+        return factory(groups, **options)
 
 
 def _unwrap(factory: Any) -> tuple[OptimizerFactory, dict[str, Any]]:

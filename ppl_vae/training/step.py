@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from ppl_vae import _private as private
 from ppl_vae._random import fold, seed_generators
 from ppl_vae.capture import Update
 from ppl_vae.data.rows import Batch
@@ -170,7 +172,7 @@ class GradientStep:
                 f"fit: {', '.join(map(repr, late))} first appeared in step {step}, after the optimizer was made, and "
                 "would never be trained; let the first run reach it: declare it before the branch that uses it"
             )
-        self.update(step, fine, self.optimizer.step if captured is None else self._move)
+        self.update(step, fine, partial(private.step, self.optimizer) if captured is None else self._move)
         for buffer, value in still:
             buffer.copy_(value)
         self.rates.after_step()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ppl_vae._private import version
+
 if TYPE_CHECKING:
     from ppl_vae.training.cursor import Cursor
     from ppl_vae.training.history import History
@@ -105,7 +107,7 @@ class Touched:
 
     @staticmethod
     def _look(step: Step) -> list[Any]:
-        return [(tensor.data_ptr(), tensor._version) for tensor in step.tensors().values()] + [step.row()]
+        return [(tensor.data_ptr(), version(tensor)) for tensor in step.tensors().values()] + [step.row()]
 
     def by_somebody(self) -> bool:
         """Has it been changed?"""

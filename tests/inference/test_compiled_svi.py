@@ -31,7 +31,7 @@ from torch.distributions import constraints
 
 from ppl_vae import ELBO, IWAE, CompiledSVI
 from ppl_vae.capture import CaptureError, FallbackWarning, Update, update
-from ppl_vae.inference import compiled_svi
+from ppl_vae.inference import compiled_svi, svi_rows
 from ppl_vae.objectives import LinearWarmup
 
 X = rows()
@@ -914,7 +914,7 @@ def test_a_run_on_all_rows_is_that_many_steps(mode, by_torch):
 def test_a_run_in_batches_is_steps_on_the_same_rows(mode, by_torch, monkeypatch):
     data = rows(20)
     order = [torch.randperm(20)[:ROWS] for _ in range(15)]
-    monkeypatch.setattr(compiled_svi, "_order", lambda *_: iter(order))
+    monkeypatch.setattr(compiled_svi, "order", lambda *_: iter(order))
     theirs, ours = make(SVI), make(mode=mode)
     torch.manual_seed(3)
     expected = [theirs.step(data[index]) for index in order]
@@ -928,7 +928,7 @@ def test_a_run_in_batches_is_steps_on_the_same_rows(mode, by_torch, monkeypatch)
 def test_a_compiled_run_in_batches_is_steps_on_the_same_rows(monkeypatch):
     data = rows(20)
     order = [torch.randperm(20)[:ROWS] for _ in range(15)]
-    monkeypatch.setattr(compiled_svi, "_order", lambda *_: iter(order))
+    monkeypatch.setattr(compiled_svi, "order", lambda *_: iter(order))
     theirs, ours = make(SVI), make(mode="require")
     torch.manual_seed(3)
     expected = [theirs.step(data[index]) for index in order]
@@ -959,9 +959,9 @@ def test_the_rows_of_several_tensors_stay_together(by_torch):
 
 @pytest.mark.parametrize(("num_rows", "batch_size"), [(20, 5), (7, 3), (5, 5), (6, 1)])
 def test_every_row_comes_once_an_epoch(num_rows, batch_size, monkeypatch):
-    monkeypatch.setattr(compiled_svi, "CHUNK", 7)  # many draws of an order
+    monkeypatch.setattr(svi_rows, "CHUNK", 7)  # many draws of an order
     steps = 4 * num_rows
-    order = torch.cat(list(compiled_svi._order(num_rows, batch_size, steps)))
+    order = torch.cat(list(svi_rows.order(num_rows, batch_size, steps)))
     assert order.shape == (steps * batch_size,)
     epochs = order[: len(order) // num_rows * num_rows].view(-1, num_rows)
     assert bool((epochs.sort(dim=1).values == torch.arange(num_rows)).all())
@@ -1080,7 +1080,7 @@ def test_an_interrupt_during_the_update_lets_it_be_whole(kind, by_torch, monkeyp
 
             monkeypatch.setitem(update._KERNELS, optimizer, (slow, needed))
         for program in ours._engine.programs.values():
-            program.forward.update = None  # made anew, with the kernels above
+            program.forward.update.fused = None  # made anew, with the kernels above
         with pytest.raises(KeyboardInterrupt):
             ours.step(X)
         assert sum(done) == 5
