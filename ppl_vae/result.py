@@ -17,7 +17,7 @@ from ppl_vae.capture import Explanation
 from ppl_vae.evidence import Evidence, log_evidence
 from ppl_vae.evidence.elbo import elbo
 from ppl_vae.pair import Pair
-from ppl_vae.pair.encoding import encode
+from ppl_vae.pair.encoding import encode, lines
 from ppl_vae.plots.of_fit import FitPlots
 from ppl_vae.training import Trainer
 from ppl_vae.training.record import Record
@@ -52,11 +52,10 @@ class Fit:
         config: names and numbers of the fit, as the run folder keeps them.
     """
 
-    def __init__(self, pair: Pair, record: Record | None = None, config: dict[str, Any] | None = None) -> None:
-        self.pair, self.config = pair, config or {}
-        self._record, self._trainer = record or Record(), None
+    _trainer: Trainer | None = None
 
-    _trainer: Trainer | None
+    def __init__(self, pair: Pair, record: Record | None = None, config: dict[str, Any] | None = None) -> None:
+        self.pair, self.config, self._record = pair, config or {}, record or Record()
 
     def attach(self, trainer: Trainer, config: dict[str, Any]) -> None:
         """Take the run that fits this pair, and what it is called."""
@@ -64,7 +63,7 @@ class Fit:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle holds: the pair and the record; not the run, which is bound to its process."""
-        return {"pair": self.pair, "config": self.config, "_record": self.record, "_trainer": None}
+        return {"pair": self.pair, "config": self.config, "_record": self.record}
 
     def __copy__(self) -> Fit:
         return Fit(self.pair, self.record, dict(self.config))
@@ -100,7 +99,7 @@ class Fit:
 
     def explain(self) -> Explanation:
         """How the steps of the run were made (eager, or captured and compiled), and why. Print it."""
-        compilation = getattr(self._trainer.make, "compilation", None) if self._trainer is not None else None
+        compilation = getattr(getattr(self._trainer, "make", None), "compilation", None)
         return compilation.explain() if compilation is not None else Explanation([])
 
     @property
@@ -244,20 +243,10 @@ class Fit:
     def interpolate(self, first: Any, second: Any, steps: int = 8) -> Any:
         """Decode the straight line between the codes of two sets of N data: (N, steps, ...)."""
         self.pair.sites.require_local("interpolate")
-        if steps < 2:
-            raise ValueError(f"interpolate: steps must be at least 2, got {steps}")
-        start, end = self.encode(first), self.encode(second)
-        if isinstance(start, dict):
-            raise ValueError(f"interpolate: one latent site is required, got {sorted(start)}")
-        if not start.is_floating_point():
-            raise ValueError("interpolate: a continuous latent is required; between two codes there is no line")
-        if start.shape != end.shape:
-            raise ValueError(f"interpolate: equally many rows are required, got {len(start)} and {len(end)}")
-        line = torch.stack([torch.lerp(start, end, float(w)) for w in torch.linspace(0, 1, steps)], 1)
-        decoded = self.decode(line.flatten(0, 1))
+        decoded = self.decode(lines(self.encode(first), self.encode(second), steps).flatten(0, 1))
         if isinstance(decoded, dict):
-            return {name: value.unflatten(0, (len(start), steps)) for name, value in decoded.items()}
-        return decoded.unflatten(0, (len(start), steps))
+            return {name: value.unflatten(0, (-1, steps)) for name, value in decoded.items()}
+        return decoded.unflatten(0, (-1, steps))
 
     # -- to keep -------------------------------------------------------------------------------------------------------
 

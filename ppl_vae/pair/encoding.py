@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ppl_vae.data.source import Source
     from ppl_vae.pair.pair import Pair
 
-__all__ = ["encode"]
+__all__ = ["encode", "lines"]
 
 AVERAGED = 256
 """Draws that are averaged where a posterior has no mean in closed form."""
@@ -97,3 +97,20 @@ def _center_of_draws(draws: Tensor, sample: bool) -> Tensor:
     if not draws.is_floating_point() or bool((draws == draws.round()).all()):
         return draws.mode(0).values
     return draws.double().mean(0).to(draws.dtype)
+
+
+def lines(start: Any, end: Any, steps: int) -> Tensor:
+    """The straight lines between the codes of two sets of N data: (N, steps, ...).
+
+    Raises:
+        ValueError: there are several latents, or a discrete one, between whose codes there is no line; unequal sets.
+    """
+    if steps < 2:
+        raise ValueError(f"interpolate: steps must be at least 2, got {steps}")
+    if isinstance(start, dict):
+        raise ValueError(f"interpolate: one latent site is required, got {sorted(start)}")
+    if not start.is_floating_point():
+        raise ValueError("interpolate: a continuous latent is required; between two codes there is no line")
+    if start.shape != end.shape:
+        raise ValueError(f"interpolate: equally many rows are required, got {len(start)} and {len(end)}")
+    return torch.stack([torch.lerp(start, end, float(w)) for w in torch.linspace(0, 1, steps)], 1)

@@ -14,7 +14,7 @@ from ppl_vae.distributions import PointMass
 from ppl_vae.pair.scope import validation
 
 if TYPE_CHECKING:
-    from ppl_vae.training.step import GradientStep
+    from ppl_vae.training.gradient_step import GradientStep
 
 
 class NonFiniteError(ArithmeticError):

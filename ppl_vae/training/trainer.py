@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,9 +36,7 @@ class Trainer:
     step says of itself, and the place; and a resumed run equals an uninterrupted one to the bit.
 
     Args:
-        pair: what is fitted.
-        step: what is repeated; see :class:`~ppl_vae.training.Step`.
-        batches: where mini-batches come from.
+        pair, step, batches: what is fitted, what is repeated (see :class:`~ppl_vae.training.Step`), and on what.
         validation: batches whose report is added to each row of the history as ``val_*``.
         checkpoint: where and when the state is written.
         fingerprint: what a resumed run must find again, beside what the step and the batches say.
@@ -145,11 +143,11 @@ class Trainer:
         # The first epoch sees every row once, with argument checks on.
         with at_work(self.pair, checked=self.epoch == 0, on_one_thread=self._on_one_thread):
             until = min(self.target, self._way_back.renew(), self.checkpoint.next_due(self.step))
-            self._is_touched = False
+            self._is_touched, waits = False, self._watches_epochs or self.epoch == 0
             try:
                 while self.step < until and not (interrupt.requested or self._stop_reason):
                     self._make_step()
-                    if self.make.has_stopped or self._is_touched or (self.cursor.epoch_is_over and self._waits_here()):
+                    if self.make.has_stopped or self._is_touched or (self.cursor.epoch_is_over and waits):
                         break
                     self._close_epoch_if_over()
             except BaseException:
@@ -171,10 +169,6 @@ class Trainer:
             self._way_back.go_to(self.step)
         finally:
             self._whole = True
-
-    def _waits_here(self) -> bool:
-        """Does somebody wait for the end of this epoch? That of the first one ends the checks of arguments."""
-        return self.epoch == 0 or self._watches_epochs
 
     def _step_once(self) -> Tensor:
         batch = self.cursor.next()
@@ -199,12 +193,8 @@ class Trainer:
         self._is_touched = touched.by_somebody()
 
     def _tell(self, event: Callable[[Callback], None]) -> None:
-        """Every callback is told, even where one of them asks for the end by a KeyboardInterrupt."""
-        for callback in self.callbacks:
-            try:
-                event(callback)
-            except KeyboardInterrupt:
-                self.stop("interrupted")
+        if not told(self.callbacks, event):
+            self.stop("interrupted")
 
     def _close_epoch_if_over(self) -> None:
         if not self.cursor.epoch_is_over:
@@ -274,9 +264,7 @@ class Trainer:
             ResumeError: when the state is of another run (data, seed, objective, optimizer or parameters differ).
         """
         require_same(state, self.fingerprint, self.tensors())
-        with torch.no_grad():
-            for name, tensor in self.tensors().items():
-                tensor.copy_(state["tensors"][name])
+        put(state["tensors"], self.tensors())
         self.make.load_state(state)
         for callback, saved in zip(self._remembering, state["callbacks"], strict=True):
             callback.load_state(saved)
@@ -290,6 +278,24 @@ class Trainer:
         """Write the state to the checkpoint file, atomically."""
         if self.checkpoint.path is not None:
             self.checkpoint.write(self.state())
+
+
+@torch.no_grad()
+def put(saved: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> None:
+    """Copy saved values into live tensors, by name."""
+    for name, tensor in live.items():
+        tensor.copy_(saved[name])
+
+
+def told(callbacks: Iterable[Callback], event: Callable[[Callback], None]) -> bool:
+    """Tell every callback; False if one of them asks for the end by a KeyboardInterrupt."""
+    go_on = True
+    for callback in callbacks:
+        try:
+            event(callback)
+        except KeyboardInterrupt:
+            go_on = False
+    return go_on
 
 
 @contextmanager

@@ -106,7 +106,9 @@ def test_the_twin_of_the_guard_an_average_that_it_does_not_know(monkeypatch):
     def average(fit):
         return {name: buffer.clone() for name, buffer in fit.trainer.make.objective.buffers().items()}
 
-    monkeypatch.setattr("ppl_vae.training.step.buffers_by_name", lambda pair, objective: pair.buffers_by_name())
+    monkeypatch.setattr(
+        "ppl_vae.training.gradient_step.buffers_by_name", lambda pair, objective: pair.buffers_by_name()
+    )
     with pytest.raises(NonFiniteError) as caught:
         run(40, **POISONED)
     assert differences(average(run(caught.value.fit.steps, **POISONED)), average(caught.value.fit))

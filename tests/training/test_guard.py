@@ -20,7 +20,7 @@ from ppl_vae.objectives import ELBO
 from ppl_vae.pair.scope import validation
 from ppl_vae.storage import decode_tree, encode_tree
 from ppl_vae.training import EachStep, GradientStep, NonFiniteError, Trainer, build_optimizer, leaves_by_group
-from ppl_vae.training.step import EVERYONE
+from ppl_vae.training.subset import EVERYONE
 from ppl_vae.training.undo import Undo
 
 HUGE = 2.0**127  # finite, and its square is not

@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 
 def _without_optimizer(patch):
-    patch.setattr("ppl_vae.training.step.load_optimizer_state", lambda *_: None)
+    patch.setattr("ppl_vae.training.gradient_step.load_optimizer_state", lambda *_: None)
 
 
 def _without_buffers(patch):
