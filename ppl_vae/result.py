@@ -65,9 +65,6 @@ class Fit:
         """What a copy or a pickle holds: the pair and the record; not the run, which is bound to its process."""
         return {"pair": self.pair, "config": self.config, "_record": self.record}
 
-    def __copy__(self) -> Fit:
-        return Fit(self.pair, self.record, dict(self.config))
-
     def __deepcopy__(self, memo: dict[int, Any]) -> Fit:
         return Fit(copy.deepcopy(self.pair, memo), copy.deepcopy(self.record, memo), copy.deepcopy(self.config, memo))
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import MaskedDistribution
 from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.diagnostics.marginals import marginal
+from ppl_vae.distributions import without_mask
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, numbers_per_datum, slices
 from ppl_vae.pair import Fitted, pair_of
 from ppl_vae.pair.particles import outward
@@ -186,8 +186,7 @@ def _probabilities(pair: Pair, run: Execution, name: str) -> Tensor:
 
 def _each_class(fn: Distribution) -> Tensor:
     """The probability of every value of each of M entries, (*batch, M, K); M = 1 where entries hang together."""
-    while isinstance(fn, MaskedDistribution):
-        fn = fn.base_dist
+    fn = without_mask(fn)
     try:
         entries = marginal(fn)
         shape = fn.batch_shape + fn.event_shape

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["unwrap"]
+from pyro.distributions import MaskedDistribution
+
+__all__ = ["unwrap", "without_mask"]
 
 
 def unwrap(fn: Any, until: type | tuple[type, ...] = ()) -> Any:
@@ -15,5 +17,12 @@ def unwrap(fn: Any, until: type | tuple[type, ...] = ()) -> Any:
     'Normal'
     """
     while hasattr(fn, "base_dist") and not isinstance(fn, until):
+        fn = fn.base_dist
+    return fn
+
+
+def without_mask(fn: Any) -> Any:
+    """The distribution itself, where a mask is its outermost wrapper: a mask takes a term away, and no probability."""
+    while isinstance(fn, MaskedDistribution):
         fn = fn.base_dist
     return fn

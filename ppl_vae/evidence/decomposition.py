@@ -11,11 +11,10 @@ from torch import Tensor
 from ppl_vae._random import fold
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, numbers_per_datum, resolution_of, slices
 from ppl_vae.evidence.enumeration import exact
-from ppl_vae.evidence.log_evidence import MANY
 from ppl_vae.evidence.result import Bound, Evidence
 from ppl_vae.evidence.weights import join, log_mean_exp, summarize
 from ppl_vae.pair import pair_of
-from ppl_vae.pair.table import num_codes, tabulate
+from ppl_vae.pair.table import few_codes, tabulate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +91,7 @@ def decomposition(
     rows = pair.rows(data)
     pair.initialize(rows)
     pair.sites.require_density("decomposition")
-    if (count := num_codes(pair) or MANY) < MANY:
+    if (count := few_codes(pair)) is not None:
         some = max(1, max_elements // (count * numbers_per_datum(pair, rows)))
         return _join([_exact(pair, rows.take(place)) for place in slices(len(rows), some)])
     plan, resolution = Plan.of(pair, rows, num_samples, max_elements), resolution_of(pair)

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, numbers_per_datum, slices
-from ppl_vae.evidence.log_evidence import MANY
 from ppl_vae.pair import pair_of
-from ppl_vae.pair.table import num_codes, tabulate
+from ppl_vae.pair.table import few_codes, tabulate
 
 if TYPE_CHECKING:
     from ppl_vae.data.source import Source
@@ -37,7 +36,7 @@ def elbo(
     pair = pair_of(pair)
     rows = pair.rows(data)
     pair.initialize(rows)
-    if (count := num_codes(pair) or MANY) < MANY:
+    if (count := few_codes(pair)) is not None:
         return _exact(pair, rows, count, max_elements)
     num_samples = 1 if pair.is_exact else num_samples
     plan = Plan.of(pair, rows, num_samples, max_elements)

@@ -9,7 +9,7 @@ from ppl_vae.evidence.enumeration import Enumeration
 from ppl_vae.evidence.estimator import Estimator
 from ppl_vae.evidence.importance import ImportanceWeighted
 from ppl_vae.pair import pair_of
-from ppl_vae.pair.table import num_codes
+from ppl_vae.pair.table import few_codes
 
 if TYPE_CHECKING:
     from ppl_vae.evidence.result import Evidence
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["log_evidence"]
 
 DEFAULT = ImportanceWeighted(1000)
-MANY = 4097
-"""From so many joint values on a sum over all of them is made only when it is asked for."""
 
 
 def log_evidence(
@@ -50,7 +48,7 @@ def log_evidence(
     rows = pair.rows(data)
     if estimator is None:
         pair.initialize(rows)
-        estimator = Enumeration() if (num_codes(pair) or MANY) < MANY else DEFAULT
+        estimator = Enumeration() if few_codes(pair) is not None else DEFAULT
     if isinstance(estimator, type) or not isinstance(estimator, Estimator):
         raise TypeError(f"log_evidence: an estimator such as ImportanceWeighted(1000) is required, got {estimator!r}")
     return estimator.estimate(pair, rows, seed, max_elements=max_elements)

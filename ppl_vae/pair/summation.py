@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from pyro.distributions import MaskedDistribution
 from torch import Tensor
 
+from ppl_vae.distributions import without_mask
 from ppl_vae.pair.elimination import Elimination, Factor, Plates, eliminate
 from ppl_vae.pair.recycling import Summed
 
@@ -98,11 +98,8 @@ class Component:
 
 
 def unmasked(score: SiteScore) -> Tensor:
-    """Log p of a site in Pyro's shape without its mask: a mask takes a term away, and no probability."""
-    fn = score.site["fn"]
-    while isinstance(fn, MaskedDistribution):
-        fn = fn.base_dist
-    term: Tensor = fn.log_prob(score.site["value"])
+    """Log p of a site in Pyro's shape without its mask."""
+    term: Tensor = without_mask(score.site["fn"]).log_prob(score.site["value"])
     return term
 
 

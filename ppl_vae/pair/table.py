@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ppl_vae.pair.scores import SiteScore
 
 
+FEW_CODES = 4096
+"""Up to so many joint values of discrete latents, evaluations are exact sums over all of them."""
+
+
 @dataclass(frozen=True)
 class Table:
     """All joint values of the discrete latents of each datum, C of them, in one order.
@@ -88,6 +92,12 @@ def num_codes(pair: Pair) -> int | None:
         return None
     values = [site.num_values for site in pair.latents.values()]
     return prod(n for n in values if n is not None) if None not in values else None
+
+
+def few_codes(pair: Pair) -> int | None:
+    """How many joint values the latents have, if they are so few that a sum over all is made unasked; else None."""
+    count = num_codes(pair)
+    return count if count is not None and count <= FEW_CODES else None
 
 
 def tabulate(pair: Pair | Fitted, batch: Batch) -> Table:
