@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ppl_vae.capture import Explanation
 from ppl_vae.evidence import Evidence, log_evidence
-from ppl_vae.evidence.elbo import elbo
+from ppl_vae.evidence.measured_elbo import elbo
 from ppl_vae.pair import Pair
-from ppl_vae.pair.encoding import encode, lines
+from ppl_vae.pair.centers import encode, lines
 from ppl_vae.plots.of_fit import FitPlots
 from ppl_vae.training import Trainer
 from ppl_vae.training.record import Record

@@ -15,7 +15,7 @@ from torch import nn
 
 import ppl_vae
 from ppl_vae import Fit, ImportanceWeighted, VariationalEM
-from ppl_vae.evidence.elbo import elbo
+from ppl_vae.evidence.measured_elbo import elbo
 from ppl_vae.guides import AmortizedNormal
 from ppl_vae.models import VAE
 from ppl_vae.nn import MLP

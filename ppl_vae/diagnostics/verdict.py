@@ -12,7 +12,7 @@ from torch import Tensor
 from ppl_vae.diagnostics.collapse import ActiveUnits, active_units
 from ppl_vae.evidence import Decomposition, decomposition
 from ppl_vae.evidence.chunks import MAX_ELEMENTS
-from ppl_vae.evidence.result import KHAT_LIMIT, percent
+from ppl_vae.evidence.evidence import KHAT_LIMIT, percent
 from ppl_vae.pair import pair_of
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, numbers_per_datum, resolution_of, slices
-from ppl_vae.evidence.enumeration import exact
-from ppl_vae.evidence.result import Bound, Evidence
+from ppl_vae.evidence.evidence import Bound, Evidence
+from ppl_vae.evidence.exact_sum import exact
 from ppl_vae.evidence.weights import join, log_mean_exp, summarize
 from ppl_vae.pair import pair_of
 from ppl_vae.pair.table import few_codes, tabulate

@@ -10,7 +10,7 @@ import torch
 
 from ppl_vae._random import fold
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, resolution_of, slices
-from ppl_vae.evidence.result import Evidence
+from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.weights import join, summarize
 
 if TYPE_CHECKING:

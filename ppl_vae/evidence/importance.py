@@ -10,7 +10,7 @@ import torch
 
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan
 from ppl_vae.evidence.estimator import FromWeights
-from ppl_vae.evidence.result import Evidence
+from ppl_vae.evidence.evidence import Evidence
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae.evidence.chunks import MAX_ELEMENTS
-from ppl_vae.evidence.enumeration import Enumeration
 from ppl_vae.evidence.estimator import Estimator
+from ppl_vae.evidence.exact_sum import Enumeration
 from ppl_vae.evidence.importance import ImportanceWeighted
 from ppl_vae.pair import pair_of
 from ppl_vae.pair.table import few_codes
 
 if TYPE_CHECKING:
-    from ppl_vae.evidence.result import Evidence
+    from ppl_vae.evidence.evidence import Evidence
     from ppl_vae.pair import Fitted, Pair
 
 __all__ = ["log_evidence"]

@@ -10,8 +10,8 @@ from pyro.distributions.util import is_identically_zero
 from torch import Tensor
 
 from ppl_vae.data.rows import Batch
-from ppl_vae.objectives.auxiliary import auxiliary_term
 from ppl_vae.objectives.objective import Objective, Terms, num_data_of
+from ppl_vae.objectives.training_only import auxiliary_term
 from ppl_vae.pair import Execution, GlobalLatentError, GuideScore, Pair, SiteScore
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.objectives import COLUMNS
-from ppl_vae.training.table import Table
+from ppl_vae.training.history_table import Table
 
 Mark = tuple[int, Tensor, int]
 """How many rows there were, and the sum and the number of data of the epoch that was open."""

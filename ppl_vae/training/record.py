@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae.training.history import table_of
-from ppl_vae.training.table import Table
+from ppl_vae.training.history_table import Table
 
 if TYPE_CHECKING:
     from ppl_vae.training.trainer import Trainer

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ppl_vae import Pair, VariationalEM
 from ppl_vae.pair import blocks
-from ppl_vae.pair.encoding import encode
+from ppl_vae.pair.centers import encode
 from ppl_vae.result import Fit
 
 LOCAL = ["functions", "pyro modules", "methods", "tutorial", "mixed latents", "annotated", "two levels", "flows for z"]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ppl_vae import ELBO, Pair, VariationalEM
 from ppl_vae.evidence import Enumeration, ImportanceWeighted, log_evidence
-from ppl_vae.evidence.elbo import elbo
+from ppl_vae.evidence.measured_elbo import elbo
 from ppl_vae.pair.responsibilities import draw_of, posteriors_of
 
 N, K = 4, 3

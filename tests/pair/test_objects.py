@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import ppl_vae
 from ppl_vae import ELBO, IWAE, Pair, VariationalEM
 from ppl_vae.evidence import ImportanceWeighted, decomposition, log_evidence
-from ppl_vae.evidence.elbo import elbo
+from ppl_vae.evidence.measured_elbo import elbo
 from ppl_vae.pair import pair_of
 from ppl_vae.pair.checks import shaken
 from ppl_vae.pair.reach import modules_of

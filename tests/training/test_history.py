@@ -14,7 +14,7 @@ from ppl_vae.objectives import ELBO
 from ppl_vae.storage import decode_tree, encode_tree
 from ppl_vae.training import read_state
 from ppl_vae.training.history import History
-from ppl_vae.training.table import Table
+from ppl_vae.training.history_table import Table
 
 COLUMNS = ["epoch", "step", "lr", "objective", "elbo", "reconstruction", "kl"]
 
