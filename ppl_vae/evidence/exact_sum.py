@@ -11,7 +11,7 @@ import torch
 from ppl_vae._random import fold
 from ppl_vae.distributions import MAX_CODES
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, numbers_per_datum, slices
-from ppl_vae.evidence.result import Evidence
+from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.weights import join
 from ppl_vae.pair.table import Table, num_codes, tabulate
 
