@@ -15,6 +15,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
+from ppl_vae import _private as private
 from ppl_vae.pair.axis import sample_sites
 
 
@@ -38,7 +39,7 @@ def allow_local_params(modules: Iterable[nn.Module]) -> None:
     """
     for module in modules:
         for part in module.modules():
-            context = getattr(part, "_pyro_context", None)
+            context = private.module_context(part)
             if context is not None and not hasattr(context, "param_state"):
                 context.param_state = {"params": {}, "constraints": {}}
 
@@ -126,7 +127,7 @@ def _pyro_param_constraints(module: nn.Module) -> dict[str, Any]:
         f"{path}.{name}_unconstrained".lstrip("."): constraint
         for path, part in module.named_modules()
         if isinstance(part, PyroModule)
-        for name, (constraint, _) in part._pyro_params.items()
+        for name, (constraint, _) in private.declared_parameters(part).items()
     }
 
 

@@ -14,6 +14,8 @@ from typing import Any, cast
 import pyro
 import torch
 
+from ppl_vae import _private as private
+
 LOCK = threading.RLock()
 
 
@@ -31,7 +33,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 @contextmanager
 def validation(enabled: bool) -> Iterator[None]:
     """Pyro's and torch's argument checks on or off, and given back as they were."""
-    before = torch.distributions.Distribution._validate_args
+    before = private.validates()
     try:
         with pyro.validation_enabled(enabled):
             yield
