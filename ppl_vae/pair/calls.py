@@ -11,7 +11,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from ppl_vae import _private as private
+from ppl_vae._private import random_attributes
 from ppl_vae.data.rows import Batch
 
 # What the framework itself hands out by name; never taken for a place of the caller's second or third tensor.
@@ -72,7 +72,7 @@ def _without_announcements(fn: Callable[..., Any]) -> Callable[..., Any]:
     Pyro's own call announces every parameter to the handlers at each access, a third of the time of a small step. The
     pair knows its parameters already; only a module with random attributes (``PyroSample``) needs Pyro's call.
     """
-    if isinstance(fn, PyroModule) and not any(private.random_attributes(part) for part in fn.modules()):
+    if isinstance(fn, PyroModule) and not any(random_attributes(part) for part in fn.modules()):
         return functools.partial(torch.nn.Module.__call__, fn)
     return fn
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pyro
 import torch
 
-from ppl_vae import _private as private
+from ppl_vae._private import validates
 
 LOCK = threading.RLock()
 
@@ -33,7 +33,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 @contextmanager
 def validation(enabled: bool) -> Iterator[None]:
     """Pyro's and torch's argument checks on or off, and given back as they were."""
-    before = private.validates()
+    before = validates()
     try:
         with pyro.validation_enabled(enabled):
             yield
