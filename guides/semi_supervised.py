@@ -11,7 +11,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from ppl_vae.distributions import one_hot
-from ppl_vae.distributions.labels import split_labels
+from ppl_vae.distributions.given_labels import split_labels
 from ppl_vae.guides.amortized import AmortizedGuide
 from ppl_vae.guides.covariance import Diagonal
 from ppl_vae.nn import apply_batched, fill_unobserved

@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.distributions import Categorical
 from torch import Tensor
 
-from ppl_vae.distributions.labels import split_labels
+from ppl_vae.distributions.given_labels import split_labels
 
 
 def sample_labels(p_y: Categorical, y: Tensor | None, *, size: int, who: str) -> Tensor:

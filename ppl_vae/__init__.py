@@ -14,7 +14,7 @@ from ppl_vae._version import __version__
 if TYPE_CHECKING:  # what type checkers and editors read; the table below is what Python reads
     from ppl_vae.diagnostics import to_inference_data
     from ppl_vae.evidence import Enumeration, ImportanceWeighted, NaiveMonteCarlo, log_evidence
-    from ppl_vae.inference import Alternating, CompiledSVI, Joint, VariationalEM, fit
+    from ppl_vae.inference import Alternating, CompiledSVI, Frozen, Joint, Only, Stages, VariationalEM, fit
     from ppl_vae.loading import load
     from ppl_vae.objectives import (
         ELBO,
@@ -39,6 +39,9 @@ _HOME = {
     "VariationalEM": "ppl_vae.inference",
     "Joint": "ppl_vae.inference",
     "Alternating": "ppl_vae.inference",
+    "Only": "ppl_vae.inference",
+    "Frozen": "ppl_vae.inference",
+    "Stages": "ppl_vae.inference",
     "CompiledSVI": "ppl_vae.inference",
     "ELBO": "ppl_vae.objectives",
     "IWAE": "ppl_vae.objectives",
@@ -97,15 +100,18 @@ __all__ = [
     "EarlyStopping",
     "Enumeration",
     "Fit",
+    "Frozen",
     "ImportanceWeighted",
     "Joint",
     "KeepBest",
     "NaiveMonteCarlo",
     "Neural",
+    "Only",
     "Pair",
     "ReweightedWakeSleep",
     "RunningAverage",
     "ScoreFunction",
+    "Stages",
     "VariationalEM",
     "__version__",
     "fit",

@@ -171,6 +171,22 @@ def handlers() -> list[Any]:
     return stack
 
 
+@contextmanager
+def no_handlers() -> Iterator[None]:
+    """Pyro's handler stack empty, and given back: what a caller has put around a call (a mask, a plate) stays his."""
+    stack, allocator = handlers(), getattr(pyro.poutine.runtime, "_DIM_ALLOCATOR", None)
+    active, plates = list(stack), getattr(allocator, "_stack", None)
+    stack.clear()
+    if allocator is not None:
+        allocator._stack = []
+    try:
+        yield
+    finally:
+        stack[:] = active
+        if allocator is not None:
+            allocator._stack = plates
+
+
 def validates() -> bool:
     """Do distributions check their arguments, as ``Distribution.set_default_validate_args`` has it?"""
     return bool(getattr(Distribution, "_validate_args", __debug__))

@@ -12,6 +12,7 @@ from ppl_vae.pair import Pair
 from ppl_vae.result import Fit
 from ppl_vae.saving import put_weights, read_config
 from ppl_vae.storage import RunFolder, StorageError
+from ppl_vae.training.record import Record
 
 
 def load(
@@ -50,9 +51,7 @@ def load(
     state = run.read_tree(RunFolder.STATE) if RunFolder.STATE in run else None
     pair.initialize(_template(data, state, run), seed=int(config["fit"].get("seed", 0)))
     put_weights(pair, run)
-    fit = Fit.of(pair)
-    fit.restore(config, state)
-    return fit
+    return Fit(pair, Record.saved(config["run"], state), dict(config["fit"]))
 
 
 def _template(data: Any, state: Any, run: RunFolder) -> Any:

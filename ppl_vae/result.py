@@ -1,71 +1,103 @@
-"""The result: a fitted pair and all that one asks of it."""
+"""The result: a pair with the record of the run that fitted it, and all that one asks of them."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import html
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from ppl_vae._random import fold
 from ppl_vae.capture import Explanation
 from ppl_vae.evidence import Evidence, log_evidence
-from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, numbers_per_datum, slices
-from ppl_vae.evidence.log_evidence import MANY
+from ppl_vae.evidence.measured_elbo import elbo
 from ppl_vae.pair import Pair
-from ppl_vae.pair.axis import sample_sites
-from ppl_vae.pair.handlers import has_density
-from ppl_vae.pair.particles import outward
-from ppl_vae.pair.table import num_codes, tabulate
+from ppl_vae.pair.centers import encode, lines
 from ppl_vae.plots.of_fit import FitPlots
 from ppl_vae.training import Trainer
+from ppl_vae.training.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ppl_vae.data.rows import Rows
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-class Fit(Pair):
-    """A fitted pair. It is a :class:`~ppl_vae.pair.Pair`, so all of ``evidence`` and ``diagnostics`` takes it.
+def _passed_on(method: Callable[Concatenate[Pair, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """A method of the pair as one of the fit."""
+
+    @functools.wraps(method)
+    def call(self: Fit, *args: P.args, **kwargs: P.kwargs) -> R:
+        found: R = getattr(self.pair, method.__name__)(*args, **kwargs)  # looked up: a subclass may have its own
+        return found
+
+    return call
+
+
+def _of_pair(name: str) -> Any:
+    return property(lambda self: getattr(self.pair, name), doc=f"``pair.{name}``.")
+
+
+class Fit:
+    """A fitted pair: ``evidence`` and ``diagnostics`` take it as they take a :class:`~ppl_vae.pair.Pair`.
 
     Attributes:
-        ended: how the run ended: "completed", "interrupted", "early stopping", "non-finite".
+        pair: the pair, with its parameters as they are now.
         config: names and numbers of the fit, as the run folder keeps them.
     """
 
-    config: dict[str, Any]
-    _trainer: Trainer | None
-    _record: dict[str, Any]  # of a loaded fit: what its run was
+    _trainer: Trainer | None = None
 
-    @classmethod
-    def of(cls, pair: Pair) -> Fit:
-        """A fit that shares the parameters of ``pair``."""
-        fit = cls.__new__(cls)
-        fit.__dict__.update(pair.__dict__)
-        fit.__dict__.pop("plot", None)
-        fit._trainer, fit.config, fit._record = None, {}, {"ended": "by hand"}
-        return fit
+    def __init__(self, pair: Pair, record: Record | None = None, config: dict[str, Any] | None = None) -> None:
+        self.pair, self.config, self._record = pair, config or {}, record or Record()
 
     def attach(self, trainer: Trainer, config: dict[str, Any]) -> None:
         """Take the run that fits this pair, and what it is called."""
         self._trainer, self.config = trainer, config
 
-    def restore(self, config: dict[str, Any], state: dict[str, Any] | None) -> None:
-        """Take what a run folder says of the run that made this fit."""
-        rows = (state or {}).get("history", {}).get("rows", [])
-        saved = [row for row in rows if row["epoch"] < config["run"]["epochs"]]  # a later checkpoint has more
-        self.config, self._record = dict(config["fit"]), {**config["run"], "rows": saved}
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds: the pair and the record; not the run, which is bound to its process."""
+        return {"pair": self.pair, "config": self.config, "_record": self.record}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Fit:
+        return Fit(copy.deepcopy(self.pair, memo), copy.deepcopy(self.record, memo), copy.deepcopy(self.config, memo))
+
+    def release(self) -> Fit:
+        """Let go of the run and its data: of them the record is left, and two rows to run the pair on."""
+        self._record, self._trainer = self.record, None
+        if self.pair.template is not None:
+            self.pair.template = self.pair.template.take(torch.arange(min(2, len(self.pair.template))))
+        return self
+
+    # -- the pair ------------------------------------------------------------------------------------------------------
+
+    model, guide, device, dtype = _of_pair("model"), _of_pair("guide"), _of_pair("device"), _of_pair("dtype")
+    params, parameters = _of_pair("params"), _of_pair("parameters")
+    latents, observed, summed = _of_pair("latents"), _of_pair("observed"), _of_pair("summed")
+    layout, data_plate, sites, scope = _of_pair("layout"), _of_pair("data_plate"), _of_pair("sites"), _of_pair("scope")
+    has_global_latents, is_exact = _of_pair("has_global_latents"), _of_pair("is_exact")
+    counts_volume, initialized = _of_pair("counts_volume"), _of_pair("initialized")
+    parameters_by_name, buffers_by_name = _passed_on(Pair.parameters_by_name), _passed_on(Pair.buffers_by_name)
+    frozen_by_name, rows, takes = _passed_on(Pair.frozen_by_name), _passed_on(Pair.rows), _passed_on(Pair.takes)
+    draw, draw_prior = _passed_on(Pair.draw), _passed_on(Pair.draw_prior)
+    log_joint, log_guide = _passed_on(Pair.log_joint), _passed_on(Pair.log_guide)
+    unconstrain, constrain = _passed_on(Pair.unconstrain), _passed_on(Pair.constrain)
+    density = _passed_on(Pair.density)
+    simulate, predict = _passed_on(Pair.simulate), _passed_on(Pair.predict)
+    template_state = _passed_on(Pair.template_state)
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
     def explain(self) -> Explanation:
         """How the steps of the run were made (eager, or captured and compiled), and why. Print it."""
-        return self._trainer.compilation.explain() if self._trainer is not None else Explanation([])
+        compilation = getattr(getattr(self._trainer, "make", None), "compilation", None)
+        return compilation.explain() if compilation is not None else Explanation([])
 
     @property
     def has_run(self) -> bool:
@@ -77,44 +109,47 @@ class Fit(Pair):
         """The run behind this fit.
 
         Raises:
-            RuntimeError: for a fit that was loaded, or a pair stepped by hand.
+            RuntimeError: for a fit that was loaded or copied, or a pair stepped by hand.
         """
         if self._trainer is None:
             raise RuntimeError(
-                "Fit: the run that made this fit is not at hand (it was loaded, or stepped by hand); to go on from "
-                "a run folder, call VariationalEM(model, guide, ...).fit(data, ..., checkpoint=folder, resume=True)"
+                "Fit: the run that made this fit is not at hand (it was loaded, copied, released or stepped by hand); "
+                "to go on from a run folder, call VariationalEM(model, guide, ...).fit(data, ..., checkpoint=folder, "
+                "resume=True)"
             )
         return self._trainer
 
-    def _rows(self) -> list[dict[str, Any]]:
-        return self._trainer.history.rows if self._trainer is not None else self._record.get("rows", [])
+    @property
+    def record(self) -> Record:
+        """The account of the run: how it ended, how long it was, its history."""
+        return Record.of(self._trainer) if self._trainer is not None else self._record
 
     @property
     def history(self) -> pd.DataFrame:
         """One row an epoch: ``objective``, ``elbo``, ``reconstruction``, ``kl`` and ``val_*``, nats per datum."""
         import pandas as pd
 
-        return pd.DataFrame(self._rows())
+        return pd.DataFrame(self.record.table.columns())
 
     @property
     def ended(self) -> str:
         """How the run ended."""
-        return self._trainer.ended if self._trainer is not None else str(self._record["ended"])
+        return self.record.ended
 
     @property
     def steps(self) -> int:
-        """Gradient steps made in all."""
-        return self._trainer.step if self._trainer is not None else int(self._record.get("steps", 0))
+        """Steps made in all."""
+        return self.record.steps
 
     @property
     def epochs(self) -> int:
         """Epochs completed in all."""
-        return self._trainer.epoch if self._trainer is not None else int(self._record.get("epochs", 0))
+        return self.record.epochs
 
     @property
     def seconds(self) -> float:
         """Wall time of the run in seconds."""
-        return self._trainer.seconds if self._trainer is not None else float(self._record.get("seconds", 0.0))
+        return self.record.seconds
 
     def resume(self, *, epochs: int | None = None, steps: int | None = None, progress: bool = True) -> Fit:
         """Go on for so many more epochs or steps: the end is bit-identical to one longer run."""
@@ -125,50 +160,27 @@ class Fit(Pair):
     # -- how good ------------------------------------------------------------------------------------------------------
 
     def elbo(self, data: Any = None, *, num_samples: int = 64, seed: int = 0) -> Tensor:
-        """The ELBO of each datum at beta = 1, averaged over draws: (N,) nats, float64; () with global latents.
-
-        Exact, without draws, for discrete latents of at most 4096 joint values; one draw is exact for a flow.
-        """
-        rows = self.rows(data)
-        self.initialize(rows)
-        if self.is_exact:
-            num_samples = 1
-        if (count := num_codes(self) or MANY) < MANY:
-            return self._exact_elbo(rows, count)
-        plan = Plan.of(self, rows, num_samples, MAX_ELEMENTS)
-        found = []
-        for place, chunk in plan.row_chunks(rows):
-            total: Any = 0.0
-            for piece in slices(num_samples, plan.draws):
-                noise = fold(seed, "elbo", place.start, piece.start)
-                total = total + self.draw(chunk, piece.stop - piece.start, seed=noise).log_weight.sum(0)
-            found.append(total / num_samples)
-        return torch.cat(found) if found[0].dim() else found[0]
-
-    def _exact_elbo(self, rows: Rows, num_codes: int) -> Tensor:
-        some = max(1, MAX_ELEMENTS // (num_codes * numbers_per_datum(self, rows)))
-        with self.evaluating(0):
-            parts = [tabulate(self, rows.take(place).batch()).elbo for place in slices(len(rows), some)]
-        return torch.cat(parts).double().cpu()
+        """The ELBO of each datum at beta = 1: (N,) nats; () with global latents. See ``evidence.elbo``."""
+        return elbo(self.pair, data, num_samples=num_samples, seed=seed)
 
     def log_evidence(self, data: Any = None, estimator: Any = None, *, seed: int = 0) -> Evidence:
-        """Log p(x) of each datum: exact where few codes are all latents, else by ``ImportanceWeighted(1000)``.
+        """Log p(x) of each datum: exact where it can be had, else by ``ImportanceWeighted(1000)``.
 
         See ``evidence.log_evidence``.
         """
-        return log_evidence(self, data, estimator, seed=seed)
+        return log_evidence(self.pair, data, estimator, seed=seed)
 
     def to_inference_data(self, data: Any = None, **options: Any) -> Any:
         """The posterior for ArviZ; see ``diagnostics.to_inference_data``."""
         from ppl_vae.diagnostics import to_inference_data
 
-        return to_inference_data(self, data, **options)
+        return to_inference_data(self.pair, data, **options)
 
     def verdict(self, data: Any = None, **options: Any) -> Any:
         """How good it is in plain words; see ``diagnostics.verdict``."""
         from ppl_vae.diagnostics import verdict
 
-        return verdict(self, data, **options)
+        return verdict(self.pair, data, **options)
 
     # -- latents and data ----------------------------------------------------------------------------------------------
 
@@ -183,32 +195,9 @@ class Fit(Pair):
             sample: draw from q(z | x) instead.
             seed: of the draws.
         """
-        if sample:
-            return _single({name: value[0] for name, value in self.draw(data, 1, seed=seed).values.items()})
-        batch = self._as_batch(data)
-        with self.evaluating(seed):
-            sites = dict(sample_sites(self.run(batch).guide_trace))
-            derived = any(site["infer"].get("is_auxiliary") for site in sites.values() if has_density(site))
-            first = next(iter(self._guide_sites), None)
-            known = [name for name in self.latents if name == first and not derived]
-            found = {name: self._center(sites[name], name) for name in known}
-        missing = [name for name in self.latents if found.get(name) is None]
-        if missing:
-            draws = self.draw(data, 256, seed=seed).values
-            found |= {name: _center_of_draws(draws[name]) for name in missing}
-        return _single({name: found[name] for name in self.latents})
-
-    def _center(self, site: Mapping[str, Any], name: str) -> Tensor | None:
-        """The mean of a site's distribution, or its mode if it is discrete; None where it has none."""
-        latent = self.latents[name]
-        try:
-            center = site["fn"].mode if latent.is_discrete else site["fn"].mean
-        except NotImplementedError:
-            return None
-        if not bool(torch.isfinite(center).all()):
-            return None
-        center = center.expand(site["value"].shape).to(site["value"].dtype)
-        return outward(center, latent, self.layout, False)[0].detach().cpu()
+        rows = self.pair.rows(data)
+        self.pair.require_whole_rows(rows)
+        return _single(encode(self.pair, rows, sample=sample, seed=seed))
 
     def codes(self, data: Any, site: str | None = None, *, seed: int = 0) -> Tensor:
         """The most probable class of each discrete latent: (N, M) long; see ``diagnostics.codes``.
@@ -222,11 +211,11 @@ class Fit(Pair):
         """
         from ppl_vae.diagnostics import codes
 
-        return codes(self, data, site, seed=seed)
+        return codes(self.pair, data, site, seed=seed)
 
     def decode(self, latents: Any, *, mean: bool = True, seed: int = 0) -> Any:
         """The data that latents stand for: the mean of p(x | z) or a draw; (n, ...) by observed site."""
-        given = self._as_values(latents)
+        given = self.pair.as_values(latents)
         if unknown := sorted(set(given) - set(self.latents)):
             raise ValueError(f"decode: the latent sites are {sorted(self.latents)}, got {unknown}")
         sizes = [len(v) for name, v in given.items() if self.latents[name].is_local]
@@ -250,21 +239,11 @@ class Fit(Pair):
 
     def interpolate(self, first: Any, second: Any, steps: int = 8) -> Any:
         """Decode the straight line between the codes of two sets of N data: (N, steps, ...)."""
-        self.require_local("interpolate")
-        if steps < 2:
-            raise ValueError(f"interpolate: steps must be at least 2, got {steps}")
-        start, end = self.encode(first), self.encode(second)
-        if isinstance(start, dict):
-            raise ValueError(f"interpolate: one latent site is required, got {sorted(start)}")
-        if not start.is_floating_point():
-            raise ValueError("interpolate: a continuous latent is required; between two codes there is no line")
-        if start.shape != end.shape:
-            raise ValueError(f"interpolate: equally many rows are required, got {len(start)} and {len(end)}")
-        line = torch.stack([torch.lerp(start, end, float(w)) for w in torch.linspace(0, 1, steps)], 1)
-        decoded = self.decode(line.flatten(0, 1))
+        self.pair.sites.require_local("interpolate")
+        decoded = self.decode(lines(self.encode(first), self.encode(second), steps).flatten(0, 1))
         if isinstance(decoded, dict):
-            return {name: value.unflatten(0, (len(start), steps)) for name, value in decoded.items()}
-        return decoded.unflatten(0, (len(start), steps))
+            return {name: value.unflatten(0, (-1, steps)) for name, value in decoded.items()}
+        return decoded.unflatten(0, (-1, steps))
 
     # -- to keep -------------------------------------------------------------------------------------------------------
 
@@ -290,7 +269,7 @@ class Fit(Pair):
 
     def summary(self) -> dict[str, str]:
         """What was fitted, for how long, how it ended, and the last numbers, as words."""
-        config, rows = self.config, self._rows()
+        config, table = self.config, self.record.table
         words = {
             "pair": f"{config.get('model', _short(self.model))} / {config.get('guide', _short(self.guide))}",
             "parameters": f"{sum(leaf.numel() for leaf in self.parameters_by_name().values()):,}",
@@ -301,11 +280,9 @@ class Fit(Pair):
             words["data"] = f"{config['num_data']} rows" + (
                 f" in batches of {config['batch_size']}" if config.get("batch_size") else ""
             )
-        if rows:
-            names = ("objective", "elbo", "reconstruction", "kl", "val_elbo")
-            words["last epoch"] = (
-                ", ".join(f"{n} {rows[-1][n]:.3f}" for n in names if n in rows[-1]) + " nats per datum"
-            )
+        if len(table):
+            names, last = ("objective", "elbo", "reconstruction", "kl", "val_elbo"), table[-1]
+            words["last epoch"] = ", ".join(f"{n} {last[n]:.3f}" for n in names if n in last) + " nats per datum"
         return {key: value for key, value in words.items() if value}
 
     def __repr__(self) -> str:
@@ -316,13 +293,6 @@ class Fit(Pair):
             f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in self.summary().items()
         )
         return f"<table><caption>Fit</caption>{cells}</table>"
-
-
-def _center_of_draws(draws: Tensor) -> Tensor:
-    """The mean over draws (S, ...), or the most frequent value of whole numbers."""
-    if not draws.is_floating_point() or bool((draws == draws.round()).all()):
-        return draws.mode(0).values
-    return draws.double().mean(0).to(draws.dtype)
 
 
 def _single(values: dict[str, Any]) -> Any:

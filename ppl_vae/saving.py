@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.pair import Pair
+from ppl_vae.pair.parameters import buffers_of
 from ppl_vae.storage import RunFolder, StorageError, environment
 
 CONFIG_FORMAT = 1
@@ -37,19 +38,35 @@ def save_fit(
         FileExistsError: the folder holds a run and ``overwrite`` is False.
     """
     run = RunFolder(folder).claim(overwrite=overwrite)
+    weights = {name: tensor.detach() for name, tensor in tensors_of(fit).items()}
     files: dict[str, Any] = {
         RunFolder.CONFIG: _config(fit, recipe),
-        RunFolder.MODEL: {name: tensor.detach() for name, tensor in tensors_of(fit).items()},
+        RunFolder.MODEL: weights,
         RunFolder.HISTORY: fit.history.to_csv(index=False),
         RunFolder.ENVIRONMENT: environment(),
         RunFolder.README: _card(fit),
     }
-    looked_at = {"template": fit.template_state(), "history": {"rows": fit.history.to_dict("records")}}
-    files[RunFolder.STATE] = fit.trainer.state() if fit.has_run else looked_at
+    files[RunFolder.STATE] = _state(fit, weights)
     if data is not None:
         files[RunFolder.POSTERIOR] = _posterior_writer(fit, data)
     run.write({**files, **(extra or {})}, keep=False)
     return folder
+
+
+def _state(fit: Any, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The state of the run. Weights stand once in a folder: those that are the model file's own are left to it.
+
+    Where a callback has given the pair other parameters (those of the best epoch), the state has its own.
+    """
+    if not fit.has_run:
+        return {"template": fit.template_state(), "history": {"table": fit.record.table.state()}}
+    state = fit.trainer.state()
+    apart = {name: tensor for name, tensor in state["tensors"].items() if not _is_in(weights, name, tensor)}
+    return {**state, "weights_apart": True, "tensors": apart}
+
+
+def _is_in(weights: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:
+    return name in weights and weights[name].dtype == tensor.dtype and torch.equal(weights[name], tensor)
 
 
 def tensors_of(pair: Pair) -> dict[str, Tensor]:
@@ -100,6 +117,12 @@ def read_config(folder: RunFolder) -> dict[str, Any]:
     return config
 
 
+def _not_persistent(pair: Pair) -> set[str]:
+    """Buffers that earlier builds wrote, and whose modules do not keep them."""
+    every = {f"buffer.{name}" for name in buffers_of(pair.model, pair.guide, every=True)}
+    return every - {f"buffer.{name}" for name in pair.buffers_by_name()}
+
+
 def put_weights(pair: Pair, folder: RunFolder) -> None:
     """Copy the folder's weights into the pair's own tensors.
 
@@ -108,8 +131,8 @@ def put_weights(pair: Pair, folder: RunFolder) -> None:
     """
     saved, live = folder.read_tree(RunFolder.MODEL), tensors_of(pair)
     path = folder.path / RunFolder.MODEL
-    if set(saved) != set(live):
-        missing, unknown = sorted(set(live) - set(saved)), sorted(set(saved) - set(live))
+    missing, unknown = sorted(set(live) - set(saved)), sorted(set(saved) - set(live) - _not_persistent(pair))
+    if missing or unknown:
         raise StorageError(path, f"it is of another pair: no weights for {missing}, unknown {unknown}")
     for name, tensor in live.items():
         if saved[name].shape != tensor.shape:

@@ -41,6 +41,7 @@ BENCHMARKS = {
     "flow_speed.py": "ours over the fastest eager peer",
     "step_anatomy.py": "one call of the graph",
     "training_speed.py": "Pyro SVI",
+    "walls.py": "first fit of a process",
 }
 
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w])", re.IGNORECASE)

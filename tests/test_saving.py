@@ -390,3 +390,108 @@ def test_a_model_with_named_data_plate_is_loaded(tmp_path):
     again = ppl_vae.load(tmp_path / "run", *pair())
     assert again.data_plate == "rows"
     assert torch.equal(fit.elbo(data()), again.elbo(data()))
+
+
+# weights stand once
+
+
+def tensors_in(path) -> int:
+    """Numbers that a file of tensors holds."""
+    from safetensors.torch import load_file
+
+    return sum(tensor.numel() for tensor in load_file(path).values())
+
+
+def test_weights_stand_once_in_a_run_folder(tmp_path):
+    """The state of a run by Adam is two numbers a weight, and the weights are those of the model file."""
+    fit = Run()(2 * PER_EPOCH)
+    fit.save(tmp_path / "run")
+    weights = sum(leaf.numel() for leaf in fit.parameters_by_name().values())
+    assert tensors_in(tmp_path / "run" / RunFolder.MODEL) >= weights
+    assert 2 * weights < tensors_in(tmp_path / "run" / RunFolder.STATE) < 3 * weights
+
+
+def test_the_best_epoch_and_the_last_are_both_kept(tmp_path):
+    """The model file has the best parameters, the state those from which a run goes on."""
+    run = Run(callbacks=lambda: [KeepBest(metric="elbo")], em={"lr": 0.4})
+    fit = run(6 * PER_EPOCH)
+    assert int(fit.history["elbo"].idxmax()) < 5
+    fit.save(tmp_path / "run")
+    again = run(8 * PER_EPOCH, folder=tmp_path / "run", resume=True, start=1)
+    assert differences(snapshot(run(8 * PER_EPOCH)), snapshot(again)) == []
+    loaded = ppl_vae.load(tmp_path / "run", *networks(3))
+    assert all(torch.equal(value, fit.params[name]) for name, value in loaded.params.items())
+
+
+def test_a_saved_run_goes_on_to_the_bit(tmp_path):
+    """Its state alone has no weights; after a checkpoint it has, and the model file is another's."""
+    whole = Run()(10)
+    Run()(6).save(tmp_path / "run")
+    cut = Run()(8, folder=tmp_path / "run", resume=True, start=1)
+    assert cut.steps == 8
+    again = Run()(10, folder=tmp_path / "run", resume=True, start=2)
+    assert differences(snapshot(whole), snapshot(again)) == []
+
+
+def test_a_state_whose_model_file_is_anothers_is_refused(tmp_path):
+    Run()(6).save(tmp_path / "run")
+    Run()(7, start=1).save(tmp_path / "other")
+    (tmp_path / "run" / RunFolder.MODEL).write_bytes((tmp_path / "other" / RunFolder.MODEL).read_bytes())
+    with pytest.raises(StorageError, match="does not match the manifest"):
+        Run()(8, folder=tmp_path / "run", resume=True)
+
+
+def test_a_state_of_a_layout_to_come_is_refused_by_name(tmp_path):
+    from ppl_vae.storage import load_tree, save_tree
+
+    Run()(4, folder=tmp_path)
+    path = tmp_path / RunFolder.STATE
+    save_tree(path, {**load_tree(path), "format": 99})
+    with pytest.raises(StorageError, match="a state of format 1 or 2 is required, got 99"):
+        Run()(8, folder=tmp_path, resume=True)
+
+
+class Scratch(nn.Module):
+    """A layer with a buffer that it does not keep, and does not need."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(2, 3)
+        self.register_buffer("seen", torch.zeros(5), persistent=False)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, z):
+        if self.training:
+            self.seen.add_(1.0)
+            self.count.add_(1.0)
+        return self.net(z)
+
+
+def scratch(start: int = 0):
+    model, guide = plain(start)
+    with seeded(start):
+        model.decoder = Scratch()
+    return model, guide
+
+
+def test_buffers_that_are_not_persistent_are_not_written(tmp_path):
+    fit = VariationalEM(*scratch()).fit(data(), steps=3, progress=False, checkpoint=tmp_path / "c")
+    assert [name for name in fit.buffers_by_name() if "decoder" in name] == ["model.decoder.count"]
+    fit.save(tmp_path / "run")
+    loaded = ppl_vae.load(tmp_path / "run", *scratch(1))
+    assert float(loaded.model.decoder.count) == 3
+    assert float(loaded.model.decoder.seen.sum()) == 0
+
+
+def test_folders_in_which_they_were_written_still_load(tmp_path, monkeypatch):
+    """As the builds before this one did."""
+    from ppl_vae.pair import parameters
+
+    kept = parameters.buffers_of
+    with monkeypatch.context() as patch:
+        patch.setattr("ppl_vae.pair.pair.buffers_of", lambda *fns: kept(*fns, every=True))
+        old = VariationalEM(*scratch())
+        old.fit(data(), steps=3, progress=False, checkpoint=tmp_path / "c").save(tmp_path / "run")
+    assert float(ppl_vae.load(tmp_path / "run", *scratch(1)).model.decoder.count) == 3
+    fit = VariationalEM(*scratch(1)).fit(data(), steps=5, progress=False, checkpoint=tmp_path / "c", resume=True)
+    assert float(fit.model.decoder.count) == 5

@@ -17,8 +17,9 @@ from ppl_vae.data.mnist import load_mnist  # isort: skip
 # Densities on the plane, known exactly
 from ppl_vae.data.toy import TOYS, CheckerboardSquares, Corners, EightGaussians, FourCircles, Toy  # isort: skip
 
-# Rows in memory and what one call of a pair sees
-from ppl_vae.data.rows import Batch, Rows  # isort: skip
+# Rows in memory, rows that stay where they are, and what one call of a pair sees
+from ppl_vae.data.rows import Batch, Column, Rows  # isort: skip
+from ppl_vae.data.source import Source, source_of  # isort: skip
 
 # A random transform of each batch
 from ppl_vae.data.batches import dynamic_binarization  # isort: skip
@@ -27,11 +28,13 @@ __all__ = [
     "TOYS",
     "Batch",
     "CheckerboardSquares",
+    "Column",
     "Corners",
     "Dataset",
     "EightGaussians",
     "FourCircles",
     "Rows",
+    "Source",
     "Toy",
     "dynamic_binarization",
     "load_digits",
@@ -39,4 +42,5 @@ __all__ = [
     "load_iris",
     "load_mnist",
     "load_wine",
+    "source_of",
 ]

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ppl_vae._random import fold, generator, isolated_rng
 from ppl_vae.data.rows import Batch, Rows
+from ppl_vae.data.source import Source
+
+LAST_BATCH = ("keep", "drop", "even")
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -41,82 +43,83 @@ class Batches(ABC):
         return {"num_data": self.num_data, "batches_per_epoch": self.per_epoch}
 
 
-class InMemoryBatches(Batches):
-    """Rows that lie on the device and are indexed there; the last batch of an epoch may be smaller.
+class SourceBatches(Batches):
+    """Rows of a source, in an order of (seed, epoch).
 
     Args:
-        rows: the data, already on the device.
+        source: N rows; those in memory already lie on the device, and are indexed there.
         batch_size: B; None (or B >= N) gives all rows at once, in their own order.
         with_index: give each batch its row numbers.
+        last_batch: what becomes of the N mod B rows that are over at the end of an epoch: "keep" makes a smaller batch
+            of them; "drop" leaves them out (others in each epoch); "even" makes as many batches as "keep", whose
+            sizes differ by at most one row, so that none is so small that batch normalization fails on it.
     """
 
-    def __init__(self, rows: Rows, batch_size: int | None, *, with_index: bool = False) -> None:
+    def __init__(
+        self, source: Source, batch_size: int | None, *, with_index: bool = False, last_batch: str = "keep"
+    ) -> None:
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise ValueError(f"batch_size must be a whole number, at least 1, got {batch_size}")
-        self.rows, self.num_data, self.with_index = rows, len(rows), with_index
-        whole = batch_size is None or batch_size >= len(rows)
+        if last_batch not in LAST_BATCH:
+            raise ValueError(f"last_batch must be one of {', '.join(map(repr, LAST_BATCH))}, got {last_batch!r}")
+        self.source, self.num_data, self.with_index, self.last_batch = source, len(source), with_index, last_batch
+        whole = batch_size is None or batch_size >= len(source)
         self.batch_size = None if whole else batch_size
-        self.per_epoch = 1 if self.batch_size is None else -(-len(rows) // self.batch_size)
-        self._device = next((t.device for t in (*rows.args, *rows.kwargs.values())), torch.device("cpu"))
+        self.per_epoch = self._count()
+        tensors = (*source.args, *source.kwargs.values()) if isinstance(source, Rows) else ()
+        self._device = next((t.device for t in tensors), None)
+        self._order: tuple[tuple[int, int], Tensor] | None = None
+
+    def _count(self) -> int:
+        if self.batch_size is None:
+            return 1
+        return self.num_data // self.batch_size if self.last_batch == "drop" else -(-self.num_data // self.batch_size)
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch: a permutation drawn from (seed, epoch), cut into pieces."""
+        for position in range(start, self.per_epoch):
+            yield self.at(seed, epoch, position)
+
+    def at(self, seed: int, epoch: int, position: int) -> Batch:
+        """One batch, found by its place."""
         if self.batch_size is None:
-            if start < 1:
-                yield self._whole()
-            return
-        order = torch.randperm(self.num_data, generator=generator(seed, "permutation", epoch)).to(self._device)
-        for index in order.split(self.batch_size)[start:]:
-            args = tuple(t.index_select(0, index) for t in self.rows.args)
-            kwargs = {name: t.index_select(0, index) for name, t in self.rows.kwargs.items()}
-            yield Batch(args, kwargs, index if self.with_index else None, self.num_data)
+            return self._whole()
+        index = self._permutation(seed, epoch)[self._place(position)]
+        rows = self.source.take(index)
+        # N rows are stood for, also where some are dropped: which ones is random, so that the mean is that of all.
+        return Batch(rows.args, rows.kwargs, rows.index if self.with_index else None, self.num_data)
+
+    def _place(self, position: int) -> slice:
+        if self.last_batch != "even":
+            return slice(position * self.batch_size, (position + 1) * self.batch_size)  # type: ignore[operator]
+        first, last = (i * self.num_data // self.per_epoch for i in (position, position + 1))
+        return slice(first, last)
+
+    def _permutation(self, seed: int, epoch: int) -> Tensor:
+        """The order of an epoch, drawn once."""
+        if self._order is None or self._order[0] != (seed, epoch):
+            order = torch.randperm(self.num_data, generator=generator(seed, "permutation", epoch))
+            self._order = (seed, epoch), order if self._device is None else order.to(self._device)
+        return self._order[1]
 
     def first_rows(self, count: int, seed: int) -> Rows:
         """The first rows."""
-        return self.rows.take(slice(0, count))
+        return self.source.take(slice(0, count))
 
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must find again."""
-        few = self.rows.take(slice(0, 256))
+        few = self.source.take(slice(0, 256)) if self.num_data else Rows()
         return {
             **super().fingerprint(),
             "batch_size": self.batch_size,
+            **({} if self.last_batch == "keep" else {"last_batch": self.last_batch}),
             "first_rows": [_checksum(tensor) for tensor in (*few.args, *few.kwargs.values())],
         }
 
     def _whole(self) -> Batch:
+        whole = self.source.batch()
         index = torch.arange(self.num_data, device=self._device) if self.with_index and self.num_data else None
-        return Batch(self.rows.args, self.rows.kwargs, index, self.num_data or None)
-
-
-class LoaderBatches(Batches):
-    """A torch ``DataLoader``: its own batches, shuffled from (seed, epoch)."""
-
-    def __init__(self, loader: DataLoader[Any], place: Callable[[Any], Rows]) -> None:
-        try:
-            chosen = loader.dataset if loader.batch_size is None else loader.sampler  # a sampler may leave rows out
-            self.num_data, self.per_epoch = len(chosen), len(loader)  # type: ignore[arg-type]
-        except TypeError:
-            raise ValueError(
-                "fit: a DataLoader over a data set with a length is required, got an iterable one"
-            ) from None
-        self.loader, self._place = loader, place
-
-    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The loader's batches of an epoch; those before ``start`` are read and dropped."""
-        key, batches = fold(seed, "permutation", epoch), None
-        for own in (self.loader.generator, getattr(self.loader.sampler, "generator", None)):
-            if own is not None:
-                own.manual_seed(key)
-        for position in range(self.per_epoch):
-            with isolated_rng(fold(key, position)):  # a sampler draws its order here, a data set perhaps noise
-                batches = iter(self.loader) if batches is None else batches
-                batch = next(batches, None)
-            if batch is None:
-                raise ValueError(f"fit: the DataLoader's length is {self.per_epoch}, but it gave {position} batches")
-            if position >= start:
-                rows = self._place(tuple(batch) if isinstance(batch, list) else batch)
-                yield Batch(rows.args, rows.kwargs, None, self.num_data)
+        return Batch(whole.args, whole.kwargs, index, self.num_data or None)
 
 
 class TransformedBatches(Batches):

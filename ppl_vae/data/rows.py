@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Rows"]
+__all__ = ["Batch", "Column", "Rows"]
+
+
+class Column(NamedTuple):
+    """One tensor of the data: its place or name, its kind (``torch.float32``, ...), and the shape of a row of it."""
+
+    name: int | str
+    dtype: torch.dtype
+    shape: torch.Size
 
 
 @dataclass(frozen=True)
@@ -53,10 +61,13 @@ class Rows:
     index: Tensor | None = None
 
     @classmethod
-    def of(cls, data: Any, *, name: str = "data", dtype: torch.dtype | None = None) -> Rows:
+    def of(
+        cls, data: Any, *, name: str = "data", dtype: torch.dtype | None = None, numbers: Tensor | None = None
+    ) -> Rows:
         """Make rows of a tensor, array, data frame, a tuple or dictionary of these, a ``TensorDataset``, or None.
 
-        Fractions that are no tensor yet take ``dtype``, or torch's default.
+        Fractions that are no tensor yet take ``dtype``, or torch's default. ``numbers`` are those that the rows have
+        in a larger whole.
 
         Raises:
             ValueError: for no rows, different lengths, numbers that are NaN (with row and column), or objects.
@@ -65,18 +76,28 @@ class Rows:
             return data
         if data is None:
             return cls()
+        if isinstance(data, torch.utils.data.TensorDataset):
+            data = data.tensors
+
+        def part(value: Any, place: str, *, allow_nan: bool = False) -> Tensor:
+            return _tensor(value, f"{name}{place}", dtype, numbers, allow_nan=allow_nan)
+
         if isinstance(data, Mapping):
             masked = "mask" in data  # what is masked out may be NaN; the model fills it
-            rows = cls((), {k: _tensor(v, f"{name}[{k!r}]", dtype, allow_nan=masked) for k, v in data.items()})
+            rows = cls((), {k: part(v, f"[{k!r}]", allow_nan=masked) for k, v in data.items()}, numbers)
             rows._check_masked(name)
-        elif isinstance(data, torch.utils.data.TensorDataset):
-            rows = cls(tuple(_tensor(t, f"{name}[{i}]", dtype) for i, t in enumerate(data.tensors)))
         elif isinstance(data, tuple):
-            rows = cls(tuple(_tensor(value, f"{name}[{i}]", dtype) for i, value in enumerate(data)))
+            rows = cls(tuple(part(value, f"[{i}]") for i, value in enumerate(data)), {}, numbers)
         else:
-            rows = cls((_tensor(data, name, dtype),))
+            rows = cls((part(data, ""),), {}, numbers)
         rows._check(name)
         return rows
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What a row consists of: name, kind and shape of each tensor."""
+        named: list[tuple[Any, Tensor]] = [*enumerate(self.args), *self.kwargs.items()]
+        return tuple(Column(name, t.dtype, t.shape[1:]) for name, t in named)
 
     def _tensors(self) -> list[Tensor]:
         return [*self.args, *self.kwargs.values()]
@@ -92,9 +113,9 @@ class Rows:
         mask = self.kwargs.get("mask")
         for key, value in self.kwargs.items():
             if mask is not None and value.shape == mask.shape and value.is_floating_point():
-                _refuse_nan(value.masked_fill(~mask.bool(), 0.0), f"{name}[{key!r}]", None)
+                _refuse_nan(value.masked_fill(~mask.bool(), 0.0), f"{name}[{key!r}]", None, self.index)
             elif mask is not None:
-                _refuse_nan(value, f"{name}[{key!r}]", None)
+                _refuse_nan(value, f"{name}[{key!r}]", None, self.index)
 
     def __len__(self) -> int:
         tensors = self._tensors()
@@ -102,10 +123,12 @@ class Rows:
 
     def take(self, index: Tensor | slice) -> Rows:
         """The rows at ``index`` (a slice or a long tensor); they remember their numbers in the whole."""
-        numbers = torch.arange(len(self)) if self.index is None else self.index
         if isinstance(index, Tensor):
-            numbers = numbers.to(index.device)
-        return Rows(tuple(t[index] for t in self.args), {k: t[index] for k, t in self.kwargs.items()}, numbers[index])
+            numbers = index if self.index is None else self.index.to(index.device)[index]
+            args = tuple(t.index_select(0, index) for t in self.args)
+            return Rows(args, {k: t.index_select(0, index) for k, t in self.kwargs.items()}, numbers)
+        numbers = torch.arange(*index.indices(len(self))) if self.index is None else self.index[index]
+        return Rows(tuple(t[index] for t in self.args), {k: t[index] for k, t in self.kwargs.items()}, numbers)
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Rows:
         """Move to a device; ``dtype`` converts floating tensors only."""
@@ -121,7 +144,9 @@ class Rows:
         return Batch(self.args, self.kwargs, self.index, num_data if num_data is not None else (len(self) or None))
 
 
-def _tensor(value: Any, name: str, dtype: torch.dtype | None, *, allow_nan: bool = False) -> Tensor:
+def _tensor(
+    value: Any, name: str, dtype: torch.dtype | None, numbers: Tensor | None = None, *, allow_nan: bool = False
+) -> Tensor:
     """One part of the data as a tensor, checked for NaN."""
     columns: Sequence[Any] | None = getattr(value, "columns", None)
     if not isinstance(value, Tensor):
@@ -129,7 +154,7 @@ def _tensor(value: Any, name: str, dtype: torch.dtype | None, *, allow_nan: bool
     if not value.dim():
         raise ValueError(f"{name}: rows along axis 0 are required, got a single number")
     if not allow_nan:
-        _refuse_nan(value, name, columns)
+        _refuse_nan(value, name, columns, numbers)
     return value
 
 
@@ -145,10 +170,11 @@ def _from_array(value: Any, name: str, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def _refuse_nan(value: Tensor, name: str, columns: Sequence[Any] | None) -> None:
+def _refuse_nan(value: Tensor, name: str, columns: Sequence[Any] | None, numbers: Tensor | None) -> None:
     if not value.is_floating_point() or not bool(value.isnan().any()):
         return
     place = [int(i) for i in value.isnan().nonzero()[0]]
+    row = place[0] if numbers is None else int(numbers[place[0]])
     column = "" if len(place) < 2 else f", column {columns[place[1]] if columns is not None else place[1:]}"
     column = column.replace("[", "").replace("]", "")
-    raise ValueError(f"{name}: no NaN is allowed, found one at row {place[0]}{column}")
+    raise ValueError(f"{name}: no NaN is allowed, found one at row {row}{column}")

@@ -8,17 +8,16 @@ import numpy as np
 
 from ppl_vae.diagnostics.posterior_table import posterior_table
 from ppl_vae.diagnostics.usage import CodeUsage, class_probabilities, discrete_sites
-from ppl_vae.evidence.log_evidence import MANY
-from ppl_vae.pair.table import num_codes
+from ppl_vae.pair.table import few_codes
 
 if TYPE_CHECKING:
-    from ppl_vae.data.rows import Rows
+    from ppl_vae.data.source import Source
     from ppl_vae.pair import Pair
 
 Variable = tuple[list[str], np.ndarray]
 
 
-def code_group(pair: Pair, rows: Rows, *, seed: int, max_elements: int) -> dict[str, Variable]:
+def code_group(pair: Pair, rows: Source, *, seed: int, max_elements: int) -> dict[str, Variable]:
     """Every variable of the group, as (names of its dimensions, values)."""
     found: dict[str, Variable] = {}
     for name in discrete_sites(pair):
@@ -31,8 +30,8 @@ def code_group(pair: Pair, rows: Rows, *, seed: int, max_elements: int) -> dict[
     return found | _table(pair, rows, max_elements)
 
 
-def _table(pair: Pair, rows: Rows, max_elements: int) -> dict[str, Variable]:
-    if (num_codes(pair) or MANY) >= MANY or any(site.plate_dims for site in pair.latents.values()):
+def _table(pair: Pair, rows: Source, max_elements: int) -> dict[str, Variable]:
+    if few_codes(pair) is None or any(site.plate_dims for site in pair.latents.values()):
         return {}
     table = posterior_table(pair, rows, max_elements=max_elements)
     values = {

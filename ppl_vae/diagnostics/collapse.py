@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 from ppl_vae._random import fold
 from ppl_vae.diagnostics.marginals import divergence, marginal
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
+from ppl_vae.pair import Fitted, pair_of
 from ppl_vae.pair.particles import outward
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _label(name: str, place: tuple[int, ...]) -> str:
 
 
 def active_units(
-    pair: Pair,
+    pair: Pair | Fitted,
     data: Any,
     *,
     threshold: float = 0.01,
@@ -102,6 +103,7 @@ def active_units(
 
     Yuri Burda, Roger Grosse, Ruslan Salakhutdinov: "Importance Weighted Autoencoders", 2016.
     """
+    pair = pair_of(pair)
     rows = pair.rows(data)
     if len(rows) < 2 or num_samples < 2:
         raise ValueError(
@@ -143,7 +145,7 @@ def _moments(
 
 
 def kl_per_dimension(
-    pair: Pair, data: Any, *, num_samples: int = 64, seed: int = 0, max_elements: int = MAX_ELEMENTS
+    pair: Pair | Fitted, data: Any, *, num_samples: int = 64, seed: int = 0, max_elements: int = MAX_ELEMENTS
 ) -> dict[str, Tensor]:
     r"""What each latent dimension costs, averaged over the data: 0 is a dimension that has collapsed.
 
@@ -167,6 +169,7 @@ def kl_per_dimension(
     Raises:
         ValueError: for a site whose marginals are not known (such as a flow's).
     """
+    pair = pair_of(pair)
     rows = pair.rows(data)
     plan = Plan.of(pair, rows, num_samples, max_elements)
     names = [name for name, site in pair.latents.items() if site.is_local]

@@ -17,7 +17,7 @@ from ppl_vae.capture import own_gradients
 from ppl_vae.data.rows import Batch
 from ppl_vae.objectives import ELBO, IWAE, Objective, as_objective
 from ppl_vae.objectives.exact import MANY_TUPLES
-from ppl_vae.pair import Pair
+from ppl_vae.pair import Fitted, Pair, pair_of
 from ppl_vae.pair.table import num_codes, tabulate
 from ppl_vae.training.threads import is_small, one_thread
 
@@ -123,7 +123,7 @@ Entry = Objective | tuple[Pair, Objective]
 
 
 def gradient_report(
-    pair: Pair,
+    pair: Pair | Fitted,
     data: Any,
     objectives: Iterable[Any] | Mapping[str, Any],
     *,
@@ -159,6 +159,7 @@ def gradient_report(
             f"gradient_report: num_replicates >= 2 and num_projections >= 1 are required, got {num_replicates} and "
             f"{num_projections}"
         )
+    pair = pair_of(pair)
     rows = pair.rows(data)
     pair.initialize(rows)
     batch = rows.batch()

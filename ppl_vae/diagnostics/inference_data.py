@@ -16,10 +16,12 @@ from ppl_vae._random import fold
 from ppl_vae.diagnostics.code_group import code_group
 from ppl_vae.diagnostics.usage import discrete_sites
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
+from ppl_vae.pair import Fitted, pair_of
 from ppl_vae.pair.particles import outward
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
+    from ppl_vae.data.source import Source
     from ppl_vae.pair import Pair, Site
 
 __all__ = ["GROUPS", "to_inference_data"]
@@ -39,7 +41,7 @@ DATUM = "datum"
 
 
 def to_inference_data(
-    pair: Pair,
+    pair: Pair | Fitted,
     data: Any = None,
     *,
     num_samples: int = 1000,
@@ -87,6 +89,7 @@ def to_inference_data(
     Raises:
         ValueError: for an unknown group, or names of dimensions that do not fit.
     """
+    pair = pair_of(pair)
     rows = pair.rows(data)
     plan = Plan.of(pair, rows, num_samples, max_elements)
     wanted = _known(groups)
@@ -207,7 +210,7 @@ def _write_observed(writer: _Writer, rows: Rows, place: slice) -> None:
         writer.put_observed(name, value.detach().cpu(), writer.rows_of(name, place))
 
 
-def _row_numbers(rows: Rows) -> list[int]:
+def _row_numbers(rows: Source) -> list[int]:
     return list(range(len(rows))) if rows.index is None else rows.index.tolist()
 
 

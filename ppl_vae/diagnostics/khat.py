@@ -10,13 +10,13 @@ from ppl_vae.evidence import ImportanceWeighted, log_evidence
 from ppl_vae.evidence.chunks import MAX_ELEMENTS
 
 if TYPE_CHECKING:
-    from ppl_vae.pair import Pair
+    from ppl_vae.pair import Fitted, Pair
 
 __all__ = ["khat"]
 
 
 def khat(
-    pair: Pair, data: Any = None, *, num_samples: int = 1000, seed: int = 0, max_elements: int = MAX_ELEMENTS
+    pair: Pair | Fitted, data: Any = None, *, num_samples: int = 1000, seed: int = 0, max_elements: int = MAX_ELEMENTS
 ) -> Tensor:
     """The shape of the upper tail of the importance ratios p(x, z) / q(z | x), per datum.
 

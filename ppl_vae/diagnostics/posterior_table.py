@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, numbers_per_datum, slices
+from ppl_vae.pair import pair_of
 from ppl_vae.pair.table import num_codes, tabulate
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ppl_vae.pair import Pair
+    from ppl_vae.pair import Fitted, Pair
 
 __all__ = ["PosteriorTable", "posterior_table"]
 
@@ -52,7 +53,7 @@ class PosteriorTable:
         return f"PosteriorTable({n} rows, {c} values, mean KL(q || p(c|x)) {float(self.kl.mean()):.3f} nats)"
 
 
-def posterior_table(pair: Pair, data: Any, *, max_elements: int = MAX_ELEMENTS) -> PosteriorTable:
+def posterior_table(pair: Pair | Fitted, data: Any, *, max_elements: int = MAX_ELEMENTS) -> PosteriorTable:
     r"""Bayes' rule on all values of the discrete latents, beside the guide.
 
     .. math:: p(c \mid x) = \frac{p(x, c)}{\sum_{c'} p(x, c')}
@@ -65,6 +66,7 @@ def posterior_table(pair: Pair, data: Any, *, max_elements: int = MAX_ELEMENTS) 
     Raises:
         ValueError: for a pair with a latent that is continuous or shared by all data, or with too many values.
     """
+    pair = pair_of(pair)
     rows = pair.rows(data)
     pair.initialize(rows)
     some = max(1, max_elements // ((num_codes(pair) or 1) * numbers_per_datum(pair, rows)))

@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import MaskedDistribution
 from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.diagnostics.marginals import marginal
+from ppl_vae.distributions import without_mask
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, numbers_per_datum, slices
+from ppl_vae.pair import Fitted, pair_of
 from ppl_vae.pair.particles import outward
-from ppl_vae.pair.responsibilities import posterior_of
+from ppl_vae.pair.responsibilities import posteriors_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +108,7 @@ def discrete_sites(pair: Pair) -> dict[str, Site]:
 
 
 def class_probabilities(
-    pair: Pair,
+    pair: Pair | Fitted,
     data: Any,
     site: str | None = None,
     *,
@@ -133,10 +134,11 @@ def class_probabilities(
     Raises:
         ValueError: for a pair without such a latent, or with several and no ``site``.
     """
+    pair = pair_of(pair)
     rows = pair.rows(data)
     pair.require_whole_rows(rows)
     name = _chosen(pair, site)
-    draws = 1 if name == next(iter(pair._guide_sites), None) else num_samples
+    draws = 1 if name == next(iter(pair.sites.guide), None) else num_samples
     some = max(1, max_elements // (draws * numbers_per_datum(pair, rows)))
     parts = []
     for place in slices(len(rows), some):
@@ -146,12 +148,14 @@ def class_probabilities(
     return torch.cat(parts)
 
 
-def codes(pair: Pair, data: Any, site: str | None = None, *, seed: int = 0) -> Tensor:
+def codes(pair: Pair | Fitted, data: Any, site: str | None = None, *, seed: int = 0) -> Tensor:
     """The most probable class of each latent, (N, M) long; see :func:`class_probabilities`."""
     return class_probabilities(pair, data, site, seed=seed).argmax(-1)
 
 
-def code_usage(pair: Pair, data: Any, site: str | None = None, *, num_samples: int = DRAWS, seed: int = 0) -> CodeUsage:
+def code_usage(
+    pair: Pair | Fitted, data: Any, site: str | None = None, *, num_samples: int = DRAWS, seed: int = 0
+) -> CodeUsage:
     """Which classes of a discrete latent are used on data; see :func:`class_probabilities`."""
     return CodeUsage.of(class_probabilities(pair, data, site, num_samples=num_samples, seed=seed))
 
@@ -172,7 +176,7 @@ def _probabilities(pair: Pair, run: Execution, name: str) -> Tensor:
     """The classes in one run, (S, n, M, K)."""
     site, particles = discrete_sites(pair)[name], run.num_particles is not None
     if name in pair.summed:
-        probs = posterior_of(run, name).unsqueeze(-2)
+        probs = posteriors_of(run)[name].unsqueeze(-2)
     else:
         fn: Any = run.guide_trace.nodes[name]["fn"]
         probs = _each_class(fn)
@@ -182,8 +186,7 @@ def _probabilities(pair: Pair, run: Execution, name: str) -> Tensor:
 
 def _each_class(fn: Distribution) -> Tensor:
     """The probability of every value of each of M entries, (*batch, M, K); M = 1 where entries hang together."""
-    while isinstance(fn, MaskedDistribution):
-        fn = fn.base_dist
+    fn = without_mask(fn)
     try:
         entries = marginal(fn)
         shape = fn.batch_shape + fn.event_shape

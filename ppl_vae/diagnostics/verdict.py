@@ -12,10 +12,11 @@ from torch import Tensor
 from ppl_vae.diagnostics.collapse import ActiveUnits, active_units
 from ppl_vae.evidence import Decomposition, decomposition
 from ppl_vae.evidence.chunks import MAX_ELEMENTS
-from ppl_vae.evidence.result import KHAT_LIMIT, percent
+from ppl_vae.evidence.evidence import KHAT_LIMIT, percent
+from ppl_vae.pair import pair_of
 
 if TYPE_CHECKING:
-    from ppl_vae.pair import Pair
+    from ppl_vae.pair import Fitted, Pair
 
 __all__ = ["Verdict", "verdict"]
 
@@ -64,7 +65,7 @@ class Verdict:
 
 
 def verdict(
-    pair: Pair,
+    pair: Pair | Fitted,
     data: Any = None,
     *,
     noun: str = "rows",
@@ -85,6 +86,7 @@ def verdict(
     Returns:
         a Verdict; its text is the sentence.
     """
+    pair = pair_of(pair)
     rows = pair.rows(data)
     pieces = decomposition(pair, rows, num_samples=num_samples, seed=seed, max_elements=max_elements)
     units = active_units(pair, rows, seed=seed, max_elements=max_elements) if len(rows) > 1 else None

@@ -9,7 +9,20 @@ from ppl_vae.distributions.codes import MAX_CODES, Codes, one_hot
 from ppl_vae.distributions.levels import CategoricalLevels
 from ppl_vae.distributions.relaxed_codes import RelaxedCodes
 
+# What stands inside wrappers
+from ppl_vae.distributions.unwrap import unwrap, without_mask
+
 # Points, and who counts their volume
 from ppl_vae.distributions.volume import CountsVolume, PointMass
 
-__all__ = ["MAX_CODES", "CategoricalLevels", "Codes", "CountsVolume", "PointMass", "RelaxedCodes", "one_hot"]
+__all__ = [
+    "MAX_CODES",
+    "CategoricalLevels",
+    "Codes",
+    "CountsVolume",
+    "PointMass",
+    "RelaxedCodes",
+    "one_hot",
+    "unwrap",
+    "without_mask",
+]

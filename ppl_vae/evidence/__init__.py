@@ -1,12 +1,13 @@
 """How good is the answer: log p(x) with error bars, per datum, in nats."""
 
 from ppl_vae.evidence.decomposition import Decomposition, decomposition
-from ppl_vae.evidence.enumeration import Enumeration
 from ppl_vae.evidence.estimator import Estimator
+from ppl_vae.evidence.evidence import Evidence, MeanEvidence
+from ppl_vae.evidence.exact_sum import Enumeration
 from ppl_vae.evidence.importance import ImportanceWeighted
 from ppl_vae.evidence.log_evidence import log_evidence
+from ppl_vae.evidence.measured_elbo import elbo
 from ppl_vae.evidence.naive import NaiveMonteCarlo
-from ppl_vae.evidence.result import Evidence, MeanEvidence
 
 __all__ = [
     "Decomposition",
@@ -17,5 +18,6 @@ __all__ = [
     "MeanEvidence",
     "NaiveMonteCarlo",
     "decomposition",
+    "elbo",
     "log_evidence",
 ]

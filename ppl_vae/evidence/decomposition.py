@@ -10,17 +10,17 @@ from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, numbers_per_datum, resolution_of, slices
-from ppl_vae.evidence.enumeration import exact
-from ppl_vae.evidence.log_evidence import MANY
-from ppl_vae.evidence.result import Bound, Evidence
+from ppl_vae.evidence.evidence import Bound, Evidence
+from ppl_vae.evidence.exact_sum import exact
 from ppl_vae.evidence.weights import join, log_mean_exp, summarize
-from ppl_vae.pair.table import num_codes, tabulate
+from ppl_vae.pair import pair_of
+from ppl_vae.pair.table import few_codes, tabulate
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ppl_vae.data.rows import Rows
-    from ppl_vae.pair import Pair
+    from ppl_vae.pair import Fitted, Pair
 
 __all__ = ["Decomposition", "decomposition"]
 
@@ -71,7 +71,7 @@ class Decomposition:
 
 
 def decomposition(
-    pair: Pair, data: Any = None, *, num_samples: int = 1000, seed: int = 0, max_elements: int = MAX_ELEMENTS
+    pair: Pair | Fitted, data: Any = None, *, num_samples: int = 1000, seed: int = 0, max_elements: int = MAX_ELEMENTS
 ) -> Decomposition:
     """Take log p(x) apart, per datum, by Monte Carlo with draws of the guide.
 
@@ -87,10 +87,11 @@ def decomposition(
     Returns:
         the Decomposition.
     """
+    pair = pair_of(pair)
     rows = pair.rows(data)
     pair.initialize(rows)
-    pair.require_density("decomposition")
-    if (count := num_codes(pair) or MANY) < MANY:
+    pair.sites.require_density("decomposition")
+    if (count := few_codes(pair)) is not None:
         some = max(1, max_elements // (count * numbers_per_datum(pair, rows)))
         return _join([_exact(pair, rows.take(place)) for place in slices(len(rows), some)])
     plan, resolution = Plan.of(pair, rows, num_samples, max_elements), resolution_of(pair)

@@ -10,11 +10,12 @@ import torch
 
 from ppl_vae._random import fold
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, resolution_of, slices
-from ppl_vae.evidence.result import Evidence
+from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.weights import join, summarize
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
+    from ppl_vae.data.source import Source
     from ppl_vae.pair import Draws, Pair
 
 __all__ = ["Estimator", "FromWeights"]
@@ -31,7 +32,7 @@ class Estimator(Protocol):
     - its error bars must cover the exact log p(x) of the linear-Gaussian model: one entry in the tests' table.
     """
 
-    def estimate(self, pair: Pair, rows: Rows, seed: int, *, max_elements: int) -> Evidence:
+    def estimate(self, pair: Pair, rows: Source, seed: int, *, max_elements: int) -> Evidence:
         """Estimate log p(x) of the rows, in runs of at most ``max_elements`` numbers."""
         ...
 
@@ -50,7 +51,7 @@ class FromWeights(ABC):
     def draw(self, pair: Pair, rows: Rows, count: int, seed: int) -> Draws:
         """Scored draws of the proposal."""
 
-    def estimate(self, pair: Pair, rows: Rows, seed: int, *, max_elements: int = MAX_ELEMENTS) -> Evidence:
+    def estimate(self, pair: Pair, rows: Source, seed: int, *, max_elements: int = MAX_ELEMENTS) -> Evidence:
         """Estimate log p(x) of the rows; see :func:`ppl_vae.evidence.log_evidence`.
 
         Beside one run, the log weights of a chunk are kept, 8 K bytes a row: k-hat needs them all at once.

@@ -10,10 +10,11 @@ import torch
 
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan
 from ppl_vae.evidence.estimator import FromWeights
-from ppl_vae.evidence.result import Evidence
+from ppl_vae.evidence.evidence import Evidence
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
+    from ppl_vae.data.source import Source
     from ppl_vae.pair import Draws, Pair
 
 __all__ = ["ImportanceWeighted"]
@@ -44,17 +45,18 @@ class ImportanceWeighted(FromWeights):
     ImportanceWeighted(5000)
     """
 
-    def estimate(self, pair: Pair, rows: Rows, seed: int, *, max_elements: int = MAX_ELEMENTS) -> Evidence:
+    def estimate(self, pair: Pair, rows: Source, seed: int, *, max_elements: int = MAX_ELEMENTS) -> Evidence:
         """Estimate log p(x) of the rows; see :func:`ppl_vae.evidence.log_evidence`."""
         pair.initialize(rows)
         if not pair.is_exact:
             return super().estimate(pair, rows, seed, max_elements=max_elements)
         plan = Plan.of(pair, rows, 1, max_elements)
-        value = torch.cat([self.draw(pair, chunk, 1, seed).log_weight[0] for _, chunk in plan.row_chunks(rows)])
+        parts = [self.draw(pair, chunk, 1, seed).log_weight[0] for _, chunk in plan.row_chunks(rows)]
+        value = torch.cat(parts) if parts[0].dim() else parts[0]
         zero = torch.zeros_like(value)
         return Evidence(value, zero, torch.full_like(value, math.inf), zero, "exact", repr(self))
 
     def draw(self, pair: Pair, rows: Rows, count: int, seed: int) -> Draws:
         """Draws of the guide."""
-        pair.require_density(repr(self))
+        pair.sites.require_density(repr(self))
         return pair.draw(rows, count, seed=seed)

@@ -5,24 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae.evidence.chunks import MAX_ELEMENTS
-from ppl_vae.evidence.enumeration import Enumeration
 from ppl_vae.evidence.estimator import Estimator
+from ppl_vae.evidence.exact_sum import Enumeration
 from ppl_vae.evidence.importance import ImportanceWeighted
-from ppl_vae.pair.table import num_codes
+from ppl_vae.pair import pair_of
+from ppl_vae.pair.table import few_codes
 
 if TYPE_CHECKING:
-    from ppl_vae.evidence.result import Evidence
-    from ppl_vae.pair import Pair
+    from ppl_vae.evidence.evidence import Evidence
+    from ppl_vae.pair import Fitted, Pair
 
 __all__ = ["log_evidence"]
 
 DEFAULT = ImportanceWeighted(1000)
-MANY = 4097
-"""From so many joint values on a sum over all of them is made only when it is asked for."""
 
 
 def log_evidence(
-    pair: Pair,
+    pair: Pair | Fitted,
     data: Any = None,
     estimator: Estimator | None = None,
     *,
@@ -45,10 +44,11 @@ def log_evidence(
         an Evidence: value, standard_error (nats), ess, khat, each (N,), or () when latents are shared by all
             data.
     """
+    pair = pair_of(pair)
     rows = pair.rows(data)
     if estimator is None:
         pair.initialize(rows)
-        estimator = Enumeration() if (num_codes(pair) or MANY) < MANY else DEFAULT
+        estimator = Enumeration() if few_codes(pair) is not None else DEFAULT
     if isinstance(estimator, type) or not isinstance(estimator, Estimator):
         raise TypeError(f"log_evidence: an estimator such as ImportanceWeighted(1000) is required, got {estimator!r}")
     return estimator.estimate(pair, rows, seed, max_elements=max_elements)

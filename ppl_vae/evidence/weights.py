@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae._arviz import psis_khat
-from ppl_vae.evidence.result import Bound, Evidence
+from ppl_vae.evidence.evidence import Bound, Evidence
 
 __all__ = ["effective_sample_size", "khat", "log_mean_exp", "log_mean_standard_error", "summarize"]
 

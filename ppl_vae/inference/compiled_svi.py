@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ppl_vae import _private as private
 from ppl_vae.capture import Engine, Explanation, Program
-from ppl_vae.inference.gradients import accumulate
+from ppl_vae.inference.accumulated import accumulate
 from ppl_vae.inference.svi_forward import SVIForward, identity, leaves_in
 from ppl_vae.inference.svi_rows import order, require_rows, rows_at, stacked
 from ppl_vae.inference.svi_update import as_pyro

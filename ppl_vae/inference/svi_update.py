@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppl_vae import _private as private
 from ppl_vae.capture import Update
-from ppl_vae.inference.gradients import Zeros
+from ppl_vae.inference.accumulated import Zeros
 
 _is_there = functools.partial(operator.is_not, None)
 Grads = list[Tensor | None]

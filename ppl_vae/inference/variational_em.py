@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ppl_vae._random import fold, isolated_rng
-from ppl_vae.data.batches import Batches, InMemoryBatches, LoaderBatches, Transform, TransformedBatches
+from ppl_vae.data.batches import Batches, SourceBatches, Transform, TransformedBatches
+from ppl_vae.data.loader import LoaderBatches
 from ppl_vae.data.rows import Batch, Rows
 from ppl_vae.diagnostics import CodeHistory
 from ppl_vae.diagnostics.usage import discrete_sites
@@ -19,11 +20,22 @@ from ppl_vae.inference.schedules import E_STEP, M_STEP, Joint, Schedule
 from ppl_vae.objectives import COLUMNS, as_objective
 from ppl_vae.pair import Pair
 from ppl_vae.result import Fit
-from ppl_vae.storage import RunFolder, load_tree
-from ppl_vae.training import Callback, GradientStep, Trainer, build_optimizer, leaves_by_group
+from ppl_vae.storage import RunFolder
+from ppl_vae.training import (
+    Callback,
+    Checkpoint,
+    GradientStep,
+    Subset,
+    Trainer,
+    build_optimizer,
+    leaves_by_group,
+    read_state,
+)
 from ppl_vae.training.compilation import Choice, Compilation
-from ppl_vae.training.nonfinite import diagnose, explained
+from ppl_vae.training.threads import is_small
 
+CODE_SITES = 16
+"""With more discrete latents than these (a chain of states), the history says nothing of each."""
 CODE_ROWS = 1000
 """So many rows are looked at after each epoch, for the columns of the history that tell of discrete latents."""
 
@@ -41,7 +53,8 @@ class VariationalEM:
         optimizer: a torch optimizer class, or a partial of one.
         lr: learning rate; the loss is -L/N, so it does not depend on the batch size.
         e_lr, m_lr: learning rates of φ and of θ where they differ.
-        schedule: ``Joint()`` moves both sides in each step (SVI); ``Alternating(e_steps=, m_steps=)`` freezes one.
+        schedule: ``Joint()`` moves both sides in each step (SVI); ``Alternating(e_steps=, m_steps=)`` freezes one;
+            ``Only``, ``Frozen`` and ``Stages`` go by parameter names.
         lr_scheduler: a factory of a torch scheduler, such as ``partial(CosineAnnealingLR, T_max=100)``, advanced after
             each epoch; wrap it in ``EachStep`` to advance after each step.
         clip_norm: bound on the gradient's norm.
@@ -105,23 +118,29 @@ class VariationalEM:
         progress: bool = True,
         checkpoint: str | Path | None = None,
         every: int | None = None,
+        every_seconds: float | None = None,
         resume: bool = False,
         transform: Transform | None = None,
+        last_batch: str = "keep",
     ) -> Fit:
         """Fit the pair to data; a second call goes on from the parameters of the first.
 
         Args:
             data: rows along axis 0: a tensor, array, data frame, a tuple (x, y) or dictionary of these, a
-                ``TensorDataset``, or a ``DataLoader`` (whose batch size counts); None for a pair without data.
+                ``TensorDataset``, or a ``DataLoader`` (whose batch size counts); None for a pair without data. Memory
+                maps, large frames and map-style data sets are read a batch at a time; see :func:`data.source_of`.
             epochs, steps: how long; one of the two.
             batch_size: B; None takes all rows in each step.
             validation: rows on which the objective is measured after each epoch (columns ``val_*``).
             callbacks: see :class:`~ppl_vae.training.Callback`.
             seed: initialization of lazy parameters, order of the data and noise are functions of it.
             progress: show a bar in a terminal or notebook.
-            checkpoint: a folder for the state of the run, written after each epoch, or every ``every`` steps.
+            checkpoint: a folder for the state of the run, written after each epoch (of one step: every 10 seconds).
+            every, every_seconds: write it every so many steps, or seconds, instead.
             resume: go on from the folder's state if it holds one; the end is bit-identical to an uninterrupted run.
             transform: a random function of the first tensor, applied to each batch (``dynamic_binarization``).
+            last_batch: of the N mod B rows at the end of an epoch: "keep" makes a smaller batch, "drop" leaves them out
+                (others in each epoch), "even" makes all batches of an epoch of nearly one size.
 
         Returns:
             The fit. Ctrl-C ends it cleanly with what it has (``fit.ended == "interrupted"``).
@@ -130,72 +149,78 @@ class VariationalEM:
             NonFiniteError: the loss or a gradient was not finite; its ``fit`` is the fit before that step.
             DataAxisError, ValueError: what is wrong with the data, before the first step.
         """
-        batches = self._batches(data, batch_size, seed, transform)
+        batches = self._batches(data, batch_size, seed, transform, last_batch)
         size = None if isinstance(validation, DataLoader) else batch_size
         held_out = None if validation is None else self._batches(validation, size, seed, transform)
-        fit = Fit.of(self.pair)
+        pair, fit = self.pair, Fit(self.pair)
         state_file = None if checkpoint is None else Path(checkpoint) / RunFolder.STATE
         if state_file is not None:
             state_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.pair.scope():  # its lock: reading a batch uses torch's global generator for a moment
+            first = batches.at(seed, 0, 0)
+        step = self._gradient_step(self.compile, seed, batches.per_epoch, first.size)
         trainer = Trainer(
-            fit,
-            self.objective,
-            self._optimizer(fit),
+            pair,
+            step,
             batches,
             seed=seed,
-            moves=self.schedule.moves,
-            clip_norm=self.clip_norm,
-            lr_scheduler=self.lr_scheduler,
             validation=held_out,
-            callbacks=[*self._watching(fit, batches, seed), *callbacks],
-            checkpoint=state_file,
-            every=every,
-            compile=self.compile,
+            callbacks=[*self._watching(batches, seed), *callbacks],
+            checkpoint=Checkpoint(state_file, every=every, every_seconds=every_seconds, per_epoch=batches.per_epoch),
+            on_one_thread=self._is_small(step, first),
+            fit=fit,
             fingerprint={
                 "objective": repr(self.objective),
                 "schedule": repr(self.schedule),
-                "dtype": str(fit.dtype),
+                "dtype": str(pair.dtype),
                 "compile": self.compile,
             },
         )
         if resume and state_file is not None and state_file.exists():
-            trainer.load_state(load_tree(state_file))
-        fit.attach(trainer, self._config(fit, batches, batch_size, seed))
+            trainer.load_state(read_state(state_file))
+        fit.attach(trainer, self._config(pair, batches, batch_size, seed))
         trainer.run(epochs=epochs, steps=steps, progress=progress)
         return fit
 
-    def _batches(self, data: Any, batch_size: int | None, seed: int, transform: Transform | None) -> Batches:
+    def _batches(
+        self, data: Any, batch_size: int | None, seed: int, transform: Transform | None, last_batch: str = "keep"
+    ) -> Batches:
         pair = self.pair
         batches: Batches
         seen: Batches
         if isinstance(data, DataLoader):
             if batch_size is not None:
                 raise ValueError("fit: batch_size is the DataLoader's own; leave it out")
+            if last_batch != "keep":
+                raise ValueError(
+                    "fit: the last batch is the DataLoader's own matter (drop_last=); leave last_batch out"
+                )
             seen = batches = LoaderBatches(data, pair.rows)
         else:
             rows, with_index = pair.rows(data), pair.takes("index")
-            batches = InMemoryBatches(rows, batch_size, with_index=with_index)
-            seen = InMemoryBatches(rows, None, with_index=with_index)
+            batches = SourceBatches(rows, batch_size, with_index=with_index, last_batch=last_batch)
+            seen = SourceBatches(rows, None, with_index=with_index) if isinstance(rows, Rows) else batches
         if transform is not None:
             batches, seen = TransformedBatches(batches, transform), TransformedBatches(seen, transform)
         if not pair.initialized:
             with pair.scope():  # its lock: reading uses torch's global generator for a moment
                 first = seen.at(seed, 0, 0)
-            pair.initialize(Rows(first.args, first.kwargs, first.index), seed=seed, batch_size=batch_size)
+            few = Rows(first.args, first.kwargs, first.index)
+            pair.initialize(few, seed=seed, batch_size=batch_size, num_data=batches.num_data)
         if batches.per_epoch > 1:
-            pair.require_batchable()
+            pair.sites.require_batchable(pair.guide)
             if pair.layout.axis is not None and pair.layout.axis.subsampled:
                 raise ValueError(
                     f"fit: the pair's plate {pair.data_plate!r} subsamples the data itself; leave out batch_size"
                 )
         return batches
 
-    def _watching(self, fit: Fit, batches: Batches, seed: int) -> list[Callback]:
+    def _watching(self, batches: Batches, seed: int) -> list[Callback]:
         """The codes are in the history of a pair with discrete latents."""
-        axis = fit.layout.axis
-        if not discrete_sites(fit) or (axis is not None and axis.subsampled):
+        axis = self.pair.layout.axis
+        if not 0 < len(discrete_sites(self.pair)) <= CODE_SITES or (axis is not None and axis.subsampled):
             return []
-        with fit.scope():
+        with self.pair.scope():
             seen = batches.first_rows(CODE_ROWS, seed)
         return [CodeHistory(seen)]
 
@@ -243,23 +268,41 @@ class VariationalEM:
         count = self._by_hand[1] if self._by_hand is not None else 0
         return self._step(data, num_data, self.schedule.moves(count))
 
-    def _step(self, data: Any, num_data: int | None, moving: frozenset[str]) -> float:
+    def _step(self, data: Any, num_data: int | None, moving: Subset | frozenset[str]) -> float:
         batch = self._batch(data, num_data)
-        gradient_step, count = self._by_hand or (self._gradient_step(), 0)
+        gradient_step, count = self._by_hand or (self._gradient_step(self.compile is True), 0)  # nobody says how long
         self._by_hand = (gradient_step, count + 1)
         with self.pair.scope(), isolated_rng(None, self.pair.device), self.pair.mode(training=True):
-            with explained(gradient_step, batch, count):
-                report = gradient_step(batch, count, moving)
-            if gradient_step.guard.failed_step() is not None:
-                gradient_step.guard.reset()
-                raise diagnose(gradient_step, batch, count)
-        return float(report[0])
+            return float(gradient_step.by_hand(batch, count, moving)[0])
 
-    def _gradient_step(self) -> GradientStep:
-        optimizer = self._optimizer(self.pair)
-        roots = {"model": self.pair.model, "guide": self.pair.guide, "objective": self.objective}
-        wanted = Compilation(self.compile is True, roots, device=self.pair.device.type)  # "auto": nobody says how long
-        return GradientStep(self.pair, self.objective, optimizer, clip_norm=self.clip_norm, compilation=wanted)
+    def _gradient_step(
+        self, compile: Choice, seed: int = 0, per_epoch: int = 1, usual_size: int | None = None
+    ) -> GradientStep:
+        compilation = Compilation(
+            compile,
+            {"model": self.pair.model, "guide": self.pair.guide, "objective": self.objective},
+            moves=self.schedule.moves,
+            per_epoch=per_epoch,
+            usual_size=usual_size,
+            device=self.pair.device.type,
+        )
+        return GradientStep(
+            self.pair,
+            self.objective,
+            self._optimizer(self.pair),
+            moves=self.schedule.moves,
+            clip_norm=self.clip_norm,
+            lr_scheduler=self.lr_scheduler,
+            seed=seed,
+            compilation=compilation,
+        )
+
+    def _is_small(self, step: GradientStep, first: Batch) -> bool:
+        return is_small(
+            sum(leaf.numel() for leaf in step.everything()),
+            (first.size or 1) * self.objective.num_particles,
+            sum(t.numel() for t in first.args if isinstance(t, Tensor)),
+        )
 
     def _batch(self, data: Any, num_data: int | None) -> Batch:
         rows = self.pair.rows(data)
@@ -279,7 +322,7 @@ class VariationalEM:
 
     def result(self) -> Fit:
         """The pair as it stands after steps by hand, as a fit."""
-        return Fit.of(self.pair)
+        return Fit(self.pair)
 
 
 def _pieces(rows: Any, batch_size: int | None, with_index: bool) -> Iterable[Batch]:

@@ -10,6 +10,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Bernoulli
 
+from ppl_vae.distributions import unwrap
 from ppl_vae.pair import Execution
 from ppl_vae.pair.layout import Layout
 
@@ -19,19 +20,13 @@ def binary_logits(fn: Any) -> Tensor | None:
 
     Binary are Bernoulli distributions, and classes whose ``logits`` have one axis more than the value, of size 2.
     """
-    base, shape = _base(fn), fn.batch_shape + fn.event_shape
+    base, shape = unwrap(fn), fn.batch_shape + fn.event_shape
     logits = getattr(base, "logits", None)
     if isinstance(base, Bernoulli):
         return base.logits.expand(shape)
     if not isinstance(logits, Tensor) or logits.dim() != len(shape) + 1 or logits.shape[-1] != 2:
         return None
     return logits[..., 1] - logits[..., 0]
-
-
-def _base(fn: Any) -> Any:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn
 
 
 class Antithetic(Messenger):
@@ -55,7 +50,7 @@ class Antithetic(Messenger):
         logits = binary_logits(msg["fn"])
         if logits is not None:
             ones = self._ones(msg["name"], logits.detach(), _particle_axis(msg["fn"], self._layout))
-            msg["value"] = ones.to(logits.dtype) if isinstance(_base(msg["fn"]), Bernoulli) else ones.long()
+            msg["value"] = ones.to(logits.dtype) if isinstance(unwrap(msg["fn"]), Bernoulli) else ones.long()
             msg["done"] = True
 
     def _ones(self, name: str, logits: Tensor, axis: int | None) -> Tensor:

@@ -9,6 +9,7 @@ from pyro.distributions.torch_distribution import MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from ppl_vae.distributions import unwrap
 from ppl_vae.pair import Execution, SiteScore
 from ppl_vae.pair.points import is_point
 
@@ -57,8 +58,7 @@ def eligible(run: Execution, q: SiteScore, p: SiteScore) -> bool:
 
 
 def _bears_mask(fn: Any) -> bool:
-    while not isinstance(fn, MaskedDistribution) and hasattr(fn, "base_dist"):
-        fn = fn.base_dist
+    fn = unwrap(fn, MaskedDistribution)
     return isinstance(fn, MaskedDistribution)
 
 

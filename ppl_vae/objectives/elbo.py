@@ -13,10 +13,10 @@ from torch.distributions import Categorical, kl_divergence
 
 from ppl_vae.data.rows import Batch
 from ppl_vae.distributions import Codes
-from ppl_vae.objectives.auxiliary import auxiliary_term
+from ppl_vae.objectives.annealing import Schedule, at
 from ppl_vae.objectives.closed_form import closed_form_kl, eligible, sum_event
 from ppl_vae.objectives.objective import Objective, Terms, num_data_of
-from ppl_vae.objectives.schedules import Schedule, at
+from ppl_vae.objectives.training_only import auxiliary_term
 from ppl_vae.pair import Execution, GuideScore, Pair, SiteScore, Table
 
 

@@ -42,10 +42,10 @@ class PyroLoss(Objective):
     def _callables(self, pair: Pair, batch: Batch) -> tuple[Callable[..., Any], Callable[..., Any], int]:
         axis = pair.layout.axis
         if axis is None:
-            return _announced(pair._model_call, pair), _announced(pair._guide_call, pair), 1
+            return _announced(pair.runner.model, pair), _announced(pair.runner.guide, pair), 1
         num_data = batch.num_data or batch.size or 1
         factor = 1.0 if axis.scaled else num_data / (batch.size or num_data)
-        model, guide = (ScaleData(axis.name, factor)(fn) for fn in (pair._model_call, pair._guide_call))
+        model, guide = (ScaleData(axis.name, factor)(fn) for fn in (pair.runner.model, pair.runner.guide))
         return _announced(model, pair), _announced(guide, pair), num_data
 
     def gradients(self, pair: Pair, batch: Batch, leaves: Mapping[str, list[Tensor]]) -> Tensor:

@@ -10,8 +10,8 @@ from pyro.distributions.util import is_identically_zero
 from torch import Tensor
 
 from ppl_vae.data.rows import Batch
-from ppl_vae.objectives.auxiliary import auxiliary_term
 from ppl_vae.objectives.objective import Objective, Terms, num_data_of
+from ppl_vae.objectives.training_only import auxiliary_term
 from ppl_vae.pair import Execution, GlobalLatentError, GuideScore, Pair, SiteScore
 
 
@@ -110,7 +110,7 @@ def read(objective: Objective, pair: Pair, batch: Batch, runs: list[Execution]) 
 
 def require_weights_per_datum(objective: Objective, pair: Pair) -> None:
     """Raise :class:`GlobalLatentError` where draws have no weight for each datum by itself."""
-    pair.require_local(type(objective).__name__)
+    pair.sites.require_local(type(objective).__name__)
     if pair.layout.axis is None:
         raise GlobalLatentError(
             f"{type(objective).__name__}: draws are weighed by datum, so a plate of the data (axis 0) is required, and "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -36,45 +35,45 @@ def _takes_any_keyword(fn: Callable[..., Any]) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in parameters_of(fn).values())
 
 
-def call_with_batch(
-    fn: Callable[..., Any], *, partner: Callable[..., Any], announced: bool = False
-) -> Callable[[Batch], Any]:
-    """Make ``fn`` a function of a :class:`Batch`.
+class Call:
+    """A model or a guide as a function of a :class:`Batch`: what its signature names, it gets.
 
-    Tensors beyond the positional parameters of ``fn`` go to its keyword-only ones in order, so that the rows ``(x, y)``
-    fit ``model(x=None, *, y=None)``. ``index`` goes to a signature that names it, and through ``**kwargs`` (an
-    autoguide's) to a partner that does. With ``announced`` a PyroModule tells Pyro's handlers of its parameters, as
-    Pyro's SVI needs.
+    Tensors beyond the positional parameters go to the keyword-only ones in order, so that the rows ``(x, y)`` fit
+    ``model(x=None, *, y=None)``. ``index`` goes to a signature that names it, and through ``**kwargs`` (an autoguide's)
+    to a partner that does.
+
+    Args:
+        fn, partner: the model and the guide, or the other way round.
+        announced: let a PyroModule tell Pyro's handlers of its parameters, as Pyro's SVI needs.
     """
-    params = parameters_of(fn).values()
-    positional = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in params)
-    variadic = any(p.kind is p.VAR_POSITIONAL for p in params)
-    extra = [p.name for p in params if p.kind is p.KEYWORD_ONLY and p.name not in _RESERVED]
-    target = fn if announced else _without_announcements(fn)
-    wants_index = names(fn, "index") or (_takes_any_keyword(fn) and names(partner, "index"))
 
-    @functools.wraps(fn if not isinstance(fn, torch.nn.Module) else type(fn).forward)
-    def call(batch: Batch) -> Any:
+    def __init__(self, fn: Callable[..., Any], *, partner: Callable[..., Any], announced: bool = False) -> None:
+        self.fn = fn
+        params = parameters_of(fn).values()
+        self._positional = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in params)
+        self._variadic = any(p.kind is p.VAR_POSITIONAL for p in params)
+        self._extra = [p.name for p in params if p.kind is p.KEYWORD_ONLY and p.name not in _RESERVED]
+        self._wants_index = names(fn, "index") or (_takes_any_keyword(fn) and names(partner, "index"))
+        self._unannounced = not announced and _can_be_called_as_torch_does(fn)
+
+    def __call__(self, batch: Batch) -> Any:
+        """Call it with what the batch holds."""
         args, kwargs = batch.args, dict(batch.kwargs)
-        if not variadic and len(args) > positional:
-            kwargs |= dict(zip(extra, args[positional:], strict=False))
-            args = args[:positional] + args[positional + len(extra) :]
-        if wants_index and batch.index is not None:
+        if not self._variadic and len(args) > self._positional:
+            kwargs |= dict(zip(self._extra, args[self._positional :], strict=False))
+            args = args[: self._positional] + args[self._positional + len(self._extra) :]
+        if self._wants_index and batch.index is not None:
             kwargs["index"] = batch.index
-        return target(*args, **kwargs)
-
-    return call
+        return torch.nn.Module.__call__(self.fn, *args, **kwargs) if self._unannounced else self.fn(*args, **kwargs)
 
 
-def _without_announcements(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """A PyroModule called as the torch module that it is.
+def _can_be_called_as_torch_does(fn: Callable[..., Any]) -> bool:
+    """Is it a PyroModule that may be called as the torch module that it is?
 
     Pyro's own call announces every parameter to the handlers at each access, a third of the time of a small step. The
     pair knows its parameters already; only a module with random attributes (``PyroSample``) needs Pyro's call.
     """
-    if isinstance(fn, PyroModule) and not any(random_attributes(part) for part in fn.modules()):
-        return functools.partial(torch.nn.Module.__call__, fn)
-    return fn
+    return isinstance(fn, PyroModule) and not any(random_attributes(part) for part in fn.modules())
 
 
 def shape_key(batch: Batch) -> Hashable:

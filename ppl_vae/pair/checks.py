@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl_vae.data.rows import Batch
 from ppl_vae.distributions import PointMass
@@ -22,6 +22,9 @@ from ppl_vae.pair.handlers import same_rows
 from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.particles import outward, without_particles
 from ppl_vae.pair.scores import SiteScore
+
+if TYPE_CHECKING:
+    from ppl_vae.pair.runs import Runs
 
 
 def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
@@ -37,42 +40,60 @@ def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
 
 
 @contextmanager
-def shaken(leaves: Iterable[Tensor]) -> Iterator[None]:
-    """Every parameter a little off: where a weight starts at 0, a wrong broadcast would not be seen."""
-    before = [(leaf, leaf.clone()) for leaf in leaves]
-    for leaf, value in before:
-        leaf.copy_(value + 0.1 * torch.randn_like(value))
+def shaken(leaves: Iterable[Tensor], modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Every parameter a little off, and buffers free to change: where a weight starts at 0, a wrong broadcast would not
+    be seen.
+
+    Other memory is put under the tensors for the time; their own is not written, so that a backward pass that has saved
+    them goes on as if nothing had been.
+    """
+    before = [(leaf, leaf.data) for leaf in leaves]
+    kept = {id(b): b for module in modules for b in module.buffers()}
+    still = [(buffer, buffer.data) for buffer in kept.values()]
     try:
+        for leaf, own in before:
+            leaf.data = own + 0.1 * torch.randn_like(own)
+        for buffer, own in still:
+            buffer.data = own.clone()
         yield
     finally:
-        for leaf, value in before:
-            leaf.copy_(value)
+        for tensor, own in (*before, *still):
+            tensor.data = own
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Has memory run out? Then a check has found nothing."""
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 # -- many draws ------------------------------------------------------------------------------------------------------
 
 
-def vectorizes(pair: Any, batch: Batch) -> bool:
+def vectorizes(runs: Runs, batch: Batch) -> bool:
     """Has each draw of a vectorized run the densities that it has alone?"""
     sizes = {size for t in (*batch.args, *batch.kwargs.values()) if isinstance(t, Tensor) for size in t.shape}
-    sizes |= {size for site in pair._guide_sites.values() for size in site.event_shape}
+    sizes |= {size for site in runs.sites.guide.values() for size in site.event_shape}
     count = next(n for n in (2, 3, 5, 7, 11, 13, 17, 19, 23) if n not in sizes or n == 23)  # like no other axis
     try:
-        both = pair.run(batch, num_particles=count)
+        both = runs.run(batch, num_particles=count)
         together = {**_tagged("model", both.score_model()), **_tagged("guide", both.score_guide())}
-        return all(_agrees(pair, batch, both, together, i) for i in range(count))
-    except (RuntimeError, ValueError, IndexError, KeyError):
+        return all(_agrees(runs, batch, both, together, i) for i in range(count))
+    except (RuntimeError, ValueError, IndexError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         return False  # a shape that only holds without a particle dimension
 
 
-def _agrees(pair: Any, batch: Batch, both: Execution, together: Mapping[str, SiteScore], i: int) -> bool:
+def _agrees(runs: Runs, batch: Batch, both: Execution, together: Mapping[str, SiteScore], i: int) -> bool:
     values, traced = {}, dict(sample_sites(both.guide_trace))
-    for name, site in pair._guide_sites.items():
+    layout = runs.sites.layout
+    for name, site in runs.sites.guide.items():
         fn, value = traced[name]["fn"], traced[name]["value"]
-        drawn = without_particles(outward(value, site, pair.layout, True)[i], site, pair.layout)
+        drawn = without_particles(outward(value, site, layout, True)[i], site, layout)
         values[name] = fn.alone(value, drawn, i) if isinstance(fn, PointMass) else drawn
     with same_rows(both.guide_trace, both.model_trace):
-        one = pair.run(batch, values=values)
+        one = runs.run(batch, values=values)
     alone = {**_tagged("model", one.score_model()), **_tagged("guide", one.score_guide())}
     return all(
         torch.allclose(score.log_prob[i], alone[name].log_prob[0], rtol=1e-3, atol=1e-3)
@@ -87,18 +108,18 @@ def _tagged(role: str, scores: Mapping[str, SiteScore]) -> dict[str, SiteScore]:
 # -- many classes ----------------------------------------------------------------------------------------------------
 
 
-def require_enumerable(pair: Any, batch: Batch) -> None:
+def require_enumerable(runs: Runs, batch: Batch) -> None:
     """Raise ValueError unless the first and the last class have, among all at once, the densities that they have alone.
 
     Of a run in pieces the first piece is looked at.
     """
-    who = ", ".join(map(repr, sorted(pair.enumerated)))
+    who = ", ".join(map(repr, sorted(runs.sites.enumerated)))
     try:
-        run = pair.run(batch, enumerated=pair.enumerated)
+        run = runs.run(batch, enumerated=runs.sites.enumerated)
         scores = _model_scores(run)
         together = {name: score.bare for name, score in scores.items()}
     except (RuntimeError, ValueError, IndexError, KeyError) as error:
-        if str(error).startswith("enumeration:"):  # which says itself what cannot be summed
+        if str(error).startswith("enumeration:") or is_out_of_memory(error):  # which say themselves what is wrong
             raise
         raise ValueError(
             f"Pair: the pair does not run with all values of {who} at once, along dimensions to the left of the plates "
@@ -110,7 +131,7 @@ def require_enumerable(pair: Any, batch: Batch) -> None:
         run.expectation.require_inside(dims_in(score.bare, run.expectation.dims), score.site)
     for which in (0, -1):
         with same_rows(run.guide_trace, run.model_trace):
-            alone = _model_scores(pair.run(batch, values=_values_at(run, which, pair.layout)))
+            alone = _model_scores(runs.run(batch, values=_values_at(run, which, run.layout)))
         for name, term in together.items():
             if not torch.allclose(_at(term, run, which), alone[name].bare, rtol=1e-3, atol=1e-3):
                 raise ValueError(

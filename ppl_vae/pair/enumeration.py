@@ -18,7 +18,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Independent
 
-from ppl_vae.distributions import MAX_CODES
+from ppl_vae.distributions import MAX_CODES, unwrap, without_mask
 from ppl_vae.distributions.codes import all_codes
 from ppl_vae.pair.axis import sample_sites
 
@@ -30,9 +30,7 @@ def is_marked(site: Mapping[str, Any]) -> bool:
 
 def is_masked(site: Mapping[str, Any]) -> bool:
     """Does the site bear a mask, of ``poutine.mask`` or of its distribution?"""
-    fn = site["fn"]
-    while not isinstance(fn, MaskedDistribution) and hasattr(fn, "base_dist"):
-        fn = fn.base_dist
+    fn = unwrap(site["fn"], MaskedDistribution)
     return isinstance(fn, MaskedDistribution) or not (site["mask"] is None or site["mask"] is True)
 
 
@@ -145,10 +143,7 @@ class Expectation:
         """Log q of every value of a site, without its mask: a mask takes a term away, and no probability."""
         if name not in self._log_q:
             site = self._sites[name]
-            fn = site["fn"]
-            while isinstance(fn, MaskedDistribution):
-                fn = fn.base_dist
-            self._log_q[name] = fn.log_prob(site["value"])
+            self._log_q[name] = without_mask(site["fn"]).log_prob(site["value"])
         return self._log_q[name]
 
     def _closure(self, names: set[str]) -> set[str]:

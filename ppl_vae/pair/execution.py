@@ -15,8 +15,9 @@ from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.enumeration import Expectation
 from ppl_vae.pair.handlers import has_density
 from ppl_vae.pair.layout import Layout
+from ppl_vae.pair.recycling import Summed
 from ppl_vae.pair.scores import GuideScore, SiteScore, scores_of
-from ppl_vae.pair.summation import sum_out
+from ppl_vae.pair.summation import Component, components, sum_out
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Execution:
 
     Attributes:
         expectation: over the guide's enumerated sites; None where all are drawn.
-        summed: latent sites of the model alone, which are summed out of p, with the dimension of each.
+        summed: latent sites of the model alone, which are summed out of p, and what their dimensions mean.
     """
 
     model_trace: Trace
@@ -33,7 +34,7 @@ class Execution:
     layout: Layout
     num_particles: int | None
     expectation: Expectation | None = None
-    summed: Mapping[str, int] = field(default_factory=dict)
+    summed: Summed = field(default_factory=Summed)
 
     def score_model(self) -> dict[str, SiteScore]:
         """Every sample site of the model, latent and observed, in the model's order."""
@@ -43,6 +44,10 @@ class Execution:
     def score_model_with_summed(self) -> dict[str, SiteScore]:
         """The same before anything is summed out: terms have the dimensions of the summed sites."""
         return scores_of(SiteScore, self.model_trace, self.layout, self.num_particles, self.expectation)
+
+    def components(self) -> list[Component]:
+        """The sets of sites that hang together through summed ones."""
+        return components(self.score_model_with_summed(), self.summed)
 
     def score_guide(self) -> dict[str, GuideScore]:
         """Every sample site of the guide, auxiliary ones included."""

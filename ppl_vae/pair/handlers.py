@@ -12,6 +12,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
+from ppl_vae.pair.support import log_det
+
 
 class Substitute(Messenger):
     """Give the named latent sites these values; they stay latent, so their densities are still counted as prior."""
@@ -58,13 +60,21 @@ class ScaleData(Messenger):
 
 
 class Constrain(Messenger):
-    """Give latent sites the value t(u), where t maps all real numbers onto the support of the site in this run."""
+    """Give latent sites the value z = t(u), where t maps all real numbers onto the support of the site in this run.
+
+    Attributes:
+        log_dets: log |dz/du| of each site, in the shape of its log density, nats.
+    """
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.values = values
+        self.log_dets: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"] = biject_to(msg["fn"].support)(self.values[msg["name"]])
-            msg["done"] = True
+        name = msg["name"]
+        if name not in self.values or msg["is_observed"]:
+            return
+        transform, u = biject_to(msg["fn"].support), self.values[name]
+        msg["value"], msg["done"] = transform(u), True
+        self.log_dets[name] = log_det(transform, u, msg["value"], len(msg["fn"].event_shape))

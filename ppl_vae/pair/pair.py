@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+import copy
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol, Self
 
 import torch
-from pyro import poutine
 from torch import Tensor
-from torch.distributions import Categorical
 
 from ppl_vae._random import fold
-from ppl_vae.data.rows import Batch
-from ppl_vae.pair.axis import sample_sites
-from ppl_vae.pair.binding import Binding
-from ppl_vae.pair.calls import names
+from ppl_vae.data.rows import Batch, Rows
+from ppl_vae.data.source import Source, source_of
+from ppl_vae.pair import sampling, scoring
+from ppl_vae.pair.axis import DataAxisError
+from ppl_vae.pair.calls import Call, names
+from ppl_vae.pair.density import Density
 from ppl_vae.pair.draws import Draws, LogProb
-from ppl_vae.pair.execution import Execution
-from ppl_vae.pair.handlers import Constrain, Forget, Substitute, has_density
-from ppl_vae.pair.layout import Layout
-from ppl_vae.pair.particles import inward, outward, without_particles
-from ppl_vae.pair.responsibilities import draw_of
-from ppl_vae.pair.runs import run_model, with_particles
-from ppl_vae.pair.scores import GuideScore
-from ppl_vae.pair.support import unconstrained
+from ppl_vae.pair.inspection import look
+from ppl_vae.pair.known import require_known_rows, require_own_parts, require_own_subsample
+from ppl_vae.pair.parameters import allow_local_params, buffers_of
+from ppl_vae.pair.runs import Runs
+from ppl_vae.pair.scope import Scope, empty_store
+
+_TEMPLATE_ROWS = 256
 
 
-class Pair(Binding):
+def _shown(part: str, name: str) -> Any:
+    """What a part of the pair says, as the pair's own: ``pair.latents`` is ``pair.sites.latents``."""
+
+    def read(self: Pair) -> Any:
+        return getattr(getattr(self, part), name)
+
+    return property(read, doc=f"``{part}.{name}``.")
+
+
+class Pair:
     r"""A model and a guide, bound together with their parameters.
 
     .. math:: \log p_\theta(x) = E_q[\log p_\theta(x, z) - \log q_\phi(z \mid x)] + KL(q_\phi(z \mid x) \| p_\theta(z
@@ -36,6 +44,9 @@ class Pair(Binding):
     ``model`` and ``guide`` are any Pyro pair: functions with ``pyro.param``, modules, methods of modules, autoguides.
     Parameters that ``pyro.param`` makes live in a store of the pair's own; Pyro's global store is never touched.
 
+    It holds what it is made of: ``sites`` (plain data), ``scope`` (its parameters, device and mode), ``runner`` (how
+    it is run, and what was checked of that).
+
     Args:
         model: p(x, z); called with the data's tensors, as in Pyro.
         guide: q(z | x); called with the same.
@@ -43,29 +54,192 @@ class Pair(Binding):
         device, dtype: where and in what precision runs are made. Default: as the modules are.
     """
 
-    # -- densities, draws ----------------------------------------------------------------------------------------------
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        *,
+        data_plate: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        for role, fn in (("model", model), ("guide", guide)):
+            if not callable(fn) or isinstance(fn, type):
+                raise TypeError(f"Pair: the {role} must be a function or a module instance, got {fn!r}")
+        self.model, self.guide = model, guide
+        self.scope = Scope((model, guide), device, dtype)
+        self.template: Rows | None = None
+        self._data_plate, self._num_rows = data_plate, 0
+        self._runner: Runs | None = None
+        allow_local_params(self.modules())
 
-    def _log_prob(self, scores: Mapping[str, Any]) -> LogProb:
-        return LogProb.of(scores, joint=self.has_global_latents)
+    @classmethod
+    def from_param_store(cls, model: Callable[..., Any], guide: Callable[..., Any], **options: Any) -> Self:
+        """Bind a pair that Pyro's own SVI has trained: the parameters are those of Pyro's global store, shared."""
+        import pyro
 
-    def _values(self, run: Execution) -> dict[str, Tensor]:
-        particles = run.num_particles is not None
-        return {
-            name: outward(_value(run.model_trace, name), site, self.layout, particles).detach().cpu()
-            for name, site in self.latents.items()
-        }
+        pair = cls(model, guide, **options)
+        pair.scope.store, pair.scope.local_params = dict(pyro.get_param_store().get_state()), False
+        return pair
 
-    def _draws(self, run: Execution) -> Draws:
-        model, guide = run.score_model(), run.score_guide()
-        named = {*guide, *self._summed}
-        forgotten = [name for name, score in model.items() if not score.observed and name not in named]
-        if forgotten:
-            raise ValueError(
-                f"Pair: {', '.join(map(repr, forgotten))} of the model was neither observed nor drawn by the guide, so "
-                "draws cannot be weighed; give all data that the model observes, and a guide for every latent site"
+    @classmethod
+    def bare(cls, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Self:
+        """A pair inside Pyro's own SVI, with its global store and handlers: for an objective that serves as a loss."""
+        pair = cls(model, guide)
+        pair.scope.store = None
+        pair._look(batch, None, strict=False, announced=True)
+        return pair
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A pair of its own, with modules and parameters of its own."""
+        require_own_parts(self)
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return twin
+
+    # -- what it is made of --------------------------------------------------------------------------------------------
+
+    @property
+    def initialized(self) -> bool:
+        """Has the pair been run once, so that its sites and parameters are known?"""
+        return self._runner is not None
+
+    def initialize(
+        self, data: Any, *, seed: int = 0, batch_size: int | None = None, num_data: int | None = None
+    ) -> Self:
+        """Run the pair once, to make lazy parameters and to find its sites, groups and data plate. Idempotent.
+
+        The run is on the first ``batch_size`` rows, or on all of them if the pair has a plate of a fixed size. A run is
+        made with Pyro's validation on, so a wrong shape is found here. ``num_data`` is N, if ``data`` are some of N
+        rows.
+
+        Raises:
+            DataAxisError: if the plate of the data cannot be told.
+        """
+        if self.initialized:
+            return self
+        rows = self.rows(data)
+        self.template, self._num_rows = rows.take(slice(0, _TEMPLATE_ROWS)), num_data or len(rows)
+        key, total = fold(seed, "initialize"), num_data or len(rows) or None
+        if batch_size is None or batch_size >= len(rows):
+            self._look(rows.batch(num_data=total), key)
+            return self
+        try:
+            self._look(rows.take(slice(0, batch_size)).batch(num_data=total), key)
+        except Exception as error:
+            self.scope.store = empty_store()
+            self._look(rows.batch(), key)
+            require_own_subsample(self, len(rows), batch_size, error)
+        return self
+
+    def _look(self, batch: Batch, seed: int | None, *, strict: bool = True, announced: bool = False) -> None:
+        model = Call(self.model, partner=self.guide, announced=announced)
+        guide = Call(self.guide, partner=self.model, announced=announced)
+        found = look(model, guide, self.scope, batch, seed=seed, data_plate=self._data_plate, strict=strict)
+        self._runner = Runs(model, guide, self.scope, found.sites, found.parameters)
+
+    @property
+    def runner(self) -> Runs:
+        """How the pair is run."""
+        if self._runner is None:
+            raise RuntimeError(
+                "Pair: the pair has not been run on data yet; call pair.initialize(data) or fit it first"
             )
-        log_p, log_q = self._log_prob(model), self._log_prob(guide)
-        return Draws(self._values(run), log_p, log_q)
+        return self._runner
+
+    device, dtype = _shown("scope", "device"), _shown("scope", "dtype")
+    modules, mode, evaluating = _shown("scope", "modules"), _shown("scope", "mode"), _shown("scope", "evaluating")
+    sites, parameters = _shown("runner", "sites"), _shown("runner", "parameters")
+    run, runs, vectorizes = _shown("runner", "run"), _shown("runner", "many"), _shown("runner", "vectorizes")
+    rescore_guide, require_enumerable = _shown("runner", "rescore_guide"), _shown("runner", "require_enumerable")
+    layout, latents, observed = _shown("sites", "layout"), _shown("sites", "latents"), _shown("sites", "seen")
+    summed, enumerated = _shown("sites", "summed_out"), _shown("sites", "enumerated")
+    has_global_latents, is_exact = _shown("sites", "has_global_latents"), _shown("sites", "is_exact")
+    counts_volume = _shown("sites", "counts_volume")
+
+    @property
+    def data_plate(self) -> str | None:
+        """The name of the plate of the datum (None: not known yet, or a pair without data)."""
+        return self.layout.axis.name if self.initialized and self.layout.axis else self._data_plate
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """Every parameter in its constrained space, by name, as detached CPU tensors."""
+        return self.parameters.constrained()
+
+    def parameters_by_name(self) -> dict[str, Tensor]:
+        """The live unconstrained leaves by name: what an optimizer moves."""
+        return dict(self.parameters.leaves)
+
+    def buffers_by_name(self) -> dict[str, Tensor]:
+        """The live buffers of the pair's modules (running means and the like) by name."""
+        return buffers_of(self.model, self.guide)
+
+    def newcomers(self) -> list[str]:
+        """Parameters that ``pyro.param`` has made since the pair was first run; call it inside the pair's scope."""
+        return self.parameters.newcomers()
+
+    def frozen_by_name(self) -> dict[str, Tensor]:
+        """The parameters of the pair's modules that are not trained (``requires_grad`` is False), by name."""
+        return self.parameters.frozen(self.modules())
+
+    def takes(self, argument: str) -> bool:
+        """Does the model or the guide name this argument?"""
+        return names(self.model, argument) or names(self.guide, argument)
+
+    # -- data ----------------------------------------------------------------------------------------------------------
+
+    def rows(self, data: Any) -> Source:
+        """The data as rows that come to the pair's device, in its precision.
+
+        Raises:
+            ValueError: a guide with a posterior for each row (one that names ``index``) gets other rows than it knows.
+        """
+        rows = source_of(data, dtype=self.dtype).to(device=self.device, dtype=self.dtype)
+        if self.initialized:
+            require_known_rows(self, rows)
+        return rows
+
+    def as_batch(self, data: Any) -> Batch:
+        """All rows as one batch.
+
+        Raises:
+            DataAxisError: the pair draws a subsample of the rows that it is given.
+        """
+        if isinstance(data, Batch):
+            return data
+        rows = self.rows(data)
+        self.require_whole_rows(rows)
+        return rows.batch()
+
+    def require_whole_rows(self, rows: Source) -> None:
+        """Raise :class:`DataAxisError` if the pair draws a subsample of the rows that it is given."""
+        axis = self.initialize(rows).layout.axis
+        if axis is not None and axis.subsampled:
+            raise DataAxisError(
+                f"Pair: the plate {axis.name!r} draws its own subsample, so single rows cannot be evaluated; give the "
+                "model and the guide the rows and let `fit(batch_size=...)` make the mini-batches"
+            )
+
+    def as_values(self, values: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Values by site, on the pair's device: a tensor alone is of the one latent."""
+        if not isinstance(values, Mapping):
+            if len(self.latents) != 1:
+                found = sorted(self.latents)
+                raise ValueError(f"Pair: values by site are required for the latents {found}, got one tensor")
+            values = {next(iter(self.latents)): values}
+        tensors = {name: torch.as_tensor(value) for name, value in values.items()}
+        return {n: v.to(self.device, self.dtype if v.is_floating_point() else None) for n, v in tensors.items()}
+
+    def template_state(self) -> dict[str, Any]:
+        """Two rows of the data that the pair was first run on, as a plain tree, for a later process to run it on."""
+        if self.template is None:
+            return {}
+        few = self.template.take(slice(0, 2)).to(device="cpu")
+        return {"args": list(few.args), "kwargs": dict(few.kwargs)}
+
+    # -- densities, draws ----------------------------------------------------------------------------------------------
 
     def draw(self, data: Any, num_samples: int, *, seed: int = 0) -> Draws:
         """Draw latents from the guide and score them: values (S, N, ...), log p and log q in nats.
@@ -75,9 +249,9 @@ class Pair(Binding):
             num_samples: S; all of them are held in memory.
             seed: the draws are a function of it.
         """
-        batch = self._as_batch(data)
+        batch = self.as_batch(data)
         with self.evaluating(fold(seed, "draw")):
-            return Draws.stack([self._draws(run) for run in self.runs(batch, num_samples)])
+            return Draws.stack([scoring.draws_of(self, run) for run in self.runs(batch, num_samples)])
 
     def draw_prior(self, data: Any, num_samples: int, *, seed: int = 0) -> Draws:
         """Draw latents from the model's prior; ``log_weight`` is then the log-likelihood of the data, in nats.
@@ -85,28 +259,18 @@ class Pair(Binding):
         Raises:
             ValueError: p(x | z) is a point mass (a flow).
         """
-        batch = self._as_batch(data)
-        self.require_spread("draw_prior")
+        batch = self.as_batch(data)
+        self.sites.require_spread("draw_prior")
         with self.evaluating(fold(seed, "draw_prior")):
-            return Draws.stack([self._draws_of_prior(run) for run in self._prior_runs(batch, num_samples)])
+            runs = scoring.prior_runs(self, batch, num_samples)
+            return Draws.stack([scoring.draws_of_prior(self, run) for run in runs])
 
     def draw_prior_values(self, data: Any, num_samples: int, *, seed: int = 0) -> dict[str, Tensor]:
         """The values that :meth:`draw_prior` draws, (S, N, ...) by site, not scored; a point mass of x is no matter."""
-        batch = self._as_batch(data)
+        batch = self.as_batch(data)
         with self.evaluating(fold(seed, "draw_prior")):
-            parts = [self._values(run) for run in self._prior_runs(batch, num_samples)]
+            parts = [scoring.values_of(self, run) for run in scoring.prior_runs(self, batch, num_samples)]
         return {name: torch.cat([part[name] for part in parts]) for name in self.latents}
-
-    def _prior_runs(self, batch: Batch, num_samples: int) -> list[Execution]:
-        vectorized = num_samples > 1 and self.vectorizes(batch)
-        counts = [num_samples] if vectorized else [None] * num_samples
-        return [run_model(self._model_call, batch, self.layout, values={}, num_particles=count) for count in counts]
-
-    def _draws_of_prior(self, run: Execution) -> Draws:
-        scores = run.score_model()
-        draws = self._draws(run)
-        prior = {name: score for name, score in scores.items() if not score.observed}
-        return Draws(draws.values, draws.log_p, self._log_prob(prior))
 
     def log_joint(self, data: Any, values: Tensor | Mapping[str, Tensor]) -> LogProb:
         """Log p(x, z) by site at the given latents: (S, N) in the data plate, (S,) outside, nats.
@@ -115,18 +279,7 @@ class Pair(Binding):
             data: N rows.
             values: latents by site, (S, N, ...) or (S, ...) outside the plate; a tensor if there is one latent.
         """
-        batch, given = self._as_batch(data), self._as_values(values)
-        missing = sorted(set(self.latents) - set(given))
-        if missing:
-            raise ValueError(f"log_joint: a value of every latent site is required, got none of {missing}")
-
-        def score(given: dict[str, Tensor], count: int | None) -> LogProb:
-            run = run_model(
-                self._model_call, batch, self.layout, values=given, num_particles=count, summed=self._summed
-            )
-            return self._log_prob(run.score_model())
-
-        return self._at(batch, given, score, seed=0)
+        return self._scored("log_joint", data, values, self.latents, scoring.score_model)
 
     def log_guide(self, data: Any, values: Tensor | Mapping[str, Tensor]) -> LogProb:
         """Log q(z | x) by site at the given latents: (S, N) or (S,), nats.
@@ -134,31 +287,16 @@ class Pair(Binding):
         Raises:
             ValueError: for a guide whose latents follow from auxiliary draws (most autoguides) that are not given.
         """
-        batch, given = self._as_batch(data), self._as_values(values)
-        missing = sorted(set(self._guide_sites) - set(given))
+        return self._scored("log_guide", data, values, None, scoring.score_guide)
+
+    def _scored(self, what: str, data: Any, values: Any, required: Collection[str] | None, score: Any) -> LogProb:
+        batch, given = self.as_batch(data), self.as_values(values)
+        whose = "latent site" if required is not None else "site of the guide"
+        missing = sorted(set(self.sites.guide if required is None else required) - set(given))
         if missing:
-            raise ValueError(f"log_guide: a value of every site of the guide is required, got none of {missing}")
-
-        def score(given: dict[str, Tensor], count: int | None) -> LogProb:
-            fn = Substitute(given)(with_particles(self._guide_call, self.layout, count))
-            trace = poutine.trace(fn).get_trace(batch)
-            return self._log_prob(_score_all(GuideScore, trace, self.layout, count))
-
-        return self._at(batch, given, score, seed=0)
-
-    def _at(self, batch: Batch, given: dict[str, Tensor], score: Callable[..., LogProb], *, seed: int) -> LogProb:
-        sites = self._model_sites | self._guide_sites
-        with self.evaluating(fold(seed, "score")):
-            if self.vectorizes(batch):
-                inner = {n: inward(v, sites[n], self.layout) for n, v in given.items()}
-                return score(inner, len(next(iter(given.values()))))
-            parts = [
-                score({n: without_particles(v[s], sites[n], self.layout) for n, v in given.items()}, None)
-                for s in range(len(next(iter(given.values()))))
-            ]
-            return LogProb.stack(parts)
-
-    # -- all real numbers ----------------------------------------------------------------------------------------------
+            raise ValueError(f"{what}: a value of every {whose} is required, got none of {missing}")
+        with self.evaluating(fold(0, "score")):
+            return scoring.scored(self, batch, given, lambda inner, count: score(self, batch, inner, count))
 
     def unconstrain(self, data: Any, values: Tensor | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Latents as unconstrained u, with log |dz/du| in nats: log p(x, u) = log p(x, z) + log_det.
@@ -173,88 +311,26 @@ class Pair(Binding):
         Raises:
             ValueError: for a latent with a discrete support.
         """
-        batch, given = self._as_batch(data), self._as_values(values)
-        found: dict[str, list[Tensor]] = {name: [] for name in self.latents}
-
-        def volume(inner: dict[str, Tensor], count: int | None) -> LogProb:
-            trace = run_model(self._model_call, batch, self.layout, values=inner, num_particles=count).model_trace
-            terms = {}
-            for name, site in self.latents.items():
-                node = trace.nodes[name]
-                u, log_det = unconstrained(node["fn"], _value(trace, name))
-                found[name].append(self._outward_like(u, node, site, count is not None))
-                terms[name] = self.layout.reduce(log_det, node, count is not None).double().cpu()
-            return LogProb(terms, (), joint=self.has_global_latents)
-
-        total = self._at(batch, given, volume, seed=0).total
-        return {name: torch.cat(parts) for name, parts in found.items()}, total
-
-    def _outward_like(self, u: Tensor, node: Mapping[str, Any], site: Any, particles: bool) -> Tensor:
-        """U with the axes of a value; its event may have another shape (a simplex loses a dimension)."""
-        rank = node["value"].dim() - len(site.event_shape)
-        twin = replace(site, event_shape=u.shape[rank:])
-        return outward(u, twin, self.layout, particles).double().cpu()
+        batch, given = self.as_batch(data), self.as_values(values)
+        with self.evaluating(fold(0, "score")):
+            return scoring.unconstrain(self, batch, given)
 
     def constrain(self, data: Any, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inverse of :meth:`unconstrain`: latents z, (S, N, ...) by site, from unconstrained u."""
-        batch, given = self._as_batch(data), self._as_values(values)
-        parts: dict[str, list[Tensor]] = {name: [] for name in self.latents}
+        batch, given = self.as_batch(data), self.as_values(values)
         with self.evaluating(fold(0, "constrain")):
-            for s in range(len(next(iter(given.values())))):
-                inner = {}
-                for name, u in given.items():
-                    site, lead = (
-                        self.latents[name],
-                        1 + self.latents[name].is_local + len(self.latents[name].plate_dims),
-                    )
-                    inner[name] = without_particles(u[s], replace(site, event_shape=u.shape[lead:]), self.layout)
-                trace = poutine.trace(Constrain(inner)(self._model_call)).get_trace(batch)
-                for name, site in self.latents.items():
-                    parts[name].append(outward(_value(trace, name), site, self.layout, False).cpu())
-        return {name: torch.cat(found) for name, found in parts.items()}
+            return scoring.constrain(self, batch, given)
+
+    def density(self, data: Any, *, scale: bool = False) -> Density:
+        """Log p(x, u) as a differentiable function of unconstrained latents, on the device; see :class:`Density`.
+
+        Args:
+            data: N rows, or a batch of them.
+            scale: multiply what stands inside the data plate by N/B.
+        """
+        return Density(self, self.as_batch(data), scale=scale)
 
     # -- sampling ------------------------------------------------------------------------------------------------------
-
-    def template_state(self) -> dict[str, Any]:
-        """Two rows of the data that the pair was first run on, as a plain tree, for a later process to run it on."""
-        if self._template is None:
-            return {}
-        few = self._template.take(slice(0, 2)).to(device="cpu")
-        return {"args": list(few.args), "kwargs": dict(few.kwargs)}
-
-    def _template_batch(self, n: int) -> Batch:
-        if self._template is None or not len(self._template):
-            return Batch()
-        return self._template.take(torch.arange(n, device=self.device) % len(self._template)).batch()
-
-    def _forward(self, batch: Batch | None, n: int, values: Mapping[str, Tensor], count: int | None) -> Any:
-        """A trace of the model with its observed sites sampled anew."""
-        fn: Callable[..., Any] = self._model_call
-        if batch is None:
-            if names(self.model, "num_samples"):
-                fn, batch = (lambda _: self.model(num_samples=n)), Batch()
-            else:
-                batch = self._template_batch(n)
-        fn = Substitute(values)(Forget()(with_particles(fn, self.layout, count)))
-        return poutine.trace(fn).get_trace(batch)
-
-    def _read(self, trace: Any, names_: list[str], count: int | None, mean: bool) -> dict[str, Tensor]:
-        def value(name: str) -> Tensor:
-            site = trace.nodes[name]
-            kept = _center(site["fn"]) if mean and name in self._observed else site["value"]
-            return outward(kept, self._model_sites[name], self.layout, count is not None).detach().cpu()
-
-        return {name: value(name) for name in names_ if name in trace.nodes}  # some are there only with their data
-
-    def _draw_summed(self, batch: Batch, values: Mapping[str, Tensor], count: int | None) -> dict[str, Tensor]:
-        """A draw of every latent that the model sums out, given x and the others: one after the other."""
-        drawn: dict[str, Tensor] = {}
-        for name in self.summed:
-            left = self._summed - set(drawn)
-            given = {**values, **drawn}
-            run = run_model(self._model_call, batch, self.layout, values=given, num_particles=count, summed=left)
-            drawn[name] = draw_of(run, name)
-        return drawn
 
     def simulate(
         self, n: int, *, seed: int = 0, mean: bool = False, latents: Mapping[str, Tensor] | None = None
@@ -271,15 +347,10 @@ class Pair(Binding):
         """
         if n < 1:
             raise ValueError(f"simulate: n must be at least 1, got {n}")
-        given = {k: v.unsqueeze(0) for k, v in self._as_values(latents).items()} if latents else {}
-        unknown = sorted(set(given) - set(self._model_sites))
-        if unknown:
+        given = self.as_values(latents) if latents else {}
+        if unknown := sorted(set(given) - set(self.sites.model)):
             raise ValueError(f"simulate: the latent sites are {sorted(self.latents)}, got {unknown}")
-        inner = {k: without_particles(v[0], self._model_sites[k], self.layout) for k, v in given.items()}
-        with self.evaluating(fold(seed, "simulate")):
-            trace = self._forward(None, n, inner, None)
-            found = self._read(trace, [*self._latent, *self._observed], None, mean)
-        return {name: value[0] for name, value in found.items()}
+        return sampling.simulated(self, n, given, mean, seed)
 
     def predict(
         self,
@@ -294,34 +365,28 @@ class Pair(Binding):
 
         Latents that the model sums out are drawn from p(c | x, z). Without latents S is ``num_samples``.
         """
-        batch, given = self._as_batch(data), self._as_values(values)
+        rows, given = self.rows(data), self.as_values(values)
+        self.require_whole_rows(rows)
         size = len(next(iter(given.values()))) if given else num_samples
-        with self.evaluating(fold(seed, "predict")):
-            if self.vectorizes(batch):
-                inner = {n: inward(v, self._model_sites[n], self.layout) for n, v in given.items()}
-                inner |= self._draw_summed(batch, inner, size)
-                return self._read(self._forward(batch, 0, inner, size), self._observed, size, mean)
-            parts = []
-            for s in range(size):
-                inner = {n: without_particles(v[s], self._model_sites[n], self.layout) for n, v in given.items()}
-                inner |= self._draw_summed(batch, inner, None)
-                parts.append(self._read(self._forward(batch, 0, inner, None), self._observed, None, mean))
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return sampling.predicted(self, rows, given, size, mean, seed)
 
 
-def _score_all(score: Callable[..., Any], trace: Any, layout: Layout, count: int | None) -> dict[str, Any]:
-    return {n: score(n, site, layout, count is not None) for n, site in sample_sites(trace) if has_density(site)}
+class Fitted(Protocol):
+    """What holds a pair: a fit."""
+
+    @property
+    def pair(self) -> Pair:
+        """The pair."""
+        ...
 
 
-def _center(fn: Any) -> Tensor:
-    """The mean of a distribution; of classes, which have none, the mode."""
-    base = fn
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
-    center: Tensor = fn.mode if isinstance(base, Categorical) else fn.mean
-    return center
+def pair_of(fitted: Pair | Fitted) -> Pair:
+    """The pair itself, or that of a fit: what is evaluated may be given as either.
 
-
-def _value(trace: Any, name: str) -> Tensor:
-    value: Tensor = trace.nodes[name]["value"]
-    return value
+    Raises:
+        TypeError: it is neither.
+    """
+    pair = fitted if isinstance(fitted, Pair) else getattr(fitted, "pair", None)
+    if not isinstance(pair, Pair):
+        raise TypeError(f"a Pair or a Fit is required, got {fitted!r}; bind a model and a guide by Pair(model, guide)")
+    return pair

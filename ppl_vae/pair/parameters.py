@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyro
 from pyro.nn import PyroModule
 from pyro.params.param_store import normalize_param_name
 from pyro.poutine.trace_struct import Trace
@@ -17,19 +16,7 @@ from torch.distributions import transform_to
 
 from ppl_vae._private import declared_parameters, module_context
 from ppl_vae.pair.axis import sample_sites
-
-
-def modules_of(fn: Any) -> list[nn.Module]:
-    """The modules that a model or guide stands on: itself, the object of a bound method, what a closure names."""
-    if isinstance(fn, functools.partial):
-        return [m for part in (fn.func, *fn.args, *fn.keywords.values()) for m in modules_of(part)]
-    owner = owned_module(fn)
-    if owner is not None:
-        return [owner]
-    if inspect.isfunction(fn):
-        named = inspect.getclosurevars(fn)
-        return [v for v in (*named.nonlocals.values(), *named.globals.values()) if isinstance(v, nn.Module)]
-    return []
+from ppl_vae.pair.reach import modules_of, owned_module
 
 
 def allow_local_params(modules: Iterable[nn.Module]) -> None:
@@ -42,12 +29,6 @@ def allow_local_params(modules: Iterable[nn.Module]) -> None:
             context = module_context(part)
             if context is not None and not hasattr(context, "param_state"):
                 context.param_state = {"params": {}, "constraints": {}}
-
-
-def owned_module(fn: Any) -> nn.Module | None:
-    """The module whose parameters are trained without ``pyro.module``: ``fn``, or the object that it is a method of."""
-    module = fn if isinstance(fn, nn.Module) else getattr(fn, "__self__", None)
-    return module if isinstance(module, nn.Module) else None
 
 
 def reached(tensors: Iterable[Any]) -> dict[int, Tensor]:
@@ -91,10 +72,30 @@ class Parameters:
     leaves: dict[str, Tensor] = field(default_factory=dict)
     constraints: dict[str, Any] = field(default_factory=dict)
     group: dict[str, str] = field(default_factory=dict)
+    stored: int = 0
 
     def of(self, *groups: str) -> dict[str, Tensor]:
         """The leaves of these groups, by name."""
         return {name: leaf for name, leaf in self.leaves.items() if self.group[name] in groups}
+
+    def newcomers(self) -> list[str]:
+        """The parameters of Pyro's present store that are none of these."""
+        known = {id(leaf) for leaf in self.leaves.values()}
+        store = pyro.get_param_store()
+        if len(store) <= self.stored:
+            return []
+        named = store.named_parameters()
+        return [normalize_param_name(name) for name, leaf in named if leaf.requires_grad and id(leaf) not in known]
+
+    def frozen(self, modules: Iterable[nn.Module]) -> dict[str, Tensor]:
+        """The parameters of these modules that are none of these: not trained, by name."""
+        trained = {id(leaf) for leaf in self.leaves.values()}
+        return {
+            f"frozen{i or ''}.{name}": leaf
+            for i, module in enumerate(modules)
+            for name, leaf in module.named_parameters()
+            if id(leaf) not in trained
+        }
 
     def constrained(self) -> dict[str, Tensor]:
         """Every parameter in its constrained space, detached, on the CPU."""
@@ -144,7 +145,7 @@ def collect(
     ``by_model`` must come from a run of the model at constant latents, for z carries φ into log p. A parameter that
     this run did not reach (of a branch not taken) belongs to its owner.
     """
-    params, names = Parameters(), {}
+    params, names = Parameters(stored=len(store["params"])), {}
     for name, leaf, constraint, owner in _candidates(model, guide, store, guide_trace):
         if not leaf.requires_grad or id(leaf) in names:
             continue
@@ -169,14 +170,19 @@ def _warn_of_strangers(leaves: list[Tensor]) -> None:
         )
 
 
-def buffers_of(*fns: Any) -> dict[str, Tensor]:
-    """The buffers of the modules that stand behind these functions, each once, by name."""
+def buffers_of(*fns: Any, every: bool = False) -> dict[str, Tensor]:
+    """The buffers of the modules that stand behind these functions, each once, by name.
+
+    Those that their module does not keep in its state (``persistent=False``) are its own matter, unless ``every`` one
+    is asked for.
+    """
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for prefix, fn in zip(("model", "guide"), fns, strict=False):
         for i, module in enumerate(modules_of(fn)):
+            kept = module.state_dict(keep_vars=True)
             for name, buffer in module.named_buffers():
-                if id(buffer) not in seen:
+                if (every or name in kept) and id(buffer) not in seen:
                     seen.add(id(buffer))
                     found[f"{prefix}{i or ''}.{name}"] = buffer
     return found

@@ -7,7 +7,7 @@ local site and (S, other plates..., event) for a global one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,6 +51,11 @@ class Site:
             num_values(fn) if discrete else None,
             is_masked(site),
         )
+
+
+def of_unconstrained(site: Site, u: Tensor) -> Site:
+    """The site as it is for u, (S, N, other plates..., event): its event may have another shape, as a simplex has."""
+    return replace(site, event_shape=u.shape[1 + site.is_local + len(site.plate_dims) :])
 
 
 def outward(value: Tensor, site: Site, layout: Layout, particles: bool) -> Tensor:

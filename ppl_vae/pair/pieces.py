@@ -15,13 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from ppl_vae.pair.enumeration import Expectation, narrowed, pieces
 from ppl_vae.pair.execution import Execution
 from ppl_vae.pair.layout import Layout
+from ppl_vae.pair.recycling import Summed
 from ppl_vae.pair.scores import SiteScore
 
 Cut = tuple[str, int, int]
 """A site, and the start and number of its values."""
 
-Replay = Callable[[Trace], tuple[Trace, Mapping[str, int]]]
-"""Run the model against a guide's trace: its trace, and the dimensions of what is summed out."""
+Replay = Callable[[Trace], tuple[Trace, Summed]]
+"""Run the model against a guide's trace: its trace, and what is summed out."""
 
 
 def pieces_of(guide_trace: Trace, expectation: Expectation) -> list[Cut]:
@@ -96,7 +97,7 @@ class InPieces(Execution):
         terms = checkpoint(run, use_reentrant=False) if torch.is_grad_enabled() else run()
         return dict(zip(structure, terms, strict=True))
 
-    def _piece(self, trace: Trace, summed: Mapping[str, int], *cut: Any) -> dict[str, SiteScore]:
+    def _piece(self, trace: Trace, summed: Summed, *cut: Any) -> dict[str, SiteScore]:
         assert self.expectation is not None
         part = self.expectation.narrow(*cut)
         return Execution(trace, self.guide_trace, self.layout, self.num_particles, part, summed).score_model()

@@ -8,19 +8,19 @@ from typing import Any
 from pyro.distributions import Delta
 from pyro.poutine.trace_struct import Trace
 
-from ppl_vae.distributions import CountsVolume, PointMass
+from ppl_vae.distributions import CountsVolume, PointMass, unwrap
 from ppl_vae.pair.axis import sample_sites
 
 
 def is_point(fn: Any) -> bool:
     """Is this a point mass, perhaps inside wrappers?"""
-    return isinstance(_inside(fn, (Delta, PointMass)), Delta | PointMass)
+    return isinstance(unwrap(fn, (Delta, PointMass)), Delta | PointMass)
 
 
 def counting(trace: Trace) -> Iterator[CountsVolume]:
     """The observed sites of a model that count the volume of a latent."""
     for _, site in sample_sites(trace):
-        fn = _inside(site["fn"], CountsVolume)
+        fn = unwrap(site["fn"], CountsVolume)
         if site["is_observed"] and isinstance(fn, CountsVolume):
             yield fn
 
@@ -52,9 +52,3 @@ def detach(trace: Trace) -> None:
     trace.detach_()
     for name, value in points.items():
         trace.nodes[name]["value"] = value
-
-
-def _inside(fn: Any, kinds: Any) -> Any:
-    while hasattr(fn, "base_dist") and not isinstance(fn, kinds):
-        fn = fn.base_dist
-    return fn

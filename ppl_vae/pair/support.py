@@ -19,6 +19,11 @@ def unconstrained(fn: Any, value: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"unconstrain: a continuous support is required, got {support}")
     transform = biject_to(support)
     u = transform.inv(value)
-    log_det = transform.log_abs_det_jacobian(u, value)
-    rank = value.dim() - len(fn.event_shape)  # what is left are event dimensions on which t acts one by one
-    return u, log_det.flatten(rank).sum(-1) if log_det.dim() > rank else log_det
+    return u, log_det(transform, u, value, len(fn.event_shape))
+
+
+def log_det(transform: Any, u: Tensor, value: Tensor, event_dim: int) -> Tensor:
+    """Log |dt/du| summed over an event of so many dimensions."""
+    found: Tensor = transform.log_abs_det_jacobian(u, value)
+    rank = value.dim() - event_dim  # what is left are event dimensions on which t acts one by one
+    return found.flatten(rank).sum(-1) if found.dim() > rank else found

@@ -12,13 +12,18 @@ from torch import Tensor
 from ppl_vae.data.rows import Batch
 from ppl_vae.distributions import MAX_CODES
 from ppl_vae.pair.enumeration import plates_of
+from ppl_vae.pair.pair import pair_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ppl_vae.pair.binding import Binding
     from ppl_vae.pair.execution import Execution
+    from ppl_vae.pair.pair import Fitted, Pair
     from ppl_vae.pair.scores import SiteScore
+
+
+FEW_CODES = 4096
+"""Up to so many joint values of discrete latents, evaluations are exact sums over all of them."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +67,18 @@ def _whole(term: Tensor) -> Tensor:
     return term.flatten(1).sum(1) if term.dim() > 1 else term
 
 
-def refusal(pair: Binding) -> str:
+def refusal(pair: Pair) -> str:
     """Why a pair has no table; empty if it has one."""
     unfit = [name for name, site in pair.latents.items() if not (site.is_discrete and site.is_local)]
     if unfit:
         return f"{', '.join(map(repr, unfit))} is not a discrete latent of each datum"
     if not pair.latents:
         return "the pair has no latents that the guide draws"
-    sites = [*pair.latents.items(), *pair._guide_sites.items()]
+    sites = [*pair.latents.items(), *pair.sites.guide.items()]
     masked = sorted({name for name, site in sites if site.is_masked})
     if masked:  # a density that is masked does not sum to 1
         return f"{', '.join(map(repr, masked))} bears a mask, and the values of a masked row have no probabilities"
-    strange = sorted(set(pair._guide_sites) - set(pair.latents))
+    strange = sorted(set(pair.sites.guide) - set(pair.latents))
     if strange:
         return f"the guide draws {', '.join(map(repr, strange))}, which the model has not"
     if len(pair.latents) > 1 and any(site.plate_dims for site in pair.latents.values()):
@@ -81,7 +86,7 @@ def refusal(pair: Binding) -> str:
     return ""
 
 
-def num_codes(pair: Binding) -> int | None:
+def num_codes(pair: Pair) -> int | None:
     """C, the number of joint values of the latents; None for a pair that has no table."""
     if refusal(pair):
         return None
@@ -89,7 +94,13 @@ def num_codes(pair: Binding) -> int | None:
     return prod(n for n in values if n is not None) if None not in values else None
 
 
-def tabulate(pair: Binding, batch: Batch) -> Table:
+def few_codes(pair: Pair) -> int | None:
+    """How many joint values the latents have, if they are so few that a sum over all is made unasked; else None."""
+    count = num_codes(pair)
+    return count if count is not None and count <= FEW_CODES else None
+
+
+def tabulate(pair: Pair | Fitted, batch: Batch) -> Table:
     """The table of a batch, with gradients; call it inside ``pair.scope()``.
 
     Memory is that of one run of the model on C B rows.
@@ -97,6 +108,7 @@ def tabulate(pair: Binding, batch: Batch) -> Table:
     Raises:
         ValueError: a latent is continuous, or shared by all data, or the joint values are more than ``MAX_CODES``.
     """
+    pair = pair_of(pair)
     if why := refusal(pair):
         raise ValueError(f"enumeration: all latents must be discrete and of each datum's own, but {why}")
     run = pair.run(batch, enumerated=pair.latents, in_pieces=False)

@@ -1,8 +1,8 @@
 """Figures: each takes what it draws and ``ax=``, and returns the axes; none is left behind in pyplot."""
 
 from ppl_vae.plots.code_bars import code_bars
+from ppl_vae.plots.curves import history
 from ppl_vae.plots.gradient_noise import gradient_noise
-from ppl_vae.plots.history import history
 from ppl_vae.plots.images import images, reconstructions
 from ppl_vae.plots.khat_points import khat_points
 from ppl_vae.plots.kl_bars import kl_bars

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae.plots.code_bars import code_bars
-from ppl_vae.plots.history import history
+from ppl_vae.plots.curves import history
 from ppl_vae.plots.images import images, reconstructions
 from ppl_vae.plots.khat_points import khat_points
 from ppl_vae.plots.kl_bars import kl_bars
@@ -31,7 +31,7 @@ class FitPlots:
 
     def reconstructions(self, data: Any, *, ax: Axes | None = None, **options: Any) -> Axes:
         """Images beside their reconstructions."""
-        rows = self._fit.rows(data)
+        rows = self._fit.rows(data).take(slice(None))
         return reconstructions(rows.args[0].cpu(), self._fit.reconstruct(rows), ax=ax, **options)
 
     def latent(self, data: Any, *, color: Any = None, ax: Axes | None = None) -> Axes:

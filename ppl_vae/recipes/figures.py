@@ -56,7 +56,7 @@ def _panels(fit: Fit, dataset: Dataset, own: Mapping[str, Panel]) -> dict[str, P
         panels["latent"] = lambda ax: _titled(fit.plot.latent(codes, color=colors, ax=ax), title)
         if _has_marginals(fit, shown[:2]):
             panels["kl"] = lambda ax: _titled(fit.plot.kl(codes, ax=ax), "KL of each latent dimension")
-    elif len(found := discrete_sites(fit)) == 1:
+    elif len(found := discrete_sites(fit.pair)) == 1:
         panels["use"] = lambda ax: fit.plot.codes(shown, site=next(iter(found)), ax=ax)
     return panels
 

@@ -168,7 +168,7 @@ def _codes(fit: Fit, rows: Tensor) -> dict[str, float]:
     from ppl_vae.diagnostics.usage import discrete_sites
 
     found: dict[str, float] = {}
-    for name in discrete_sites(fit):
+    for name in discrete_sites(fit.pair):
         usage = code_usage(fit, rows, name)
         latents, classes = usage.usage.shape
         each = f"{latents} x {classes}" if latents > 1 else str(classes)

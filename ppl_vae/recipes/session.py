@@ -250,8 +250,9 @@ def resumed(plan: Plan, given: Mapping[str, Any], folder: Path) -> Plan:
 def _state_of(checkpoint: Path, run: RunFolder, cut_off: bool) -> dict[str, Any] | None:
     """The state to go on from; None for a run that was cut off before its first checkpoint."""
     if not cut_off:
-        state: dict[str, Any] = run.read_tree(run.STATE)
-        return state
+        from ppl_vae.training.checkpoint import saved_state
+
+        return saved_state(run)
     file = checkpoint / RunFolder.STATE
     return load_tree(file) if file.exists() else None
 

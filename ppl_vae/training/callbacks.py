@@ -16,9 +16,18 @@ class Run(Protocol):
     """What a callback sees of the run that it watches."""
 
     pair: Pair
-    step: int
-    epoch: int
+    fit: Any
     history: History
+
+    @property
+    def step(self) -> int:
+        """Steps made in all."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed in all."""
+        ...
 
     def stop(self, reason: str) -> None:
         """End the run after the present step; ``fit.ended`` will be the reason."""

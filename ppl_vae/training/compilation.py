@@ -15,6 +15,7 @@ from ppl_vae.capture import Engine, Explanation, Program, Result, own_gradients
 from ppl_vae.capture.program import Forward
 from ppl_vae.capture.signature import described
 from ppl_vae.data.rows import Batch
+from ppl_vae.training.subset import Subset
 
 LATEST = 500
 """The switch comes after the first epoch, whose rows are checked one by one, but no later than this step."""
@@ -48,7 +49,7 @@ class Compilation:
         choice: Choice,
         roots: dict[str, Any],
         *,
-        moves: Callable[[int], Iterable[str]] | None = None,
+        moves: Callable[[int], Subset | Iterable[str]] | None = None,
         per_epoch: int = 1,
         usual_size: int | None = None,
         device: str = "cpu",
@@ -64,7 +65,7 @@ class Compilation:
         self._off = choice is False or (choice == "auto" and device != "cpu")
 
     def captured(
-        self, gradients: Gradients, batch: Batch, step: int, moving: frozenset[str], leaves: list[Tensor]
+        self, gradients: Gradients, batch: Batch, step: int, moving: Subset, leaves: list[Tensor]
     ) -> Result | None:
         """The values and gradients of a step by its graph; None if it is to be made eagerly.
 
@@ -84,14 +85,14 @@ class Compilation:
             return forward
 
         def name() -> str:
-            return f"{described(batch.args, batch.kwargs)} -> {'+'.join(sorted(moving))}"
+            return f"{described(batch.args, batch.kwargs)} -> {moving.label}"
 
         parts = (batch.args, dict(batch.kwargs), batch.index, batch.num_data)
         found = self._engine.find(parts, {}, make_forward, moving, name)
         return None if found is None else self._by_plan(*found, batch, step, moving)
 
     def _by_plan(
-        self, program: Program, inputs: list[Tensor], batch: Batch, step: int, moving: frozenset[str]
+        self, program: Program, inputs: list[Tensor], batch: Batch, step: int, moving: Subset
     ) -> Result | None:
         name = program.record.signature
         entry = self._plan.get(name)
@@ -113,13 +114,13 @@ class Compilation:
             program.record.eager_steps += 1
         return result
 
-    def _is_worth_it(self, program: Program, batch: Batch, step: int, moving: frozenset[str]) -> bool:
+    def _is_worth_it(self, program: Program, batch: Batch, step: int, moving: Subset) -> bool:
         is_usual = self._usual_size is None or batch.size == self._usual_size
         if self.choice is True and is_usual:
             return True
         share = 1.0 if is_usual else 1 / self._per_epoch
         if self._moves is not None:
-            share *= sum(frozenset(self._moves(step + i)) == moving for i in range(SAMPLE)) / SAMPLE
+            share *= sum(Subset.of(self._moves(step + i)) == moving for i in range(SAMPLE)) / SAMPLE
         to_come = max(round((self.target - step) * share), 0)
         if not program.given_up:  # which has a reason of its own
             program.record.reason = f"about {to_come} such steps to come do not earn back compiling ({WORTH} do)"
@@ -136,5 +137,11 @@ class Compilation:
         return {name: dict(entry) for name, entry in self._plan.items()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Make the same choices again."""
+        """Make the same choices again, and from the same counts: a run that goes back comes the same way once more."""
         self._plan = {name: dict(entry) for name, entry in state.items()}
+        for key, program in list(self._engine.programs.items()):
+            entry = self._plan.get(program.record.signature)
+            if entry is not None:
+                program.record.compiled_steps = entry["compiled"]
+            elif program.ready:  # captured later than the place that the run goes back to
+                del self._engine.programs[key]

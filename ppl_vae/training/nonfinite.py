@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,9 @@ from torch import Tensor
 from ppl_vae.data.rows import Batch
 from ppl_vae.distributions import PointMass
 from ppl_vae.pair.scope import validation
-from ppl_vae.training.step import GradientStep
+
+if TYPE_CHECKING:
+    from ppl_vae.training.gradient_step import GradientStep
 
 
 class NonFiniteError(ArithmeticError):
@@ -38,10 +40,15 @@ def _bad(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all())
 
 
-def diagnose(step: GradientStep, batch: Batch, number: int) -> NonFiniteError:
-    """Replay step ``number`` on its batch and its noise, and find the first value that is not finite."""
+def diagnose(step: GradientStep, batch: Batch, number: int, *, lost: str | None = None) -> NonFiniteError:
+    """Replay step ``number`` on its batch and its noise, and find the first value that is not finite.
+
+    ``lost`` is a parameter that was not finite after the step.
+    """
     with validation(False):  # an argument check would stop at the NaN, and not say whose it is
         found = _first_bad(step, batch, number)
+    if found is None and lost is not None:
+        return NonFiniteError(number, lost, f"the parameter {lost!r} was not finite after it")
     if found is None:
         return NonFiniteError(number, "objective", "the objective or the norm of its gradient was not finite")
     return found

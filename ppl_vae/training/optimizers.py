@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,18 +62,10 @@ def _unwrap(factory: Any) -> tuple[OptimizerFactory, dict[str, Any]]:
     return factory, options
 
 
-@dataclass(frozen=True)
-class EachStep:
-    """A learning-rate schedule that advances after every step instead of after every epoch.
-
-    ``VariationalEM(..., lr_scheduler=EachStep(partial(CosineAnnealingLR, T_max=2000)))``
-    """
-
-    factory: Callable[[torch.optim.Optimizer], Any]
-
-    def __call__(self, optimizer: torch.optim.Optimizer) -> Any:
-        """The scheduler of this optimizer."""
-        return self.factory(optimizer)
+def described(optimizer: torch.optim.Optimizer) -> str:
+    """Its name and options, without its rate."""
+    options = ", ".join(f"{k}={v!r}" for k, v in optimizer.defaults.items() if k != "lr")
+    return f"{type(optimizer).__name__}({options})"
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_no_run_and_no_prediction_is_larger_than_asked_for(local_pair, x, monkey
     )
     wanted = ["posterior", "posterior_predictive"]
     # 160 numbers are 20 draws of a datum; the pair is asked for two rows first, to see if it takes them apart
-    monkeypatch.setattr("ppl_vae.evidence.chunks._takes_single_rows", lambda pair, rows: True)
+    monkeypatch.setattr("ppl_vae.evidence.chunks.takes_single_rows", lambda pair, rows: True)
     to_inference_data(local_pair, x, **SMALL, groups=wanted, max_elements=160)
     assert max(drawn) <= 20
     assert sum(drawn) == 60 * 40

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pyro.distributions import Categorical
 
-from ppl_vae.distributions.labels import split_labels
+from ppl_vae.distributions.given_labels import split_labels
 
 CLASSES = Categorical(torch.ones(3), validate_args=True)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ppl_vae.evidence import Evidence, MeanEvidence
-from ppl_vae.evidence.result import percent
+from ppl_vae.evidence.evidence import percent
 
 
 def evidence(value=(-1.0, -2.0, -6.0), error=(0.3, 0.4, 1.2), khat=(0.1, 0.6, 0.9), bound="lower") -> Evidence:

@@ -94,7 +94,7 @@ def test_factorized_evidence_is_the_sum_over_all_joint_codes():
     sizes = {"num_latents": 3, "num_classes": K, "factorized": True}
     model = DiscreteVAE(torch.nn.Linear(K, 2), likelihood="bernoulli", **sizes).double()
     encoder = torch.nn.Sequential(torch.nn.Flatten(), MLP(D, 3 * K, hidden=()))
-    fit = Fit.of(Pair(model, EnumeratedCategorical(encoder, **sizes), dtype=torch.float64))
+    fit = Fit(Pair(model, EnumeratedCategorical(encoder, **sizes), dtype=torch.float64))
     x = binary().reshape(N, 3, 2)
     found = fit.log_evidence(x)
     joint = []
@@ -108,7 +108,7 @@ def test_factorized_evidence_is_the_sum_over_all_joint_codes():
 
 def _elbo(fit: Fit, x: torch.Tensor) -> torch.Tensor:
     with fit.scope(), torch.no_grad():
-        return ELBO().terms(fit, fit.rows(x).batch()).value
+        return ELBO().terms(fit.pair, fit.rows(x).batch()).value
 
 
 def test_too_many_codes_say_what_they_would_cost():
@@ -151,7 +151,7 @@ def test_reports_are_of_the_discrete_model():
     """Trained relaxed, judged hard: evidence, ELBO and codes are those of a guide that draws."""
     model, guide = discrete(RelaxedCategorical, temperature=0.5)
     fit = fitted((model, guide))
-    hard = Fit.of(Pair(model, SampledCategorical(guide.encoder, **SIZES), dtype=torch.float64).initialize(binary()))
+    hard = Fit(Pair(model, SampledCategorical(guide.encoder, **SIZES), dtype=torch.float64).initialize(binary()))
     assert torch.allclose(fit.log_evidence(binary()).value, hard.log_evidence(binary()).value, atol=1e-12)
     assert torch.allclose(fit.elbo(binary()), hard.elbo(binary()), atol=1e-12)
     drawn = fit.log_evidence(binary(), ImportanceWeighted(3000))
@@ -180,7 +180,7 @@ def test_free_bits_are_of_each_latent_of_a_code():
 @pytest.mark.parametrize("objective", [RLOO(3), VIMCO(3)])
 def test_objectives_for_draws_raise_the_exact_elbo(objective):
     pair = discrete(SampledCategorical)
-    start = Fit.of(Pair(*pair, dtype=torch.float64)).elbo(binary()).mean()
+    start = Fit(Pair(*pair, dtype=torch.float64)).elbo(binary()).mean()
     fit = VariationalEM(*pair, objective=objective, lr=0.01, dtype=torch.float64).fit(
         binary(), epochs=60, progress=False
     )
@@ -215,7 +215,7 @@ def test_a_fit_on_some_labels_answers_without_any():
 
 def test_labels_are_evidence_too():
     """log p(x, label) of a labeled row, log p(x) of another: by the sum over classes of weighted draws."""
-    fit = Fit.of(Pair(*semi_supervised(), dtype=torch.float64).initialize((binary(), labels())))
+    fit = Fit(Pair(*semi_supervised(), dtype=torch.float64).initialize((binary(), labels())))
     some = fit.log_evidence((binary(), labels()), ImportanceWeighted(4000)).value
     each = torch.stack(
         [fit.log_evidence((binary(), torch.full((N,), k)), ImportanceWeighted(4000)).value for k in range(K)]
@@ -272,6 +272,6 @@ def test_a_mixture_is_clustered_by_bayes_rule():
 
 def test_the_table_of_an_enumerated_guide_is_whole_whatever_its_memory_bound():
     pair = discrete(max_rows=20)
-    fit = Fit.of(Pair(*pair, dtype=torch.float64).initialize(binary()))
+    fit = Fit(Pair(*pair, dtype=torch.float64).initialize(binary()))
     with fit.scope(), torch.no_grad():
         assert tabulate(fit, fit.rows(binary()).batch()).log_p.shape == (K**M, N)

@@ -236,8 +236,8 @@ def test_precision_of_parameters_and_data(name):
     expected = dtype or torch.float32
     assert {t.dtype for t in fit.parameters_by_name().values()} == {expected}
     assert fit.config["dtype"] == str(expected).removeprefix("torch.")
-    assert fit.trainer.batches.rows.args[0].dtype == expected
-    assert torch.equal(fit.trainer.batches.rows.args[0], x.to(expected))  # not rounded on the way
+    assert fit.trainer.batches.source.args[0].dtype == expected
+    assert torch.equal(fit.trainer.batches.source.args[0], x.to(expected))  # not rounded on the way
     assert fit.elbo(x).dtype == torch.float64
 
 

@@ -62,7 +62,7 @@ def test_draws_are_of_the_same_rows_in_one_run_and_in_many(monkeypatch):
     pair = Pair(*(getattr(Subsampled({}), side) for side in ("model", "guide"))).initialize(DATA)
     with pair.scope():
         assert pair.vectorizes(Batch((DATA,)))
-        monkeypatch.setattr(pair, "vectorizes", lambda batch: False)
+        monkeypatch.setattr(pair.runner, "vectorizes", lambda batch: False)
         runs = pair.runs(Batch((DATA,)), 4)
         again = pair.runs(Batch((DATA,)), 4)
     assert len(runs) == 4
@@ -96,7 +96,7 @@ def test_an_importance_weighted_bound_of_an_exact_guide_has_no_noise_between_dra
             pyro.sample("z", dist.Normal(x[rows] / 2, scale).to_event(1))
 
     pair = Pair(model, guide).initialize(DATA)
-    monkeypatch.setattr(pair, "vectorizes", lambda batch: False)
+    monkeypatch.setattr(pair.runner, "vectorizes", lambda batch: False)
     with pair.scope():
         terms = IWAE(5).terms(pair, Batch((DATA,)))
     assert float(terms.objective.detach()) == pytest.approx(float(terms.elbo.detach()), abs=1e-10)

@@ -137,7 +137,7 @@ def test_a_plate_of_fixed_size_refuses_mini_batches_but_not_full_ones():
 def test_global_latents_refuse_what_is_per_datum():
     pair = Pair(shared_mean, AutoNormal(shared_mean)).initialize(rows(dtype=torch.float32))
     with pytest.raises(GlobalLatentError, match="'mean', 'scale' stand outside the data plate 'data'"):
-        pair.require_local("calibration")
+        pair.sites.require_local("calibration")
 
 
 def test_an_autoguide_with_a_posterior_per_row_refuses_mini_batches():
@@ -148,7 +148,7 @@ def test_an_autoguide_with_a_posterior_per_row_refuses_mini_batches():
 
     pair = Pair(model, AutoNormal(model)).initialize(rows(dtype=torch.float32))
     with pytest.raises(DataAxisError, match="AutoNormal: it keeps one posterior of 'z' per row"):
-        pair.require_batchable()
+        pair.sites.require_batchable(pair.guide)
 
 
 def test_a_pair_that_subsamples_itself_gets_all_data_and_says_why_rows_cannot_be_judged():
@@ -266,7 +266,7 @@ def test_a_vectorized_run_is_not_believed_for_other_sizes():
     with pair.scope():
         pyro.param("w").unconstrained().data.fill_(2.0)
     fresh = pair.log_joint(x, torch.zeros(4, 20, 1)).total
-    pair._checks.clear()
+    pair.runner._checks.clear()
     pair.draw(x[:1], 8)  # a one-row call first
     assert torch.equal(pair.log_joint(x, torch.zeros(4, 20, 1)).total, fresh)
     assert not pair.vectorizes(pair.rows(x).batch())

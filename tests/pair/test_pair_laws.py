@@ -10,6 +10,7 @@ from pyro.infer import Trace_ELBO
 
 from ppl_vae._random import isolated_rng
 from ppl_vae.pair import Pair
+from ppl_vae.pair.scoring import draws_of
 
 TABLE = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
@@ -48,9 +49,9 @@ def test_draws_are_scored_as_pyro_scores_them(case):
     batch = data.batch()
     with pair.evaluating(5):
         run = pair.run(batch)
-        ours = pair._draws(run)
+        ours = draws_of(pair, run)
     with pair.evaluating(5):
-        theirs = Trace_ELBO().loss(pair._model_call, pair._guide_call, batch)
+        theirs = Trace_ELBO().loss(pair.runner.model, pair.runner.guide, batch)
     assert ours.log_weight.sum().item() == pytest.approx(-theirs, rel=1e-5)
 
 

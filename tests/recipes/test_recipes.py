@@ -266,3 +266,10 @@ def test_survae_bounds_a_probability() -> None:
 def test_couplings_want_two_numbers() -> None:
     with pytest.raises(ValueError, match="at least 2 are required, got 1"):
         get_recipe("flow").build(Facts((1,), binary=False), settings_of("flow"))
+
+
+def test_a_recipe_sums_over_so_many_codes_as_evaluations_do():
+    from ppl_vae.pair.table import FEW_CODES
+    from ppl_vae.recipes.discrete_vae import MOST_CODES
+
+    assert MOST_CODES == FEW_CODES

@@ -21,7 +21,7 @@ class Diary(Callback):
         self.name, self.story = name, [] if story is None else story
 
     def write(self, event: str, run: Trainer) -> None:
-        self.story.append((self.name + event, run.step, run.epoch, run.position))
+        self.story.append((self.name + event, run.step, run.epoch, run.cursor.position))
 
     def on_start(self, run):
         self.write("start", run)
@@ -59,7 +59,7 @@ def test_the_end_is_told_however_it_comes():
             raise RuntimeError("mine")
 
     diary, fits = Fails(), []
-    diary.on_start = lambda run: fits.append(run.pair)
+    diary.on_start = lambda run: fits.append(run.fit)
     with pytest.raises(RuntimeError, match="mine"):
         Run()(20, callbacks=[diary])
     assert diary.story[-1][0] == "end"
@@ -165,7 +165,7 @@ class Spoil(Callback):
 
     def on_epoch(self, run, row):
         if row["epoch"] == self.epoch:
-            for group in run.optimizer.param_groups:
+            for group in run.make.optimizer.param_groups:
                 group["lr"] = 1.0
 
 

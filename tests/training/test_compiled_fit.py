@@ -23,9 +23,10 @@ from torch.optim import lr_scheduler
 
 from ppl_vae import IWAE, Alternating, Callback, KeepBest, VariationalEM
 from ppl_vae.capture import CaptureError, FallbackWarning
+from ppl_vae.data.batches import SourceBatches
 from ppl_vae.models import VAE
 from ppl_vae.objectives import ELBO, LinearWarmup
-from ppl_vae.training import EachStep, NonFiniteError, Trainer, compilation
+from ppl_vae.training import EachStep, NonFiniteError, compilation
 
 SWITCH = PER_EPOCH  # the first step after the first epoch
 TOTAL = 6 * PER_EPOCH
@@ -166,7 +167,7 @@ def test_a_side_that_rests_keeps_every_bit_of_its_parameters_and_running_means(b
                 moved = {
                     n.removeprefix("buffer.").partition(".")[0] for n in now if not same_bits(now[n], self.before[n])
                 }
-                changes.append(("+".join(sorted(run.moves(run.step - 1))), moved))
+                changes.append(("+".join(sorted(run.make.moves(run.step - 1))), moved))
             self.before = now
 
     compiled(RUNS["alternating"], callbacks=[Sees()])
@@ -431,32 +432,15 @@ def test_everything_is_as_before_a_bad_step(name, bad, by_torch, monkeypatch):
     """As the eager fit has it: the same step, the same site, and the state of the steps before it."""
     run = RUNS[name]
     whole = compiled(run, bad)
-    kept = Trainer._make_step
 
-    def poisoned(self: Trainer, batch: Any) -> None:
-        if self.step == bad:
-            batch.args[0][0, 0] = HUGE
-        kept(self, batch)
-
-    monkeypatch.setattr(Trainer, "_make_step", poisoned)
-    kept_at = Trainer._rewind
-
-    def rewind(self: Trainer, step: int) -> None:
-        kept_at(self, step)
-        batches = self.batches
-
-        class Poisoned:
-            def at(self, *place: int) -> Any:
-                batch = batches.at(*place)
+    class Poisoned(SourceBatches):
+        def at(self, seed: int, epoch: int, position: int) -> Any:
+            batch = super().at(seed, epoch, position)
+            if epoch * self.per_epoch + position == bad:
                 batch.args[0][0, 0] = HUGE
-                return batch
+            return batch
 
-            def __getattr__(self, name: str) -> Any:
-                return getattr(batches, name)
-
-        self.batches = Poisoned()
-
-    monkeypatch.setattr(Trainer, "_rewind", rewind)
+    monkeypatch.setattr("ppl_vae.inference.variational_em.SourceBatches", Poisoned)
     found = []
     for choice in (False, True):
         with pytest.raises(NonFiniteError) as error:

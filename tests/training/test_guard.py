@@ -8,20 +8,20 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from runs import BATCH, PER_EPOCH, Run, data, differences, no_latents, plain, snapshot, state_in
+from runs import BATCH, PER_EPOCH, Run, data, differences, latch, no_latents, plain, snapshot, state_in
 from torch import nn
 from torch.distributions import constraints
 from torch.optim import lr_scheduler
 
 from ppl_vae import Alternating, Callback, KeepBest, VariationalEM
 from ppl_vae.data import Rows
-from ppl_vae.data.batches import InMemoryBatches, TransformedBatches
+from ppl_vae.data.batches import SourceBatches, TransformedBatches
 from ppl_vae.objectives import ELBO
 from ppl_vae.pair.scope import validation
 from ppl_vae.storage import decode_tree, encode_tree
-from ppl_vae.training import EachStep, GradientStep, NonFiniteError, build_optimizer, leaves_by_group
-from ppl_vae.training.guard import Guard
-from ppl_vae.training.step import EVERYONE
+from ppl_vae.training import EachStep, GradientStep, NonFiniteError, Trainer, build_optimizer, leaves_by_group
+from ppl_vae.training.subset import EVERYONE
+from ppl_vae.training.undo import Undo
 
 HUGE = 2.0**127  # finite, and its square is not
 
@@ -36,7 +36,7 @@ def poison(x):
 
 def first_bad_step(seed: int) -> int:
     """The oracle: go through the batches, and look."""
-    batches = TransformedBatches(InMemoryBatches(Rows.of(data()), BATCH), poison)
+    batches = TransformedBatches(SourceBatches(Rows.of(data()), BATCH), poison)
     for step in range(1000):
         if float(batches.at(seed, *divmod(step, PER_EPOCH)).args[0].max()) == HUGE:
             return step
@@ -71,7 +71,7 @@ EMS = {
 def path(request, monkeypatch):
     """Both ways to guard: look at each step, or undo on the device and look at the next check."""
     if request.param == "latched":
-        monkeypatch.setattr("ppl_vae.training.step.Guard", partial(Guard, latched=True))
+        latch(monkeypatch)
     return request.param
 
 
@@ -102,7 +102,7 @@ def test_a_first_m_step_that_is_bad_leaves_no_optimizer_state(path):
 @pytest.mark.parametrize("name", EMS)
 def test_both_paths_agree_on_good_runs(name, monkeypatch):
     looked = snapshot(Run(em=EMS[name])(13))
-    monkeypatch.setattr("ppl_vae.training.step.Guard", partial(Guard, latched=True))
+    latch(monkeypatch)
     assert differences(looked, snapshot(Run(em=EMS[name])(13))) == []
 
 
@@ -140,22 +140,103 @@ def test_keep_best_still_gives_the_best_back(path):
     assert differences(expected, {k: v.detach() for k, v in fit.trainer.tensors().items()}) == []
 
 
-def test_a_guard_that_lets_go_breaks_the_law(monkeypatch):
-    """The negative twin: without it the parameters are lost."""
-    monkeypatch.setattr(Guard, "update", lambda self, *_: self.optimizer.step())
+def test_a_step_that_moves_all_the_same_breaks_the_law(monkeypatch):
+    """The negative twin: without a look at it the parameters are lost."""
+    monkeypatch.setattr(GradientStep, "update", lambda self, step, fine, move: move())
+    monkeypatch.setattr(GradientStep, "failed", lambda self: False)
     run = poisoned(LATER)
     assert any(not t.isfinite().all() for t in run(first_bad_step(LATER) + 1).params.values())
 
 
-def test_a_latch_that_makes_the_first_state_breaks_the_law(monkeypatch):
-    """The negative twin of the first M-step: undo what was there before, and what the step has made stays."""
-    monkeypatch.setattr("ppl_vae.training.step.Guard", partial(Guard, latched=True))
-    monkeypatch.setattr(Guard, "_can_be_undone", lambda self: bool(self.optimizer.state))
-    monkeypatch.setattr(Guard, "_moved_by_optimizer", lambda self: [leaf.data for leaf in self.leaves])
-    run = poisoned(M_STEP, schedule=Alternating(e_steps=5, m_steps=1))
+@pytest.mark.parametrize("forgotten", ["_tensors", "_state"])
+def test_a_way_back_that_forgets_something_breaks_the_law(forgotten, monkeypatch):
+    """The negative twin of going back: what is not copied stays as the later steps have left it."""
+    latch(monkeypatch)
+    kept = Undo.restore
+
+    def restore(self, step, cursor, history):
+        now = Undo(step, cursor, history)
+        self.__dict__[forgotten] = now.__dict__[forgotten]
+        kept(self, step, cursor, history)
+
+    monkeypatch.setattr(Undo, "restore", restore)
+    run = poisoned(LATER)
     with pytest.raises(NonFiniteError) as caught:
         run(40)
-    assert differences(snapshot(run(5))["optimizer"], snapshot(caught.value.fit)["optimizer"]) != []
+    assert differences(snapshot(poisoned(LATER)(first_bad_step(LATER))), snapshot(caught.value.fit)) != []
+
+
+def test_state_is_copied_once_in_fifty_steps(monkeypatch):
+    """And not in each: with a callback that watches every step too."""
+    places = []
+    kept = Undo.__init__
+
+    def note(self, step, cursor, history):
+        places.append(cursor.step)
+        kept(self, step, cursor, history)
+
+    monkeypatch.setattr(Undo, "__init__", note)
+
+    class Watch(Callback):
+        def on_step(self, run, report):
+            pass
+
+    run = Run(fit={"batch_size": 1}, pair=plain)
+    run(170)
+    assert places == [0, 50, 100, 150]
+    places.clear()
+    run(56, callbacks=[Watch()])
+    assert places == [0, 14, 28, 42]  # at the end of an epoch a callback may change anything
+
+
+class Nudge(Callback):
+    """Changes a parameter by hand after a step."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_step(self, run, report):
+        if run.step == self.at:
+            with torch.no_grad():
+                next(iter(run.tensors().values())).add_(0.25)
+
+
+@pytest.mark.parametrize("at", [1, first_bad_step(LATER) - 1, first_bad_step(LATER)])
+def test_what_a_callback_has_changed_by_hand_is_kept_on_the_way_back(at, path):
+    bad = first_bad_step(LATER)
+    whole = snapshot(poisoned(LATER)(bad, callbacks=[Nudge(at)]))
+    with pytest.raises(NonFiniteError, match=f"^step {bad}: ") as caught:
+        poisoned(LATER)(40, callbacks=[Nudge(at)])
+    assert differences(whole, snapshot(caught.value.fit)) == []
+
+
+# parameters that an update has lost
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_parameters_that_are_not_finite_after_the_last_update(steps, path):
+    """The loss and the gradients were finite: nobody would see it but who looks at the parameters."""
+    run = Run(em={"optimizer": torch.optim.SGD, "lr": 1e38})
+    with pytest.raises(NonFiniteError, match=r"^step 0: the parameter '.*' was not finite after it") as caught:
+        run(steps)
+    assert caught.value.fit.steps == 0
+    assert all(t.isfinite().all() for t in caught.value.fit.params.values())
+
+
+def test_a_parameter_that_never_was_finite_is_passed_over():
+    """A logit of minus infinity is a class that cannot be."""
+
+    def model(x):
+        logits = pyro.param("logits", torch.tensor([0.0, 0.0, -torch.inf]))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Categorical(logits=logits, validate_args=False), obs=x)
+
+    def guide(x):
+        pass
+
+    fit = VariationalEM(model, guide).fit(torch.tensor([0, 1, 1]), steps=60, progress=False)
+    assert fit.ended == "completed"
+    assert fit.params["logits"][2] == -torch.inf
 
 
 # the step by itself
@@ -166,9 +247,7 @@ def gradient_step(latched: bool, factory=torch.optim.Adam) -> GradientStep:
     em.pair.initialize(data())
     leaves = leaves_by_group(em.pair, ELBO())
     optimizer = build_optimizer(factory, leaves, dict.fromkeys(leaves, 0.05))
-    members = [leaf for group in leaves.values() for leaf in group.values()]
-    guard = Guard(members, list(em.pair.buffers_by_name().values()), optimizer, em.pair.device, latched=latched)
-    return GradientStep(em.pair, ELBO(), optimizer, guard=guard)
+    return GradientStep(em.pair, ELBO(), optimizer, latched=latched)
 
 
 def state_of(step: GradientStep):
@@ -182,23 +261,25 @@ def state_of(step: GradientStep):
 
 
 @pytest.mark.parametrize("latched", [True, False])
-def test_after_a_bad_step_nothing_moves_until_it_is_dealt_with(latched):
+def test_after_a_bad_step_no_parameter_moves_until_it_is_dealt_with(latched):
     step, good, bad = gradient_step(latched), Rows.of(data()).batch(), Rows.of(data().fill_(HUGE)).batch()
     with step.pair.scope(), step.pair.mode(training=True), validation(False):
         for t in range(3):
             step(good, t, EVERYONE)
-        before = state_of(step)
+        before = {key: value for key, value in state_of(step).items() if key != "buffers"}
         step(bad, 3)
-        assert differences(before, state_of(step)) == []
         for t in range(4, 8):
             step(good, t)
-            assert differences(before, state_of(step)) == []
-        step(bad, 8)
-        assert step.guard.failed_step() == 3  # the first one
-        step.guard.reset()
-        assert step.guard.failed_step() is None
+        assert step.has_stopped == (not latched)
+        assert step.failed()
+        assert {key: differences(value, state_of(step)[key]) for key, value in before.items()} == {
+            "leaves": [],
+            "optimizer": [],
+        }
+        step.load_state(step.state())
+        assert not step.failed()
         step(good, 9)
-        assert differences(before, state_of(step)) != []
+        assert differences(before["leaves"], state_of(step)["leaves"]) != []
 
 
 @pytest.mark.parametrize("checks", [True, False])
@@ -263,7 +344,7 @@ def test_the_error_names_the_site_and_the_step(where, epoch, path):
         return torch.where(torch.rand(()) < 0.1, 50.0, x)
 
     def bad_step(seed: int) -> int:
-        batches = TransformedBatches(InMemoryBatches(Rows.of(data()), BATCH), spoil)
+        batches = TransformedBatches(SourceBatches(Rows.of(data()), BATCH), spoil)
         found = (t for t in range(1000) if float(batches.at(seed, *divmod(t, PER_EPOCH)).args[0].max()) == 50.0)
         return next(found)
 
@@ -362,7 +443,7 @@ def test_a_model_that_broke_goes_on_in_the_same_process():
 
     class Keep(Callback):
         def on_start(self, run):
-            fits.append(run.pair)
+            fits.append(run.fit)
 
     with pytest.raises(RuntimeError, match="mine"):
         breaking(9, RuntimeError("mine"))(20, callbacks=[Keep()])
@@ -373,13 +454,13 @@ def test_a_model_that_broke_goes_on_in_the_same_process():
 
 def test_running_means_that_stay_moved_break_the_law(monkeypatch, tmp_path):
     """The negative twin."""
-    monkeypatch.setattr(Guard, "restore", lambda self: None)
+    monkeypatch.setattr(Trainer, "_recover", lambda self: self.cursor.go_to(self.cursor.place))
     whole, broken = breaking(-1, RuntimeError("mine"))(20), breaking(9, RuntimeError("mine"))
     fits = []
 
     class Keep(Callback):
         def on_start(self, run):
-            fits.append(run.pair)
+            fits.append(run.fit)
 
     with pytest.raises(RuntimeError, match="mine"):
         broken(20, callbacks=[Keep()])

@@ -6,12 +6,15 @@ import pandas as pd
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
-from runs import BATCH, PER_EPOCH, Run, data, no_latents
+from runs import BATCH, PER_EPOCH, Run, data, differences, no_latents, plain
 from torch.utils.data import DataLoader, TensorDataset
 
 from ppl_vae import IWAE, Callback, VariationalEM
 from ppl_vae.objectives import ELBO
+from ppl_vae.storage import decode_tree, encode_tree
+from ppl_vae.training import read_state
 from ppl_vae.training.history import History
+from ppl_vae.training.history_table import Table
 
 COLUMNS = ["epoch", "step", "lr", "objective", "elbo", "reconstruction", "kl"]
 
@@ -64,10 +67,10 @@ def test_a_loss_of_pyro_says_what_it_can():
 def uneven() -> torch.Tensor:
     """14 rows of which the last batch (2 rows) of the first epoch, and no other, is far off."""
     from ppl_vae.data import Rows
-    from ppl_vae.data.batches import InMemoryBatches
+    from ppl_vae.data.batches import SourceBatches
 
     x = data(dtype=torch.float64)
-    last = list(InMemoryBatches(Rows.of(x), BATCH, with_index=True).epoch(0, 0))[-1].index
+    last = list(SourceBatches(Rows.of(x), BATCH, with_index=True).epoch(0, 0))[-1].index
     x[last] += 30.0
     return x
 
@@ -137,29 +140,88 @@ def test_reports_by_hand():
     history.add(report(4.0, 5.0, 6.0, 7.0), 2)
     assert history.read() == []
     history.close_epoch({"epoch": 0})
-    assert history.waiting == 1
     assert history.read() == [{"epoch": 0, "objective": 3.0, "elbo": 4.0, "reconstruction": 5.0, "kl": 6.0}]
-    assert history.waiting == 0
     assert history.read() == []
     assert history.columns() == ["epoch", "objective", "elbo", "reconstruction", "kl"]
+    assert history.last == history.rows[-1]
 
 
-@pytest.mark.parametrize("count", range(6))
-def test_reports_are_taken_back_across_the_end_of_an_epoch(count):
+def lengthen(history: History, start: int, stop: int) -> None:
+    """Steps with epochs of two."""
+    for t in range(start, stop):
+        history.add(report(t, t / 3, -t, 0.1), 1 + t % 3)
+        if t % 2:
+            history.close_epoch({"epoch": t // 2, "step": t + 1})
+
+
+@pytest.mark.parametrize("read_often", [False, True])
+@pytest.mark.parametrize("place", range(6))
+def test_a_history_goes_back_to_a_mark(place, read_often):
+    """Also across the ends of epochs, and after what came later was read."""
     history, short = History(), History()
-    for t in range(5):
-        for h in (history, short) if t < 5 - count else (history,):
-            h.add(report(t, t, t, t), 1)
-            if t % 2:
-                h.close_epoch({"epoch": t // 2})
-    history.forget(count)
-    history.add(report(9, 9, 9, 9), 1)
-    short.add(report(9, 9, 9, 9), 1)
-    # an epoch of which a report was taken back is open again, and a whole one is not
-    waiting = history.waiting
-    assert waiting == (5 - count) // 2 or (count == 1 and waiting == 2)
-    pending = history.state()["pending"]
-    assert torch.equal(pending, short.state()["pending"])
+    for h in (history, short):
+        lengthen(h, 0, place)
+    mark = history.mark()
+    for t in range(place, 9):
+        lengthen(history, t, t + 1)
+        if read_often:
+            history.read()
+    history.back_to(mark)
+    assert differences(history.state(), short.state() if short.mark() else None) == []
+    for h in (history, short):
+        lengthen(h, place, 7)
+        h.read()
+    assert history.rows == short.rows
+    assert differences(history.state(), short.state()) == []
+
+
+def test_what_a_callback_adds_to_the_latest_row_is_kept():
+    history = History()
+    lengthen(history, 0, 2)
+    row = history.read()[0]
+    row["mine"] = 7.5
+    assert history.rows[0]["mine"] == 7.5
+    lengthen(history, 2, 4)
+    history.read()
+    assert [r.get("mine") for r in history.rows] == [7.5, None]
+    assert history.table().columns()["mine"][0] == 7.5
+
+
+def test_the_table_gives_back_what_it_got():
+    """Whole numbers stay whole, a missing one is missing, and NaN is a number."""
+    rows_ = [
+        {"epoch": 0, "elbo": -1.5, "val": float("nan")},
+        {"epoch": 1, "elbo": 2, "note": "a word"},
+        {"epoch": 2**40, "elbo": float("-inf"), "late": 3, "val": 0.1},
+    ]
+    table = Table()
+    for row in rows_:
+        table.append(row)
+    for found in (table, Table.of(decode_tree(encode_tree(table.state())))):
+        assert [repr(row) for row in found] == [
+            "{'epoch': 0, 'elbo': -1.5, 'val': nan}",
+            "{'epoch': 1, 'elbo': 2.0, 'note': 'a word'}",
+            "{'epoch': 1099511627776, 'elbo': -inf, 'val': 0.1, 'late': 3}",
+        ]
+        frame = pd.DataFrame(found.columns())
+        assert frame["epoch"].dtype == "int64"
+        assert frame["late"].isna().tolist() == [True, True, False]
+        assert frame["note"].tolist()[1] == "a word"
+    table.cut(1)
+    assert list(map(repr, table)) == ["{'epoch': 0, 'elbo': -1.5, 'val': nan}"]
+
+
+def test_a_long_history_is_a_small_part_of_a_checkpoint(tmp_path):
+    """600,000 epochs were more than the header of a safetensors file holds, as which they were written."""
+    fit = Run(pair=plain, fit={})(2)
+    table = fit.trainer.history.table()
+    for i in range(2, 600_000):
+        table.append({**dict.fromkeys(COLUMNS, -1.5), "epoch": i, "step": i + 1})
+    fit.trainer.checkpoint.path = tmp_path / "state.safetensors"
+    fit.trainer.save()
+    assert (tmp_path / "state.safetensors").stat().st_size < 8.1 * 7 * 600_000
+    again = Table.of(read_state(tmp_path / "state.safetensors")["history"]["table"])
+    assert (len(again), again[-1]["epoch"]) == (600_000, 599_999)
 
 
 def test_the_state_of_a_history_is_all_of_it():

@@ -11,6 +11,7 @@ import torch
 from runs import PER_EPOCH, Run, data, differences, snapshot
 
 from ppl_vae import Callback, EarlyStopping
+from ppl_vae.training import Trainer
 from ppl_vae.training.interrupts import deferred_interrupt
 
 TOTAL = 3 * PER_EPOCH
@@ -110,6 +111,7 @@ def test_a_torn_step_is_never_saved(tmp_path, monkeypatch):
 
 def test_a_torn_step_that_is_saved_breaks_the_law(tmp_path, monkeypatch):
     """The negative twin."""
+    monkeypatch.setattr(Trainer, "_recover", lambda self: self.cursor.go_to(self.cursor.place))
     run = Run(em={"optimizer": TornSGD, "lr": 0.01}, callbacks=lambda: [SaveAlways()])
     run(TOTAL, folder=tmp_path, every=3)
     monkeypatch.setattr(TornSGD, "fuse", -1)
@@ -119,6 +121,31 @@ def test_a_torn_step_that_is_saved_breaks_the_law(tmp_path, monkeypatch):
 class SaveAlways(Callback):
     def on_end(self, run) -> None:
         run._whole = True
+
+
+class TornTwice(torch.optim.SGD):
+    """Ctrl-C in an update, and again while the run goes back to the place before it."""
+
+    hits = (9, 12)
+    calls = 0
+
+    def step(self, closure=None):
+        type(self).calls += 1
+        result = super().step(closure)
+        if self.calls in self.hits:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].add_(1.0)
+            raise KeyboardInterrupt
+        return result
+
+
+def test_an_interrupt_on_the_way_back_leaves_the_last_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr(TornTwice, "calls", 0)
+    run = Run(em={"optimizer": TornTwice, "lr": 0.01})
+    torn = run(TOTAL, folder=tmp_path, every=50)
+    assert (torn.ended, torn.steps) == ("interrupted", 0)
+    monkeypatch.setattr(TornTwice, "hits", ())
+    assert differences(snapshot(run(TOTAL)), snapshot(run(TOTAL, folder=tmp_path, resume=True))) == []
 
 
 # the flag by itself

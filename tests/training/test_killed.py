@@ -67,7 +67,7 @@ def test_a_save_that_writes_in_place_breaks_the_law(tmp_path, monkeypatch):
         Path(path).write_bytes(whole[: len(whole) // 2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ppl_vae.training.trainer.save_tree", in_place)
+    monkeypatch.setattr("ppl_vae.training.checkpoint.save_tree", in_place)
     with pytest.raises(KeyboardInterrupt):
         run(8, folder=tmp_path, resume=True)
     monkeypatch.undo()

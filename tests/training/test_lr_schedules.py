@@ -55,7 +55,7 @@ def test_annealing_over_all_steps_ends_at_zero():
 
 def test_both_rates_follow_the_schedule():
     run = Run(em={"lr": LR, "e_lr": 0.1, "lr_scheduler": partial(lr_scheduler.ExponentialLR, gamma=0.5)})
-    groups = {g["name"]: g["lr"] for g in run(2 * PER_EPOCH).trainer.optimizer.param_groups}
+    groups = {g["name"]: g["lr"] for g in run(2 * PER_EPOCH).trainer.make.optimizer.param_groups}
     assert groups == pytest.approx({"theta": LR / 4, "phi": 0.1 / 4})
 
 
@@ -98,7 +98,7 @@ def test_a_plateau_is_one_of_the_objective_on_held_out_rows_if_there_are_any(mod
     run = Run(em={"lr_scheduler": partial(Recorder, mode=mode)}, fit={"batch_size": BATCH, "validation": validation})
     fit = run(3 * PER_EPOCH)
     sign = 1 if mode == "max" else -1
-    assert fit.trainer.scheduler.seen == [sign * value for value in fit.history[column]]
+    assert fit.trainer.make.rates.scheduler.seen == [sign * value for value in fit.history[column]]
 
 
 def test_a_schedule_that_stands_still_breaks_the_law(monkeypatch):

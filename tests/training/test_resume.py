@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ppl_vae import IWAE, Alternating, Callback, EarlyStopping, KeepBest
 from ppl_vae.data import dynamic_binarization
-from ppl_vae.data.batches import InMemoryBatches
+from ppl_vae.data.batches import SourceBatches
 from ppl_vae.guides import MeanField
 from ppl_vae.objectives import ELBO, LinearWarmup
 from ppl_vae.storage import StorageError
@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 
 def _without_optimizer(patch):
-    patch.setattr("ppl_vae.training.trainer.load_optimizer_state", lambda *_: None)
+    patch.setattr("ppl_vae.training.gradient_step.load_optimizer_state", lambda *_: None)
 
 
 def _without_buffers(patch):
@@ -183,8 +183,8 @@ def _without_history(patch):
 
 
 def _without_position(patch):
-    kept = InMemoryBatches.epoch
-    patch.setattr(InMemoryBatches, "epoch", lambda self, seed, epoch, start=0: kept(self, seed, epoch, 0))
+    kept = SourceBatches.epoch
+    patch.setattr(SourceBatches, "epoch", lambda self, seed, epoch, start=0: kept(self, seed, epoch, 0))
 
 
 def _with_a_permutation_of_the_moment(patch):

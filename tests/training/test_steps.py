@@ -129,7 +129,7 @@ FACTORIES = {
 def test_optimizers_of_every_form_raise_the_objective(name):
     fit = Run(pair=plain, em={"optimizer": FACTORIES[name], "lr": 0.05})(80)
     assert fit.history["objective"].iloc[-1] > fit.history["objective"].iloc[0] + 0.3
-    groups = fit.trainer.optimizer.param_groups
+    groups = fit.trainer.make.optimizer.param_groups
     assert [group["name"] for group in groups] == ["theta", "phi"]
     assert all(group["lr"] == 0.05 for group in groups)
     assert bool(groups[0].get("fused")) == (name in ("class", "partial", "of Pyro"))
@@ -138,7 +138,7 @@ def test_optimizers_of_every_form_raise_the_objective(name):
 
 def test_the_rate_of_an_optimizer_of_pyro_is_its_own():
     fit = Run(em={"optimizer": pyro.optim.Adam({"lr": 0.2}), "lr": 0.05})(1)
-    assert [group["lr"] for group in fit.trainer.optimizer.param_groups] == [0.2, 0.2]
+    assert [group["lr"] for group in fit.trainer.make.optimizer.param_groups] == [0.2, 0.2]
 
 
 BAD_OPTIMIZERS = {

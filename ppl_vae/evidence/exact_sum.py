@@ -16,7 +16,7 @@ from ppl_vae.evidence.weights import join
 from ppl_vae.pair.table import Table, num_codes, tabulate
 
 if TYPE_CHECKING:
-    from ppl_vae.data.rows import Rows
+    from ppl_vae.data.source import Source
     from ppl_vae.pair import Pair
 
 __all__ = ["Enumeration"]
@@ -39,7 +39,7 @@ class Enumeration:
     Enumeration()
     """
 
-    def estimate(self, pair: Pair, rows: Rows, seed: int, *, max_elements: int = MAX_ELEMENTS) -> Evidence:
+    def estimate(self, pair: Pair, rows: Source, seed: int, *, max_elements: int = MAX_ELEMENTS) -> Evidence:
         """The exact log p(x) of the rows; see :func:`ppl_vae.evidence.log_evidence`."""
         pair.initialize(rows)
         count = _count(pair)

@@ -1,0 +1,177 @@
+r"""The density of the model as a differentiable function of unconstrained latents: for annealing, HMC, Laplace.
+
+.. math:: \log p(x, u) = \log p(z(u)) + \log |\det dz/du| + \log p(x \mid z(u)), \qquad u \in R^n
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae._random import isolated_rng
+from ppl_vae.pair.execution import Execution
+from ppl_vae.pair.handlers import Constrain
+from ppl_vae.pair.particles import inward, of_unconstrained, without_particles
+
+if TYPE_CHECKING:
+    from ppl_vae.data.rows import Batch
+    from ppl_vae.pair.pair import Pair
+
+__all__ = ["Density", "LogDensity"]
+
+
+@dataclass(frozen=True)
+class LogDensity:
+    """Log p(x, u) at S points, in parts, in nats, on the device, with gradients.
+
+    Each latent's log |det dz/du| stands in its prior, so that a power of the likelihood tempers p(x | z) alone.
+
+    Attributes:
+        global_prior: (S,) latents outside the data plate.
+        local_prior: (S, B) latents of each datum.
+        global_likelihood: (S,) what is observed outside the data plate.
+        tied: sites whose sum over discrete latents holds a prior and a likelihood at once, and cannot be told apart.
+        joint: do latents outside the plate tie the data together?
+    """
+
+    global_prior: Tensor
+    local_prior: Tensor
+    global_likelihood: Tensor
+    _local_likelihood: Tensor
+    tied: tuple[str, ...]
+    joint: bool
+
+    @property
+    def likelihood(self) -> Tensor:
+        """(S, B) what is observed of each datum.
+
+        Raises:
+            ValueError: sites are tied by a sum over discrete latents.
+        """
+        self._require_apart("the likelihood")
+        return self._local_likelihood
+
+    def total(self, power: float | Tensor = 1.0) -> Tensor:
+        """Log p(u) + power log p(x | u): (S, B), or (S,) with global latents or densities.
+
+        Args:
+            power: of the likelihood, a number or (S,): 0 is the prior, 1 the joint density.
+
+        Raises:
+            ValueError: for another power than 1 where prior and likelihood are tied.
+        """
+        if not (isinstance(power, int | float) and power == 1.0):
+            self._require_apart("a tempered density")
+        power = torch.as_tensor(power, dtype=self.local_prior.dtype, device=self.local_prior.device)
+        local = self.local_prior + power.unsqueeze(-1) * self._local_likelihood
+        if not self.joint:
+            return local
+        return self.global_prior + power * self.global_likelihood + local.sum(-1)
+
+    def _require_apart(self, what: str) -> None:
+        if self.tied:
+            raise ValueError(
+                f"density: {what} was asked for, but the sum over discrete latents holds "
+                f"{', '.join(map(repr, self.tied))} at once, of which some are priors and some data; only total() can "
+                "be had"
+            )
+
+
+class Density:
+    """``log p(x, u)`` of a pair on a batch: call it with u by site, (S, B, ...) local, (S, ...) global.
+
+    What depends on the pair alone is found once, so that a call costs a run of the model and little else. Latents that
+    the model sums out are eliminated. The support of a site, and so the map from u to z, is that of the run: it may
+    depend on the latents before it, and on the data.
+
+    Args:
+        pair: the pair; its parameters keep their gradients.
+        batch: the data.
+        scale: multiply what stands inside the data plate by N/B, for mini-batches; else every datum counts once.
+
+    Raises:
+        ValueError: a latent is discrete, and not summed out; or p(x | z) is a point mass (a flow).
+    """
+
+    def __init__(self, pair: Pair, batch: Batch, *, scale: bool = False) -> None:
+        discrete = [name for name, site in pair.latents.items() if site.is_discrete]
+        if discrete:
+            at = ", ".join(map(repr, discrete))
+            raise ValueError(
+                f"density: continuous latents are required, but {at} are discrete; leave them out of the guide, mark "
+                "them with infer={'enumerate': 'parallel'} in the model, and they are summed out"
+            )
+        pair.sites.require_spread("density")
+        self.pair, self.batch = pair, batch
+        self._vectorizes: bool | None = None
+        self._factor = (batch.num_data or batch.size or 1) / (batch.size or 1) if scale else 1.0
+        self._joint = pair.has_global_latents
+
+    def __call__(self, u: Mapping[str, Tensor]) -> LogDensity:
+        """The density at S points."""
+        missing = sorted(set(self.pair.latents) - set(u))
+        if missing:
+            raise ValueError(f"density: u of every latent site is required, got none of {missing}")
+        scope = self.pair.scope
+        with scope(), isolated_rng(0, scope.device), scope.mode(training=False):
+            if self._vectorizes is None:
+                self._vectorizes = self.pair.vectorizes(self.batch)
+            return self._at_once(u) if self._vectorizes else self._one_by_one(u)
+
+    def _at_once(self, u: Mapping[str, Tensor]) -> LogDensity:
+        size = len(next(iter(u.values()))) if u else 1
+        return self._run({name: inward(v, self._site(name, v), self.pair.layout) for name, v in u.items()}, size)
+
+    def _one_by_one(self, u: Mapping[str, Tensor]) -> LogDensity:
+        layout, size = self.pair.layout, len(next(iter(u.values()))) if u else 1
+        parts = [
+            self._run({n: without_particles(v[s], self._site(n, v), layout) for n, v in u.items()}, None)
+            for s in range(size)
+        ]
+        return LogDensity(
+            torch.cat([part.global_prior for part in parts]),
+            torch.cat([part.local_prior for part in parts]),
+            torch.cat([part.global_likelihood for part in parts]),
+            torch.cat([part._local_likelihood for part in parts]),
+            parts[0].tied,
+            parts[0].joint,
+        )
+
+    def _site(self, name: str, u: Tensor) -> Any:
+        return of_unconstrained(self.pair.latents[name], u)
+
+    def _run(self, inner: Mapping[str, Tensor], count: int | None) -> LogDensity:
+        constrain = Constrain(inner)
+        run = self.pair.runner.run_model(self.batch, inner, count, given=constrain)
+        parts = {key: self._zeros(count, key) for key in ((False, False), (False, True), (True, False), (True, True))}
+        for name, score in run.score_model().items():
+            term = score.log_prob
+            if name in constrain.log_dets:
+                term = term + score.reduce(constrain.log_dets[name])
+            parts[score.observed, score.local] = parts[score.observed, score.local] + term
+        factor = self._factor
+        return LogDensity(
+            parts[False, False],
+            factor * parts[False, True],
+            parts[True, False],
+            factor * parts[True, True],
+            self._tied(run),
+            self._joint,
+        )
+
+    def _zeros(self, count: int | None, key: tuple[bool, bool]) -> Tensor:
+        shape = (count or 1, self.batch.size or 1) if key[1] else (count or 1,)
+        return torch.zeros(shape, dtype=self.pair.dtype, device=self.pair.device)
+
+    def _tied(self, run: Execution) -> tuple[str, ...]:
+        if not run.summed:
+            return ()
+        for part in run.components():
+            priors = [n for n in part.names if n not in part.latents and not part.scores[n].observed]
+            if priors and any(part.scores[n].observed for n in part.names):
+                return tuple(n for n in part.names if n not in part.latents)
+        return ()
