@@ -165,6 +165,28 @@ def stored_names(store: Any) -> dict[Tensor, str]:
     return names
 
 
+def handlers() -> list[Any]:
+    """Pyro's stack of active handlers, live."""
+    stack: list[Any] = getattr(pyro.poutine.runtime, "_PYRO_STACK", [])
+    return stack
+
+
+@contextmanager
+def no_handlers() -> Iterator[None]:
+    """Pyro's handler stack empty, and given back: what a caller has put around a call (a mask, a plate) stays his."""
+    stack, allocator = handlers(), getattr(pyro.poutine.runtime, "_DIM_ALLOCATOR", None)
+    active, plates = list(stack), getattr(allocator, "_stack", None)
+    stack.clear()
+    if allocator is not None:
+        allocator._stack = []
+    try:
+        yield
+    finally:
+        stack[:] = active
+        if allocator is not None:
+            allocator._stack = plates
+
+
 def validates() -> bool:
     """Do distributions check their arguments, as ``Distribution.set_default_validate_args`` has it?"""
     return bool(getattr(Distribution, "_validate_args", __debug__))
@@ -173,6 +195,16 @@ def validates() -> bool:
 def declared_parameters(module: torch.nn.Module) -> dict[str, Any]:
     """The ``PyroParam``s of a ``PyroModule`` by name: (constraint, event_dim)."""
     return getattr(module, "_pyro_params", {})
+
+
+def random_attributes(module: torch.nn.Module) -> Any:
+    """The ``PyroSample``s of a module by name; None or empty where it has none."""
+    return getattr(module, "_pyro_samples", None)
+
+
+def module_context(module: torch.nn.Module) -> Any:
+    """What a ``PyroModule`` shares with the modules inside it; None for another module."""
+    return getattr(module, "_pyro_context", None)
 
 
 # -- torch.optim without torch's compiler ------------------------------------------------------------------------------

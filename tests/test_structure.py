@@ -128,11 +128,6 @@ def test_the_common_call_stands_once_a_side():
 OF_A_SUBCLASS = {"_validate_args", "_validate_sample", "_extended_shape", "_get_checked_instance"}
 """What torch's own distributions are written with, and so must those of anybody else."""
 OF_PYTHON = {"_signal", "_fields", "_getframe"}
-BY_FILE = {
-    "pair/scope.py": {"_PYRO_STACK", "_DIM_ALLOCATOR", "_stack"},  # the fence itself
-    "pair/parameters.py": {"_pyro_params", "_pyro_context"},
-    "pair/calls.py": {"_pyro_samples"},
-}
 
 
 def is_private(name: object) -> bool:
@@ -177,8 +172,7 @@ OWN = set().union(*map(own_names, TREES.values()))
 
 @pytest.mark.parametrize("path", TREES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_private_names_of_libraries_stand_in_one_file(path):
-    allowed = OF_A_SUBCLASS | OF_PYTHON | BY_FILE.get(str(path.relative_to(PACKAGE)), set())
-    assert not foreign_names(TREES[path], OWN) - allowed
+    assert not foreign_names(TREES[path], OWN) - OF_A_SUBCLASS - OF_PYTHON
 
 
 def test_the_twin_a_private_name_is_seen():

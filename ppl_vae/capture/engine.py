@@ -70,7 +70,7 @@ class Engine:
         """
         if self._lacking is not None:
             return self._never(name() if name is not None else described(args, kwargs)), []
-        if private.handler_stack:
+        if private.handlers():
             self._tell("the call: it is made inside a Pyro handler, whose effect a graph would not see")
             return None
         if torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():

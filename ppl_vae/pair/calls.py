@@ -10,6 +10,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from ppl_vae._private import random_attributes
 from ppl_vae.data.rows import Batch
 
 # What the framework itself hands out by name; never taken for a place of the caller's second or third tensor.
@@ -72,7 +73,7 @@ def _can_be_called_as_torch_does(fn: Callable[..., Any]) -> bool:
     Pyro's own call announces every parameter to the handlers at each access, a third of the time of a small step. The
     pair knows its parameters already; only a module with random attributes (``PyroSample``) needs Pyro's call.
     """
-    return isinstance(fn, PyroModule) and not any(getattr(part, "_pyro_samples", None) for part in fn.modules())
+    return isinstance(fn, PyroModule) and not any(random_attributes(part) for part in fn.modules())
 
 
 def shape_key(batch: Batch) -> Hashable:

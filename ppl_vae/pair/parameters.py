@@ -14,6 +14,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
+from ppl_vae._private import declared_parameters, module_context
 from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.reach import modules_of, owned_module
 
@@ -25,7 +26,7 @@ def allow_local_params(modules: Iterable[nn.Module]) -> None:
     """
     for module in modules:
         for part in module.modules():
-            context = getattr(part, "_pyro_context", None)
+            context = module_context(part)
             if context is not None and not hasattr(context, "param_state"):
                 context.param_state = {"params": {}, "constraints": {}}
 
@@ -127,7 +128,7 @@ def _pyro_param_constraints(module: nn.Module) -> dict[str, Any]:
         f"{path}.{name}_unconstrained".lstrip("."): constraint
         for path, part in module.named_modules()
         if isinstance(part, PyroModule)
-        for name, (constraint, _) in part._pyro_params.items()
+        for name, (constraint, _) in declared_parameters(part).items()
     }
 
 

@@ -13,11 +13,12 @@ from typing import Any, cast
 
 import pyro
 import torch
-from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from torch import nn
 
 from ppl_vae._random import isolated_rng
 from ppl_vae.pair.reach import modules_of
+
+from ppl_vae._private import no_handlers, validates
 
 LOCK = threading.RLock()
 
@@ -36,25 +37,13 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 @contextmanager
 def validation(enabled: bool) -> Iterator[None]:
     """Pyro's and torch's argument checks on or off, and given back as they were."""
-    before = torch.distributions.Distribution._validate_args
+    before = validates()
     try:
         with pyro.validation_enabled(enabled):
             yield
     finally:
         # Pyro gives back its own flag and lets torch's follow it; a caller may have set the two apart.
         torch.distributions.Distribution.set_default_validate_args(before)
-
-
-@contextmanager
-def no_handlers() -> Iterator[None]:
-    """Pyro's handler stack empty, and given back: what a caller has put around a call (a mask, a plate) stays his."""
-    handlers, plates = list(_PYRO_STACK), _DIM_ALLOCATOR._stack
-    _PYRO_STACK.clear()
-    _DIM_ALLOCATOR._stack = []
-    try:
-        yield
-    finally:
-        _PYRO_STACK[:], _DIM_ALLOCATOR._stack = handlers, plates
 
 
 class Scope:
