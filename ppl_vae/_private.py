@@ -86,6 +86,11 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _by_name(name: str) -> Any:
+    """A name of the tables, looked up once."""
+    return globals()[name] if name in globals() else __getattr__(name)
+
+
 def _found(address: str) -> Any:
     module, _, path = address.partition(":")
     try:
@@ -140,7 +145,7 @@ accumulate_hooks = operator.attrgetter("_post_accumulate_grad_hooks")
 def step_hooks(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
     """The hooks around an optimizer's step: its own, and those of every optimizer."""
     own = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
-    return (*own, __getattr__("global_pre_hooks"), __getattr__("global_post_hooks"))
+    return (*own, _by_name("global_pre_hooks"), _by_name("global_post_hooks"))
 
 
 def note_step(optimizer: torch.optim.Optimizer) -> None:
