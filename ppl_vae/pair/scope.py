@@ -15,10 +15,9 @@ import pyro
 import torch
 from torch import nn
 
+from ppl_vae._private import no_handlers, validates
 from ppl_vae._random import isolated_rng
 from ppl_vae.pair.reach import modules_of
-
-from ppl_vae._private import no_handlers, validates
 
 LOCK = threading.RLock()
 
