@@ -29,7 +29,10 @@ def assert_close(found, expected):
 
 def assert_is(fit, expected):
     assert_close(fit.params, expected["params"])
-    assert_close(fit.buffers_by_name(), expected["buffers"])
+    buffers = dict(expected["buffers"])
+    for name in ("model.prior.loc", "model.prior.scale"):  # not persistent: such buffers are not written any more
+        buffers.pop(name)
+    assert_close(fit.buffers_by_name(), buffers)
     history = pd.DataFrame(expected["history"])
     pd.testing.assert_frame_equal(fit.history[history.columns], history, rtol=1e-4, check_dtype=False)
     found = fit.log_evidence(data(), seed=1).value
