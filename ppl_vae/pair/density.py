@@ -30,30 +30,39 @@ class LogDensity:
 
     Each latent's log |det dz/du| stands in its prior, so that a power of the likelihood tempers p(x | z) alone.
 
+    Each part but :meth:`total` raises ValueError where sites are tied by a sum over discrete latents.
+
     Attributes:
-        global_prior: (S,) latents outside the data plate.
-        local_prior: (S, B) latents of each datum.
-        global_likelihood: (S,) what is observed outside the data plate.
         tied: sites whose sum over discrete latents holds a prior and a likelihood at once, and cannot be told apart.
         joint: do latents outside the plate tie the data together?
     """
 
-    global_prior: Tensor
-    local_prior: Tensor
-    global_likelihood: Tensor
+    _global_prior: Tensor
+    _local_prior: Tensor
+    _global_likelihood: Tensor
     _local_likelihood: Tensor
     tied: tuple[str, ...]
     joint: bool
 
     @property
-    def likelihood(self) -> Tensor:
-        """(S, B) what is observed of each datum.
+    def global_prior(self) -> Tensor:
+        """(S,) latents outside the data plate."""
+        return self._apart("the prior", self._global_prior)
 
-        Raises:
-            ValueError: sites are tied by a sum over discrete latents.
-        """
-        self._require_apart("the likelihood")
-        return self._local_likelihood
+    @property
+    def local_prior(self) -> Tensor:
+        """(S, B) latents of each datum."""
+        return self._apart("the prior", self._local_prior)
+
+    @property
+    def global_likelihood(self) -> Tensor:
+        """(S,) what is observed outside the data plate."""
+        return self._apart("the likelihood", self._global_likelihood)
+
+    @property
+    def likelihood(self) -> Tensor:
+        """(S, B) what is observed of each datum."""
+        return self._apart("the likelihood", self._local_likelihood)
 
     def total(self, power: float | Tensor = 1.0) -> Tensor:
         """Log p(u) + power log p(x | u): (S, B), or (S,) with global latents or densities.
@@ -65,20 +74,26 @@ class LogDensity:
             ValueError: for another power than 1 where prior and likelihood are tied.
         """
         if not (isinstance(power, int | float) and power == 1.0):
-            self._require_apart("a tempered density")
-        power = torch.as_tensor(power, dtype=self.local_prior.dtype, device=self.local_prior.device)
-        local = self.local_prior + power.unsqueeze(-1) * self._local_likelihood
+            self._apart("a tempered density", self._local_likelihood)
+        power = torch.as_tensor(power, dtype=self._local_prior.dtype, device=self._local_prior.device)
+        local = self._local_prior + _tempered(self._local_likelihood, power.unsqueeze(-1))
         if not self.joint:
             return local
-        return self.global_prior + power * self.global_likelihood + local.sum(-1)
+        return self._global_prior + _tempered(self._global_likelihood, power) + local.sum(-1)
 
-    def _require_apart(self, what: str) -> None:
+    def _apart(self, what: str, part: Tensor) -> Tensor:
         if self.tied:
             raise ValueError(
                 f"density: {what} was asked for, but the sum over discrete latents holds "
                 f"{', '.join(map(repr, self.tied))} at once, of which some are priors and some data; only total() can "
                 "be had"
             )
+        return part
+
+
+def _tempered(term: Tensor, power: Tensor) -> Tensor:
+    """The term times a power, of which 0 takes away what is minus infinity too."""
+    return torch.where(power == 0, 0.0, power * term)
 
 
 class Density:
@@ -113,9 +128,11 @@ class Density:
 
     def __call__(self, u: Mapping[str, Tensor]) -> LogDensity:
         """The density at S points."""
-        missing = sorted(set(self.pair.latents) - set(u))
-        if missing:
+        latents = self.pair.latents
+        if missing := sorted(set(latents) - set(u)):
             raise ValueError(f"density: u of every latent site is required, got none of {missing}")
+        if unknown := sorted(set(u) - set(latents)):
+            raise ValueError(f"density: the latent sites are {sorted(latents)}, got {unknown}")
         scope = self.pair.scope
         with scope(), isolated_rng(0, scope.device), scope.mode(training=False):
             if self._vectorizes is None:
@@ -133,9 +150,9 @@ class Density:
             for s in range(size)
         ]
         return LogDensity(
-            torch.cat([part.global_prior for part in parts]),
-            torch.cat([part.local_prior for part in parts]),
-            torch.cat([part.global_likelihood for part in parts]),
+            torch.cat([part._global_prior for part in parts]),
+            torch.cat([part._local_prior for part in parts]),
+            torch.cat([part._global_likelihood for part in parts]),
             torch.cat([part._local_likelihood for part in parts]),
             parts[0].tied,
             parts[0].joint,

@@ -114,7 +114,7 @@ def eliminate(factors: Sequence[Factor], sizes: Mapping[str, int], plates: Mappi
         parts = [left.pop(i) for i in sorted(used)]
         product = _product([_within(part, inside, plates) for part in parts], name, sizes, inside)
         steps.append(_Step(name, product))
-        message = Factor(product.term.logsumexp(0), product.variables[1:], inside)
+        message = Factor(_log_sum(product.term), product.variables[1:], inside)
         for part in parts:
             for other in part.variables:
                 holders[other] -= used
@@ -124,7 +124,20 @@ def eliminate(factors: Sequence[Factor], sizes: Mapping[str, int], plates: Mappi
             holders[other].add(new)
     common = frozenset.intersection(*plates.values())
     totals = [_summed_over(factor.term, factor.plates - common) for factor in left.values()]
-    return Elimination(sum(totals[1:], totals[0]), steps)
+    total = sum(totals[1:], totals[0])
+    return Elimination(total.masked_fill(total <= _least(total), -torch.inf), steps)
+
+
+def _least(term: Tensor) -> float:
+    return torch.finfo(term.dtype).min
+
+
+def _log_sum(term: Tensor) -> Tensor:
+    """The logarithm of the sum over the first dimension; of nothing but zeros the least number instead of -inf.
+
+    A state of a chain that cannot be reached is such a sum, and the derivative of ``logsumexp`` there is not a number.
+    """
+    return term.clamp(min=_least(term)).logsumexp(0)
 
 
 def _order(

@@ -17,6 +17,13 @@ __all__ = ["GiveSupport", "Summed"]
 LEFTMOST = -60
 """Torch's tensors have at most 64 dimensions."""
 
+RESTING = 8
+"""For how many sites a dimension under ``pyro.markov`` is not used again, if there are others.
+
+Where a model reaches back further than its history says, the dimension is then seen to be no site's in scope; taken at
+once by another, it would pass for that one's.
+"""
+
 Dims = dict[int, str]
 """Which summed site a dimension stands for."""
 
@@ -49,18 +56,23 @@ class GiveSupport(Messenger):
     """Give the named sites their whole support, each along a dimension of its own from ``first_dim`` leftwards.
 
     Under ``pyro.markov`` a dimension is free again where no site that is still in scope has it: a chain of any length
-    takes as many as its history. What is in scope follows Pyro's own account (``pyro.poutine.markov_messenger``); the
-    dimensions are counted here, and not in Pyro's allocator, which is one for the whole process.
+    takes a few more than its history. What is in scope follows Pyro's own account
+    (``pyro.poutine.markov_messenger``); the dimensions are counted here, and not in Pyro's allocator, which is one for
+    the whole process.
+
+    Raises:
+        ValueError: a site depends on one that ``pyro.markov`` has let go of, or torch's dimensions are used up.
     """
 
     def __init__(self, names: Collection[str], first_dim: int) -> None:
         super().__init__()
-        self.names, self._next, self._rank = frozenset(names), first_dim, -first_dim - 1
+        self.names, self._first, self._rank = frozenset(names), first_dim, -first_dim - 1
         self._lasting: Dims = {}  # of sites outside pyro.markov
         self._depths: dict[str, int] = {}
         self._carried: dict[str, Dims] = {}  # the dimensions that the value of a site has
         self._known: dict[str, Dims] = {}
         self._given: list[str] = []
+        self._latest: dict[int, str] = {}  # whose each dimension was last, the oldest first
 
     @property
     def summed(self) -> Summed:
@@ -72,10 +84,10 @@ class GiveSupport(Messenger):
             return
         name, scope = msg["name"], msg["infer"].get("_markov_scope")
         known = self._known[name] = self._in_scope(name, scope, msg["infer"])
+        self._require_in_scope(msg, known)
         if name not in self.names or msg["done"] or msg["is_observed"]:
             return
-        dim = self._free(known, lasting=scope is None)
-        known[dim] = name
+        dim = self._take(name, known)
         msg["value"], msg["done"] = _along(support_of(msg["fn"], name), dim, msg["fn"]), True
         self._given.append(name)
 
@@ -88,17 +100,31 @@ class GiveSupport(Messenger):
             self._depths[name] = infer["_markov_depth"]
         return known
 
-    def _free(self, known: Dims, *, lasting: bool) -> int:
-        dim = self._next
-        while dim in known:
-            dim -= 1
-        if dim < LEFTMOST:
+    def _require_in_scope(self, msg: Any, known: Dims) -> None:
+        shape = getattr(msg["fn"], "batch_shape", ())
+        beyond = [dim for dim in range(-len(shape), -self._rank) if shape[dim] > 1 and dim not in known]
+        stale = [self._latest[dim] for dim in beyond if dim in self._latest]
+        if stale:
+            raise ValueError(
+                f"enumeration: {msg['name']!r} depends on {', '.join(map(repr, stale))}, which pyro.markov has let go "
+                "of; give it a longer history= if it reaches back, or put the site inside the loop if it stands after"
+            )
+
+    def _take(self, name: str, known: Dims) -> int:
+        dim = self._free(known)
+        self._latest.pop(dim, None)
+        self._latest[dim] = known[dim] = name
+        return dim
+
+    def _free(self, known: Dims) -> int:
+        resting = list(self._latest)[-RESTING:]
+        rested = (d for d in range(self._first, LEFTMOST - 1, -1) if d not in known and d not in resting)
+        dim = next(rested, None) or next((d for d in self._latest if d not in known), None)
+        if dim is None:
             raise ValueError(
                 f"enumeration: more than {len(known)} sites that are summed out would have a tensor dimension at once, "
                 "and torch has 64; write the loop as `for t in pyro.markov(range(T))`, which uses them again"
             )
-        if lasting:
-            self._next = dim - 1
         return dim
 
     def _pyro_post_sample(self, msg: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -204,7 +206,9 @@ def test_where_prior_and_likelihood_are_one_sum_tempering_is_refused_by_name():
     pair, u = mixture(False), {"z": torch.zeros(S, 5, dtype=torch.float64)}
     found = pair.density(X)(u)
     torch.testing.assert_close(found.total(), pair.log_joint(X, u).total)
-    for ask in (lambda: found.likelihood, lambda: found.total(0.5)):
+    parts = ("global_prior", "local_prior", "global_likelihood", "likelihood")
+    asks = [functools.partial(getattr, found, part) for part in parts]
+    for ask in (*asks, lambda: found.total(0.5)):
         with pytest.raises(ValueError, match="holds 'z', 'x' at once, of which some are priors and some data"):
             ask()
 
@@ -226,6 +230,31 @@ def test_a_latent_that_is_missing_is_named(points):
     pair, u = points
     with pytest.raises(ValueError, match=r"density: u of every latent site is required, got none of \['share'\]"):
         pair.density(X)({k: v for k, v in u.items() if k != "share"})
+
+
+def test_a_latent_that_is_none_is_named(points):
+    pair, u = points
+    with pytest.raises(ValueError, match=r"density: the latent sites are .*, got \['w'\]"):
+        pair.density(X)({**u, "w": u["z"]})
+
+
+def test_without_the_likelihood_what_cannot_be_is_worth_its_prior():
+    """0 times minus infinity is not a number, and the power 0 is where annealing begins."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+            pyro.factor("inside", torch.where(z > 0, 0.0, -torch.inf))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+
+    pair = Pair(model, guide, dtype=torch.float64).initialize(X)
+    u = {"z": -torch.ones(S, 5, dtype=torch.float64)}
+    found = pair.density(X)(u)
+    assert (found.total() == -torch.inf).all()
+    torch.testing.assert_close(found.total(0.0), found.local_prior)
 
 
 def test_a_support_that_depends_on_data_is_that_of_the_run():

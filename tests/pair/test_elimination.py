@@ -150,6 +150,20 @@ def partly_seen(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(loc[c], 1.0), obs=x[:, 0])
 
 
+LEFT_TO_RIGHT = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.6, 0.4], [0.0, 0.0, 1.0]], dtype=torch.float64).log()
+
+
+def left_to_right(x: Tensor) -> None:
+    """States that cannot be reached at first: sums of nothing but zeros, whose derivative is no number by itself."""
+    loc = means()
+    with pyro.plate("data", len(x)):
+        c = None
+        for t in pyro.markov(range(4)):
+            logits = torch.tensor([0.0, -math.inf, -math.inf]).double() if c is None else LEFT_TO_RIGHT[c]
+            c = pyro.sample(f"c{t}", dist.Categorical(logits=logits), infer=MARK)
+            pyro.sample(f"x{t}", dist.Normal(loc[c], 1.0), obs=x[:, t])
+
+
 def single(x: Tensor) -> None:
     """A site of one value among others."""
     loc = means()
@@ -179,6 +193,7 @@ MODELS: dict[str, Callable[..., None]] = {
     "unequal, all masked": unequal(True),
     "unequal, data masked": unequal(False),
     "partly seen": partly_seen,
+    "left to right": left_to_right,
     "single": single,
     "bits": bits,
 }
@@ -419,6 +434,46 @@ def test_a_sum_with_too_many_terms_at_once_is_refused_by_name():
         log_evidence(Pair(model, nothing, dtype=torch.float64).initialize(X), X)
 
 
+def reaching_back(state: bool) -> Callable[..., None]:
+    """A state, or an observation, that depends on the state two steps before, with a history of one."""
+
+    def model(x: Tensor) -> None:
+        loc = means()
+        with pyro.plate("data", len(x)):
+            before = c = torch.tensor(0)
+            for t in pyro.markov(range(4)):
+                new = draw(f"c{t}", MOVE2[before, c] if state else MOVE[c])
+                pyro.sample(f"x{t}", dist.Normal(loc[new] if state else loc[new] + loc[before], 1.0), obs=x[:, t])
+                before, c = c, new
+
+    return model
+
+
+def used_after(x: Tensor) -> None:
+    loc = means()
+    with pyro.plate("data", len(x)):
+        c = torch.tensor(0)
+        for t in pyro.markov(range(3)):
+            c = draw(f"c{t}", MOVE[c])
+            pyro.sample(f"x{t}", dist.Normal(loc[c], 1.0), obs=x[:, t])
+        pyro.sample("end", dist.Normal(loc[c], 1.0), obs=x[:, 3])
+
+
+@pytest.mark.parametrize(
+    ("model", "who"),
+    [
+        (reaching_back(True), "'c2' depends on 'c0'"),
+        (reaching_back(False), "'x2' depends on 'c0'"),
+        (used_after, "'end' depends on 'c2'"),
+    ],
+)
+def test_a_site_that_reaches_beyond_its_markov_scope_is_refused_by_name(model, who):
+    """Its dimension would pass for that of another state, and the number be wrong."""
+    pair = Pair(model, nothing, dtype=torch.float64).initialize(X)
+    with pytest.raises(ValueError, match=f"{who}, which pyro.markov has let go of; give it a longer history="):
+        log_evidence(pair, X)
+
+
 def test_crossed_plates_are_refused_by_name():
     def model(x: Tensor) -> None:
         rows, columns = pyro.plate("data", len(x), dim=-2), pyro.plate("columns", 6, dim=-1)
@@ -488,6 +543,17 @@ def test_a_global_class_is_summed_over_all_data():
 def test_enumeration_of_a_pair_without_drawn_latents_still_says_what_it_needs():
     with pytest.raises(ValueError, match="no latents that the guide draws"):
         log_evidence(pair_of("chain"), X, Enumeration())
+
+
+def test_data_that_cannot_be_are_worth_minus_infinity():
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            c = draw("c", START)
+            never = torch.full((K,), -math.inf, dtype=torch.float64)
+            pyro.factor("never", never[c])
+
+    pair = Pair(model, nothing, dtype=torch.float64).initialize(X)
+    assert (log_evidence(pair, X).value == -math.inf).all()
 
 
 def test_a_state_that_cannot_be_is_worth_minus_infinity():
