@@ -195,6 +195,7 @@ def test_what_is_read_back_and_judged_is_without_the_compiler():
     assert python(SCRIPT.format(do=FIT.format(options="") + READ)).split() == []
 
 
+@pytest.mark.slow
 def test_the_twin_a_compiled_run_has_the_compiler():
     assert "torch._inductor" in python(SCRIPT.format(do=FIT.format(options=", compile=True"))).split()
 
