@@ -34,7 +34,7 @@ def posteriors_of(run: Execution) -> dict[str, Tensor]:
 
 def _shift(part: Component, name: str) -> Tensor:
     """Zeros to be added to log p of each value of a latent, in the whole shape of its plates."""
-    rank, others = part.summed.rank, frozenset.union(*part.plates.values()) - part.plates[name]
+    rank, others = part.summed.rank, part.all_plates - part.plates[name]
     sizes = [1 if i - rank in others else size for i, size in enumerate(part.shape)]
     like = part.factors[name].term
     return torch.zeros(part.size(name), *sizes, dtype=like.dtype, device=like.device, requires_grad=True)

@@ -26,11 +26,11 @@ class Component:
 
     Attributes:
         names: the sites, in the model's order.
-        latents: the summed ones among them.
+        latents: the summed ones among them, likewise.
     """
 
     names: list[str]
-    latents: list[str]
+    latents: dict[str, None]
     scores: Mapping[str, SiteScore]
     summed: Summed
 
@@ -49,6 +49,11 @@ class Component:
         """In which plates each site stands."""
         stacks = {name: self.scores[name].site["cond_indep_stack"] for name in self.names}
         return {name: frozenset(f.dim for f in stack if f.vectorized) for name, stack in stacks.items()}
+
+    @cached_property
+    def all_plates(self) -> Plates:
+        """The plates in which any of the sites stands."""
+        return frozenset[int]().union(*self.plates.values())
 
     @cached_property
     def shape(self) -> torch.Size:
@@ -114,7 +119,7 @@ def sum_out(scores: Mapping[str, SiteScore], summed: Summed) -> dict[str, SiteSc
     """
     result = dict(scores)
     for part in components(scores, summed):
-        carrier = next((name for name in part.names if scores[name].observed), part.latents[0])
+        carrier = next((name for name in part.names if scores[name].observed), next(iter(part.latents)))
         total = part.eliminate().total
         nothing = torch.zeros_like(total)
         for name in part.names:
@@ -143,4 +148,5 @@ def components(scores: Mapping[str, SiteScore], summed: Summed) -> list[Componen
     for name, latents in on.items():
         if latents:
             groups.setdefault(find(next(iter(latents))), []).append(name)
-    return [Component(names, [name for name in names if name in leader], scores, summed) for names in groups.values()]
+    latents_of = {who: dict.fromkeys(name for name in names if name in leader) for who, names in groups.items()}
+    return [Component(names, latents_of[who], scores, summed) for who, names in groups.items()]
