@@ -101,10 +101,11 @@ TRAININGS: dict[str, Callable[[], Fit]] = {
 
 
 def trained(name: str) -> str:
-    """A digest of the bits of parameters, buffers and history that a training ends with."""
+    """A digest of the bits of parameters, persistent buffers and history that a training ends with."""
     fit = TRAININGS[name]()
     digest = hashlib.sha256()
-    for tensors in (fit.params, fit.buffers_by_name()):
+    modules = [part for part in (fit.model, fit.guide) if isinstance(part, nn.Module)]
+    for tensors in (fit.params, *(module.state_dict() for module in modules)):
         for key in sorted(tensors):
             digest.update(key.encode() + tensors[key].detach().contiguous().numpy().tobytes())
     digest.update(fit.history.to_numpy().round(9).tobytes())
