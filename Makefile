@@ -7,11 +7,14 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 PYRO ?=
 ARGS ?=
+# A test uses one core, so each core runs tests of its own; JOBS=0 runs all in one process (for a debugger).
+JOBS ?= auto
 
 BIN := .venv/bin
 CANARY := .venv-canary
 # Private names, and what stands on them: the shims, captured steps and their update, fits beside them, run folders.
 CANARY_TESTS := tests/test_private.py tests/capture tests/inference tests/training tests/test_old_folders.py
+PARALLEL := -n $(JOBS) --maxprocesses 8 --dist worksteal
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt
 RECIPE := setup.cfg pyproject.toml constraints.txt
 
@@ -25,10 +28,10 @@ demo: .venv/.installed  ## fit a VAE on real handwritten digits, judge it, and w
 	$(BIN)/ppl-vae fit vae --out runs/demo --overwrite
 
 test: .venv/.installed-test  ## the tests and doctests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: .venv/.installed-test  ## the slow rest
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m slow $(ARGS)
 
 conformance: .venv/.installed-test  ## Pyro's own tests with our SVI: make conformance PYRO=<a clone of pyro-ppl/pyro>
 	@test -n "$(PYRO)" || { echo "make conformance needs a clone: make conformance PYRO=<a clone of pyro-ppl/pyro>"; exit 2; }
