@@ -43,12 +43,12 @@ def _bad(value: Any) -> bool:
 def diagnose(step: GradientStep, batch: Batch, number: int, *, lost: str | None = None) -> NonFiniteError:
     """Replay step ``number`` on its batch and its noise, and find the first value that is not finite.
 
-    ``lost`` is a parameter that was not finite after the step.
+    ``lost`` says, in words, which parameter or buffer was not finite after the step.
     """
     with validation(False):  # an argument check would stop at the NaN, and not say whose it is
         found = _first_bad(step, batch, number)
     if found is None and lost is not None:
-        return NonFiniteError(number, lost, f"the parameter {lost!r} was not finite after it")
+        return NonFiniteError(number, lost.split("'")[1], f"{lost} was not finite after it")
     if found is None:
         return NonFiniteError(number, "objective", "the objective or the norm of its gradient was not finite")
     return found
