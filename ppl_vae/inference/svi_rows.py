@@ -69,9 +69,8 @@ def warn_of_lost(leaves: list[Tensor]) -> None:
     """Say which parameters are not finite, in the optimizer's space or (those of Pyro's store) in their own."""
     store = pyro.get_param_store()
     names = {id(leaf): name for name, leaf in private.stored(store).items()}
-    held = {name: value for name, value in store.items()}
     live = {names.get(id(leaf), f"of shape {tuple(leaf.shape)}"): leaf for leaf in leaves}
-    lost = [name for name, leaf in {**live, **held}.items() if not bool(torch.isfinite(leaf.detach()).all())]
+    lost = [name for name, leaf in {**live, **dict(store.items())}.items() if not bool(torch.isfinite(leaf.detach()).all())]
     if lost:
         warnings.warn(
             f"CompiledSVI.run: after the last step the parameters {', '.join(sorted(lost))} are not finite; a smaller "

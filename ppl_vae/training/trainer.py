@@ -96,7 +96,8 @@ class Trainer:
         """Go on until ``epochs`` or ``steps`` have been made in all (counted from the very first).
 
         Raises:
-            NonFiniteError: when a loss, a gradient, a parameter or a buffer was not finite; everything is as before that step.
+            NonFiniteError: when a loss, a gradient, a parameter or a buffer was not finite; everything is as before
+                that step.
         """
         self.target = self.steps_in(epochs, steps)
         if self._frozen is not None:  # a callback has changed the parameters after the last step
@@ -331,8 +332,8 @@ def warn_of_validation(row: Mapping[str, Any], before: Mapping[str, Any] | None)
     if math.isfinite(value) or not math.isfinite((before or {}).get("val_objective", 0.0)):
         return
     warnings.warn(
-        f"fit: val_objective of epoch {row['epoch']} is {value}: no epoch can be chosen by it; a validation row that the "
-        "model gives no density, or running means that are far off in evaluation mode, do this",
+        f"fit: val_objective of epoch {row['epoch']} is {value}, and no epoch can be chosen by it; a validation row that "
+        "the model gives no density does this, or running means that are far off in evaluation mode",
         stacklevel=2,
     )
 
