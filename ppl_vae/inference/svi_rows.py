@@ -70,7 +70,8 @@ def warn_of_lost(leaves: list[Tensor]) -> None:
     store = pyro.get_param_store()
     names = {id(leaf): name for name, leaf in private.stored(store).items()}
     live = {names.get(id(leaf), f"of shape {tuple(leaf.shape)}"): leaf for leaf in leaves}
-    lost = [name for name, leaf in {**live, **dict(store.items())}.items() if not bool(torch.isfinite(leaf.detach()).all())]
+    every = {**live, **dict(store.items())}
+    lost = [name for name, leaf in every.items() if not bool(torch.isfinite(leaf.detach()).all())]
     if lost:
         warnings.warn(
             f"CompiledSVI.run: after the last step the parameters {', '.join(sorted(lost))} are not finite; a smaller "

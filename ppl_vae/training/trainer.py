@@ -332,8 +332,8 @@ def warn_of_validation(row: Mapping[str, Any], before: Mapping[str, Any] | None)
     if math.isfinite(value) or not math.isfinite((before or {}).get("val_objective", 0.0)):
         return
     warnings.warn(
-        f"fit: val_objective of epoch {row['epoch']} is {value}, and no epoch can be chosen by it; a validation row that "
-        "the model gives no density does this, or running means that are far off in evaluation mode",
+        f"fit: val_objective of epoch {row['epoch']} is {value}, and no epoch can be chosen by it; a validation row "
+        "without a density does this, or running means that are far off in evaluation mode",
         stacklevel=2,
     )
 
