@@ -32,6 +32,7 @@ from ppl_vae.training import (
     read_state,
 )
 from ppl_vae.training.compilation import Choice, Compilation
+from ppl_vae.training.processes import require_one_process
 from ppl_vae.training.threads import is_small
 
 CODE_SITES = 16
@@ -147,8 +148,10 @@ class VariationalEM:
 
         Raises:
             NonFiniteError: the loss or a gradient was not finite; its ``fit`` is the fit before that step.
-            DataAxisError, ValueError: what is wrong with the data, before the first step.
+            DataAxisError, ValueError: what is wrong with the data, before the first step; or this process is one of
+                several (``torchrun``), each of which would make the whole fit.
         """
+        require_one_process("fit")
         batches = self._batches(data, batch_size, seed, transform, last_batch)
         size = None if isinstance(validation, DataLoader) else batch_size
         held_out = None if validation is None else self._batches(validation, size, seed, transform)
@@ -269,6 +272,8 @@ class VariationalEM:
         return self._step(data, num_data, self.schedule.moves(count))
 
     def _step(self, data: Any, num_data: int | None, moving: Subset | frozenset[str]) -> float:
+        if self._by_hand is None:
+            require_one_process("VariationalEM.step")
         batch = self._batch(data, num_data)
         gradient_step, count = self._by_hand or (self._gradient_step(self.compile is True), 0)  # nobody says how long
         self._by_hand = (gradient_step, count + 1)
