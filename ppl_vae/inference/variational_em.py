@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from ppl_vae.training import (
 )
 from ppl_vae.training.compilation import Choice, Compilation
 from ppl_vae.training.processes import require_one_process
+from ppl_vae.training.rates import require_rate
 from ppl_vae.training.threads import is_small
 
 CODE_SITES = 16
@@ -90,9 +93,10 @@ class VariationalEM:
     ) -> None:
         if compile not in ("auto", True, False):
             raise ValueError(f"VariationalEM: compile must be 'auto', True or False, got {compile!r}")
-        for name, rate in (("lr", lr), ("e_lr", e_lr), ("m_lr", m_lr)):
-            if rate is not None and not rate > 0:
-                raise ValueError(f"VariationalEM: {name} must be positive, got {rate}")
+        require_rate("lr", lr)
+        for name, rate in (("e_lr", e_lr), ("m_lr", m_lr), ("clip_norm", clip_norm)):
+            if rate is not None:
+                require_rate(name, rate, most=math.inf if name == "clip_norm" else sys.float_info.max)
         if schedule is not None and not callable(getattr(schedule, "moves", None)):
             raise TypeError(f"VariationalEM: a schedule such as Joint() or Alternating() is required, got {schedule!r}")
         if lr_scheduler is not None and not callable(lr_scheduler):

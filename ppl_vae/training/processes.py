@@ -27,8 +27,8 @@ def require_one_process(who: str) -> None:
     started = world_size(os.environ)
     if started > 1:
         raise ValueError(
-            f"{who}: this process {several.format(started, f'WORLD_SIZE={started}, as torchrun sets it')}Run the script "
-            "by python instead; for a fit of its own in each process (another seed, other settings), say so by "
+            f"{who}: this process {several.format(started, f'WORLD_SIZE={started}, as torchrun sets it')}Run the "
+            "script by python instead; for a fit of its own in each process (another seed, other settings), say so by "
             "os.environ.pop('WORLD_SIZE') before it"
         )
 

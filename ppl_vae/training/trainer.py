@@ -96,8 +96,7 @@ class Trainer:
         """Go on until ``epochs`` or ``steps`` have been made in all (counted from the very first).
 
         Raises:
-            NonFiniteError: when a loss, a gradient, a parameter or a buffer was not finite; everything is as before
-                that step.
+            NonFiniteError: a loss, gradient, parameter or buffer was not finite; everything is as before that step.
         """
         self.target = self.steps_in(epochs, steps)
         if self._frozen is not None:  # a callback has changed the parameters after the last step
