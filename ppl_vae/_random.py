@@ -6,6 +6,7 @@ run needs no saved generator, two fits in one process never meet, and the caller
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,10 +25,16 @@ def _mix(state: int) -> int:
 def fold(seed: int, *path: int | str) -> int:
     """Derive a 63-bit seed from ``seed`` and a path of integers and strings.
 
+    Raises:
+        TypeError: the seed is no whole number.
+
     >>> fold(0, "step", 1) == fold(0, "step", 1), fold(0, "step", 1) == fold(0, "step", 2)
     (True, False)
     """
-    state = _mix((int(seed) + 0x9E3779B97F4A7C15) & _MASK)
+    try:
+        state = _mix((operator.index(seed) + 0x9E3779B97F4A7C15) & _MASK)
+    except TypeError:
+        raise TypeError(f"seed: a whole number is required, got {seed!r}") from None
     for part in path:
         word = int.from_bytes(part.encode(), "little") if isinstance(part, str) else int(part)
         while True:  # a long name enters in pieces of 64 bits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -58,8 +59,11 @@ class SourceBatches(Batches):
     def __init__(
         self, source: Source, batch_size: int | None, *, with_index: bool = False, last_batch: str = "keep"
     ) -> None:
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-            raise ValueError(f"batch_size must be a whole number, at least 1, got {batch_size}")
+        if batch_size is not None:
+            is_whole = hasattr(batch_size, "__index__") and not isinstance(batch_size, bool)
+            if not is_whole or batch_size < 1:
+                raise ValueError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
+            batch_size = operator.index(batch_size)
         if last_batch not in LAST_BATCH:
             raise ValueError(f"last_batch must be one of {', '.join(map(repr, LAST_BATCH))}, got {last_batch!r}")
         self.source, self.num_data, self.with_index, self.last_batch = source, len(source), with_index, last_batch
@@ -87,7 +91,7 @@ class SourceBatches(Batches):
         index = self._permutation(seed, epoch)[self._place(position)]
         rows = self.source.take(index)
         # N rows are stood for, also where some are dropped: which ones is random, so that the mean is that of all.
-        return Batch(rows.args, rows.kwargs, rows.index if self.with_index else None, self.num_data)
+        return Batch(rows.args, rows.kwargs, rows.index if self.with_index else None, self.num_data, rows.index)
 
     def _place(self, position: int) -> slice:
         if self.last_batch != "even":
@@ -137,7 +141,7 @@ class TransformedBatches(Batches):
             with isolated_rng(fold(seed, "transform", epoch, position), tensors[first].device):
                 tensors[first] = self.transform(tensors[first])
             args = tuple(tensors.pop(i) for i in range(len(batch.args)))
-            yield Batch(args, tensors, batch.index, batch.num_data)
+            yield Batch(args, tensors, batch.index, batch.num_data, batch.numbers)
 
     def fingerprint(self) -> dict[str, Any]:
         """That of the source, and the transform's name."""

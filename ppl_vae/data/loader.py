@@ -30,8 +30,11 @@ class LoaderBatches(Batches):
             self.num_data, self.per_epoch = len(chosen), len(loader)  # type: ignore[arg-type]
         except TypeError:
             raise ValueError(
-                "fit: a DataLoader over a data set with a length is required, got an iterable one"
+                "fit: a DataLoader over a data set with a length and rows by number is required, got one over the "
+                f"iterable {type(loader.dataset).__name__}, whose rows can be neither shuffled from a seed nor found "
+                "again; give it __len__ and __getitem__ (a map-style Dataset), or collect the rows in a tensor"
             ) from None
+        _require_all_rows(loader)
         self.loader, self._place = loader, place
         self._first: tuple[int, Batch] | None = None
 
@@ -108,6 +111,18 @@ class LoaderBatches(Batches):
     def _as_batch(self, found: Any) -> Batch:
         rows = self._place(tuple(found) if isinstance(found, list) else found)
         return rows.batch(num_data=self.num_data)
+
+
+def _require_all_rows(loader: DataLoader[Any]) -> None:
+    """Raise ValueError where the loader gives the share of one process of several (a ``DistributedSampler``)."""
+    for sampler in (loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)):
+        replicas = getattr(sampler, "num_replicas", 1)
+        if isinstance(replicas, int) and replicas > 1:
+            raise ValueError(
+                f"fit: a DataLoader over all rows is required, got one whose {type(sampler).__name__} gives 1 of "
+                f"{replicas} parts: a fit is made by one process, and would be one of that part alone; leave the "
+                "sampler out (shuffle=True)"
+            )
 
 
 class _Numbers(Dataset[Any]):

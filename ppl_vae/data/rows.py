@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.data.forms import require_rows
+
 __all__ = ["Batch", "Column", "Rows"]
 
 
@@ -31,12 +33,19 @@ class Batch:
 
     ``args`` and ``kwargs`` go to the model and to the guide; ``index`` (B,) holds the row numbers and goes to those
     whose signature names it; ``num_data`` is N, the number of rows that the batch stands for (None: the rows it has).
+    ``numbers`` (B,) are the row numbers for those who tell of an error, where ``index`` is not given.
     """
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     index: Tensor | None = None
     num_data: int | None = None
+    numbers: Tensor | None = field(default=None, compare=False, repr=False)
+
+    def number_of(self, row: int) -> int:
+        """The number in the whole of one of these rows, as far as it is known."""
+        numbers = self.index if self.numbers is None else self.numbers
+        return row if numbers is None else int(numbers[row])
 
     @property
     def size(self) -> int | None:
@@ -149,6 +158,7 @@ def _tensor(
 ) -> Tensor:
     """One part of the data as a tensor, checked for NaN."""
     columns: Sequence[Any] | None = getattr(value, "columns", None)
+    require_rows(value, name)
     if not isinstance(value, Tensor):
         value = _from_array(value, name, dtype or torch.get_default_dtype())
     if not value.dim():
@@ -163,11 +173,21 @@ def _from_array(value: Any, name: str, dtype: torch.dtype) -> Tensor:
         array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
         array = array.astype(np.float64) if array.dtype == object else array
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: numbers are required, got {type(value).__name__} with {error}") from None
+        bad = _columns_without_numbers(value)
+        raise ValueError(f"{name}: numbers are required, got {type(value).__name__} with {bad or error}") from None
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{name}: numbers are required, got an array of {array.dtype}")
     tensor = torch.from_numpy(np.array(array))  # a copy: the fit must not see later changes of the caller's array
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _columns_without_numbers(value: Any) -> str:
+    """The columns of a frame that are no numbers, with their kinds and what to do; or nothing."""
+    kinds = getattr(value, "dtypes", None)
+    if kinds is None or not hasattr(value, "columns"):
+        return ""
+    bad = [f"{name!r} ({kind})" for name, kind in kinds.items() if getattr(kind, "kind", "O") not in "fiub"]
+    return f"the columns {', '.join(bad)}; drop them (data.drop(columns=[...])) or encode them" if bad else ""
 
 
 def _refuse_nan(value: Tensor, name: str, columns: Sequence[Any] | None, numbers: Tensor | None) -> None:

@@ -168,7 +168,11 @@ def _of_arrays(data: Any, name: str, dtype: torch.dtype | None) -> Stored:
 
 def _of_dataset(data: Any, name: str, dtype: torch.dtype | None) -> Stored:
     if isinstance(data, IterableDataset) or not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-        raise ValueError(f"{name}: a data set with a length and rows by number is required, got {type(data).__name__}")
+        raise ValueError(
+            f"{name}: a data set with a length and rows by number is required, got {type(data).__name__}, which lacks "
+            "__len__ or __getitem__: define both (a map-style Dataset), or collect the rows, as in "
+            "torch.stack(list(data))"
+        )
     several = getattr(data, "__getitems__", None)
 
     def fetch(place: Any) -> Any:

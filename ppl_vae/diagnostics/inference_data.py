@@ -79,7 +79,8 @@ def to_inference_data(
         num_samples: draws a datum.
         num_predictive: draws of the predictive groups, which are as large as the data: 1000 draws of 2000
             images of 28x28 are 6 GB.
-        groups: those to make; by default all.
+        groups: those to make; by default all (of a pair with a ``Flat`` prior, which has no draws, all but the
+            prior's).
         coords: labels by dimension, such as ``{"z_dim_0": [...], "datum": [...]}``.
         dims: names of the dimensions of a site, with or without a leading "datum"; by default "z_dim_0",
             "z_dim_1", ...
@@ -92,7 +93,7 @@ def to_inference_data(
     pair = pair_of(pair)
     rows = pair.rows(data)
     plan = Plan.of(pair, rows, num_samples, max_elements)
-    wanted = _known(groups)
+    wanted = _of_proper(pair, _known(groups), asked=groups is not None)
     writer = _Writer(pair, len(rows), [name for name in wanted if name != "codes"], num_samples, num_predictive)
     for place, chunk in plan.row_chunks(rows):
         for draws in slices(num_samples, plan.draws):
@@ -221,6 +222,14 @@ def _known(groups: Iterable[str] | None) -> list[str]:
             near = get_close_matches(name, GROUPS) or GROUPS
             raise ValueError(f"to_inference_data: {name!r} is not a group; did you mean {', '.join(near)}?")
     return wanted
+
+
+def _of_proper(pair: Pair, wanted: list[str], *, asked: bool) -> list[str]:
+    """Without the groups of the prior, where the prior has no draws; an error where they were asked for."""
+    prior = [name for name in wanted if name.startswith("prior")]
+    if prior and asked:
+        pair.sites.require_proper(f"to_inference_data: {', '.join(prior)}")
+    return [name for name in wanted if name not in prior] if pair.sites.improper else wanted
 
 
 def _dimensions(writer: _Writer, given: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

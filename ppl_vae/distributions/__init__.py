@@ -5,6 +5,9 @@ from __future__ import annotations
 # Several categorical latents as one, exact and relaxed
 from ppl_vae.distributions.codes import MAX_CODES, Codes, one_hot
 
+# Improper priors
+from ppl_vae.distributions.flat import Flat, is_improper
+
 # Grey levels
 from ppl_vae.distributions.levels import CategoricalLevels
 from ppl_vae.distributions.relaxed_codes import RelaxedCodes
@@ -20,8 +23,10 @@ __all__ = [
     "CategoricalLevels",
     "Codes",
     "CountsVolume",
+    "Flat",
     "PointMass",
     "RelaxedCodes",
+    "is_improper",
     "one_hot",
     "unwrap",
     "without_mask",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae.evidence.chunks import MAX_ELEMENTS
@@ -43,11 +44,19 @@ def log_evidence(
     Returns:
         an Evidence: value, standard_error (nats), ess, khat, each (N,), or () when latents are shared by all
             data.
+
+    Of a pair with a ``Flat`` prior this is log of the integral of p(x | z), which is no probability: a warning says so.
     """
     pair = pair_of(pair)
     rows = pair.rows(data)
+    flat = pair.initialize(rows).sites.improper
+    if flat:
+        warnings.warn(
+            f"log_evidence: the prior of {', '.join(map(repr, flat))} is improper (Flat), so the integral of p(x | z) is "
+            "no probability of the data: compare it with nothing but fits under the very same flat priors",
+            stacklevel=2,
+        )
     if estimator is None:
-        pair.initialize(rows)
         estimator = Enumeration() if few_codes(pair) is not None else DEFAULT
     if isinstance(estimator, type) or not isinstance(estimator, Estimator):
         raise TypeError(f"log_evidence: an estimator such as ImportanceWeighted(1000) is required, got {estimator!r}")

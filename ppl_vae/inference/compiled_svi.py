@@ -18,7 +18,7 @@ from ppl_vae import _private as private
 from ppl_vae.capture import Engine, Explanation, Program
 from ppl_vae.inference.accumulated import accumulate
 from ppl_vae.inference.svi_forward import SVIForward, identity, leaves_in
-from ppl_vae.inference.svi_rows import order, require_rows, rows_at, stacked
+from ppl_vae.inference.svi_rows import order, require_rows, rows_at, stacked, warn_of_lost
 from ppl_vae.inference.svi_update import as_pyro
 from ppl_vae.objectives import Objective
 from ppl_vae.training.interrupts import deferred_interrupt
@@ -105,6 +105,8 @@ class CompiledSVI(SVI):
             num_steps: how many.
             batch_size: rows a step, in the order of random permutations one after the other; None takes all rows.
 
+        A parameter that is not finite after the last step, which no loss shows any more, is warned of.
+
         Returns:
             The losses, float64 (num_steps,), or (num_steps, K) where the loss is a tuple of K.
 
@@ -120,6 +122,8 @@ class CompiledSVI(SVI):
         result = stacked(losses)
         if bool(torch.isnan(result).any()):
             _warn_of_nan()
+        if num_steps:
+            warn_of_lost(self.leaves())
         return result
 
     def _many(self, columns: tuple[Tensor, ...], order: Iterator[Tensor]) -> list[Any]:

@@ -1,12 +1,16 @@
-"""The rows that many steps take, one after the other, and the losses that they give back."""
+"""The rows that many steps take, one after the other, the losses that they give back, and what they leave behind."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
+
+from ppl_vae import _private as private
 
 CHUNK = 4096
 """Steps for which the order of the rows is drawn at once."""
@@ -59,3 +63,18 @@ def stacked(losses: list[Any]) -> Tensor:
         return torch.empty(0, dtype=torch.float64)
     table = torch.stack([torch.stack(row) for row in rows])
     return table[:, 0] if table.shape[1] == 1 else table
+
+
+def warn_of_lost(leaves: list[Tensor]) -> None:
+    """Say which parameters are not finite, in the optimizer's space or (those of Pyro's store) in their own."""
+    store = pyro.get_param_store()
+    names = {id(leaf): name for name, leaf in private.stored(store).items()}
+    live = {names.get(id(leaf), f"of shape {tuple(leaf.shape)}"): leaf for leaf in leaves}
+    every = {**live, **dict(store.items())}
+    lost = [name for name, leaf in every.items() if not bool(torch.isfinite(leaf.detach()).all())]
+    if lost:
+        warnings.warn(
+            f"CompiledSVI.run: after the last step the parameters {', '.join(sorted(lost))} are not finite; a smaller "
+            "learning rate often helps",
+            stacklevel=3,
+        )

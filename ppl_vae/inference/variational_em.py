@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ from ppl_vae.training import (
     read_state,
 )
 from ppl_vae.training.compilation import Choice, Compilation
+from ppl_vae.training.processes import require_one_process
+from ppl_vae.training.rates import require_rate
 from ppl_vae.training.threads import is_small
 
 CODE_SITES = 16
@@ -89,9 +93,10 @@ class VariationalEM:
     ) -> None:
         if compile not in ("auto", True, False):
             raise ValueError(f"VariationalEM: compile must be 'auto', True or False, got {compile!r}")
-        for name, rate in (("lr", lr), ("e_lr", e_lr), ("m_lr", m_lr)):
-            if rate is not None and not rate > 0:
-                raise ValueError(f"VariationalEM: {name} must be positive, got {rate}")
+        require_rate("lr", lr)
+        for name, rate in (("e_lr", e_lr), ("m_lr", m_lr), ("clip_norm", clip_norm)):
+            if rate is not None:
+                require_rate(name, rate, most=math.inf if name == "clip_norm" else sys.float_info.max)
         if schedule is not None and not callable(getattr(schedule, "moves", None)):
             raise TypeError(f"VariationalEM: a schedule such as Joint() or Alternating() is required, got {schedule!r}")
         if lr_scheduler is not None and not callable(lr_scheduler):
@@ -147,8 +152,10 @@ class VariationalEM:
 
         Raises:
             NonFiniteError: the loss or a gradient was not finite; its ``fit`` is the fit before that step.
-            DataAxisError, ValueError: what is wrong with the data, before the first step.
+            DataAxisError, ValueError: what is wrong with the data, before the first step; or this process is one of
+                several (``torchrun``), each of which would make the whole fit.
         """
+        require_one_process("fit")
         batches = self._batches(data, batch_size, seed, transform, last_batch)
         size = None if isinstance(validation, DataLoader) else batch_size
         held_out = None if validation is None else self._batches(validation, size, seed, transform)
@@ -269,6 +276,8 @@ class VariationalEM:
         return self._step(data, num_data, self.schedule.moves(count))
 
     def _step(self, data: Any, num_data: int | None, moving: Subset | frozenset[str]) -> float:
+        if self._by_hand is None:
+            require_one_process("VariationalEM.step")
         batch = self._batch(data, num_data)
         gradient_step, count = self._by_hand or (self._gradient_step(self.compile is True), 0)  # nobody says how long
         self._by_hand = (gradient_step, count + 1)

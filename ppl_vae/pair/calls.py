@@ -17,11 +17,16 @@ from ppl_vae.data.rows import Batch
 _RESERVED = ("index", "num_samples")
 
 
+def target_of(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """What a person wrote: ``forward`` of a module."""
+    target: Callable[..., Any] = fn.forward if isinstance(fn, torch.nn.Module) else fn
+    return target
+
+
 def parameters_of(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The parameters that a person wrote: those of ``forward`` for a module."""
-    target = fn.forward if isinstance(fn, torch.nn.Module) else fn
     try:
-        return dict(inspect.signature(target).parameters)
+        return dict(inspect.signature(target_of(fn)).parameters)
     except (TypeError, ValueError):  # builtins and C functions have no signature
         return {}
 
@@ -58,13 +63,23 @@ class Call:
 
     def __call__(self, batch: Batch) -> Any:
         """Call it with what the batch holds."""
+        args, kwargs = self.arguments(batch)
+        return torch.nn.Module.__call__(self.fn, *args, **kwargs) if self._unannounced else self.fn(*args, **kwargs)
+
+    @property
+    def target(self) -> Callable[..., Any]:
+        """What a person wrote: ``forward`` of a module."""
+        return target_of(self.fn)
+
+    def arguments(self, batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What it is called with: in order, and by name."""
         args, kwargs = batch.args, dict(batch.kwargs)
         if not self._variadic and len(args) > self._positional:
             kwargs |= dict(zip(self._extra, args[self._positional :], strict=False))
             args = args[: self._positional] + args[self._positional + len(self._extra) :]
         if self._wants_index and batch.index is not None:
             kwargs["index"] = batch.index
-        return torch.nn.Module.__call__(self.fn, *args, **kwargs) if self._unannounced else self.fn(*args, **kwargs)
+        return args, kwargs
 
 
 def _can_be_called_as_torch_does(fn: Callable[..., Any]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,11 @@ from pyro import poutine
 
 from ppl_vae._random import isolated_rng
 from ppl_vae.data.rows import Batch
-from ppl_vae.pair.axis import DataAxisError, find_data_axis
+from ppl_vae.pair.axis import DataAxisError, find_data_axis, sample_sites
+from ppl_vae.pair.calls import Call
 from ppl_vae.pair.checks import check_shapes
+from ppl_vae.pair.explain import explained
+from ppl_vae.pair.outside import inside
 from ppl_vae.pair.parameters import Parameters, collect, reached_by
 from ppl_vae.pair.points import detach
 from ppl_vae.pair.scope import Scope, empty_store, validation
@@ -32,12 +34,9 @@ class Look:
     parameters: Parameters
 
 
-Callee = Callable[[Batch], Any]
-
-
 def look(
-    model: Callee,
-    guide: Callee,
+    model: Call,
+    guide: Call,
     scope: Scope,
     batch: Batch,
     *,
@@ -71,20 +70,23 @@ def look(
     return look(model, guide, scope, batch, seed=seed, data_plate=data_plate, strict=strict)
 
 
-def _look(model: Callee, guide: Callee, scope: Scope, batch: Batch, data_plate: str | None, strict: bool) -> Look:
+def _look(model: Call, guide: Call, scope: Scope, batch: Batch, data_plate: str | None, strict: bool) -> Look:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "trying to observe a value outside of inference")
-        guide_trace = poutine.trace(guide).get_trace(batch)
+        with explained(model, guide, batch, known=False):
+            guide_trace = poutine.trace(guide).get_trace(batch)
         by_guide = reached_by(guide_trace)
         detach(guide_trace)  # z carries φ into log p; at constant z the model shows what is its own
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(batch)
+        with explained(model, guide, batch, known=False):
+            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(batch)
     try:
         axis = find_data_axis((model_trace, guide_trace), batch.size, data_plate, batch.num_data)
     except DataAxisError:
         if strict:
             raise
         axis = None
-    check_shapes(model_trace, guide_trace)
+    with inside(dict([*sample_sites(guide_trace), *sample_sites(model_trace)]), model_trace):
+        check_shapes(model_trace, guide_trace)
     store: Any = dict(pyro.get_param_store().get_state())  # the pair's own one, which the scope has put in place
     roots = scope.roots
     parameters = collect(roots[0], roots[1], store, guide_trace, reached_by(model_trace), by_guide)

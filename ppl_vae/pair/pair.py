@@ -257,10 +257,11 @@ class Pair:
         """Draw latents from the model's prior; ``log_weight`` is then the log-likelihood of the data, in nats.
 
         Raises:
-            ValueError: p(x | z) is a point mass (a flow).
+            ValueError: p(x | z) is a point mass (a flow), or a prior is improper (``Flat``).
         """
         batch = self.as_batch(data)
         self.sites.require_spread("draw_prior")
+        self.sites.require_proper("draw_prior")
         with self.evaluating(fold(seed, "draw_prior")):
             runs = scoring.prior_runs(self, batch, num_samples)
             return Draws.stack([scoring.draws_of_prior(self, run) for run in runs])
@@ -350,6 +351,7 @@ class Pair:
         given = self.as_values(latents) if latents else {}
         if unknown := sorted(set(given) - set(self.sites.model)):
             raise ValueError(f"simulate: the latent sites are {sorted(self.latents)}, got {unknown}")
+        self.sites.require_proper("simulate", given)
         return sampling.simulated(self, n, given, mean, seed)
 
     def predict(

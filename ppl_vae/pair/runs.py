@@ -16,10 +16,11 @@ from torch import Tensor
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.data.rows import Batch
 from ppl_vae.pair.axis import sample_sites
-from ppl_vae.pair.calls import shape_key
+from ppl_vae.pair.calls import Call, shape_key
 from ppl_vae.pair.checks import require_enumerable, shaken, vectorizes
 from ppl_vae.pair.enumeration import Enumerate, Expectation
 from ppl_vae.pair.execution import Execution
+from ppl_vae.pair.explain import explained
 from ppl_vae.pair.handlers import Substitute, same_rows
 from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.parameters import Parameters
@@ -108,7 +109,7 @@ class Runs:
         scope, sites, parameters: the pair's.
     """
 
-    def __init__(self, model: Callee, guide: Callee, scope: Scope, sites: Sites, parameters: Parameters) -> None:
+    def __init__(self, model: Call, guide: Call, scope: Scope, sites: Sites, parameters: Parameters) -> None:
         self.model, self.guide = model, guide
         self.scope, self.sites, self.parameters = scope, sites, parameters
         self._checks: dict[Any, Any] = {}
@@ -123,17 +124,18 @@ class Runs:
         in_pieces: bool = True,
     ) -> Execution:
         """One run of guide and model with gradients, for objectives; call it inside the pair's scope."""
-        return run_pair(
-            self.model,
-            self.guide,
-            batch,
-            self.sites.layout,
-            num_particles=num_particles,
-            values=values,
-            enumerated=enumerated,
-            summed=self.sites.summed,
-            in_pieces=in_pieces,
-        )
+        with explained(self.model, self.guide, batch):
+            return run_pair(
+                self.model,
+                self.guide,
+                batch,
+                self.sites.layout,
+                num_particles=num_particles,
+                values=values,
+                enumerated=enumerated,
+                summed=self.sites.summed,
+                in_pieces=in_pieces,
+            )
 
     def run_model(
         self,
@@ -144,15 +146,16 @@ class Runs:
         given: Messenger | None = None,
     ) -> Execution:
         """One run of the model alone, its latents at the given values; others are drawn, or summed out."""
-        return run_model(
-            self.model,
-            batch,
-            self.sites.layout,
-            values=values,
-            num_particles=count,
-            summed=self.sites.summed if summed is None else summed,
-            given=given,
-        )
+        with explained(self.model, self.model, batch):
+            return run_model(
+                self.model,
+                batch,
+                self.sites.layout,
+                values=values,
+                num_particles=count,
+                summed=self.sites.summed if summed is None else summed,
+                given=given,
+            )
 
     def rescore_guide(self, batch: Batch, run: Execution) -> dict[str, SiteScore]:
         """Run the guide anew at the values that ``run`` has drawn: densities on parameters as they are frozen now."""

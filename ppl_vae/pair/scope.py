@@ -17,6 +17,7 @@ from torch import nn
 
 from ppl_vae._private import no_handlers, validates
 from ppl_vae._random import isolated_rng
+from ppl_vae.pair.place import place_of, precision_of
 from ppl_vae.pair.reach import modules_of
 
 LOCK = threading.RLock()
@@ -60,12 +61,13 @@ class Scope:
         floats = [t for m in self.modules() for t in (*m.parameters(), *m.buffers()) if t.is_floating_point()]
         if device is None:
             device = floats[0].device if floats else torch.device("cpu")
+        device, dtype = place_of(device), precision_of(dtype)
         if dtype is None:
             with LOCK:  # the scope of a pair in another thread may have set another default for a while
                 dtype = floats[0].dtype if floats else torch.get_default_dtype()
         for module in self.modules():
-            module.to(device=torch.device(device), dtype=dtype)
-        self.device, self.dtype = torch.device(device), dtype
+            module.to(device=device, dtype=dtype)
+        self.device, self.dtype = device, dtype
 
     def modules(self) -> list[nn.Module]:
         """The modules that stand behind the model and the guide."""

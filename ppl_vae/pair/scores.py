@@ -16,6 +16,7 @@ from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.enumeration import Expectation, dims_in
 from ppl_vae.pair.handlers import has_density
 from ppl_vae.pair.layout import Layout, weight_of
+from ppl_vae.pair.outside import inside
 
 
 class SiteScore:
@@ -32,6 +33,7 @@ class SiteScore:
     """
 
     summed = absorbed = False
+    trace: Trace | None = None  # the run that the site is of, for those who tell of an error
 
     def __init__(
         self,
@@ -51,7 +53,8 @@ class SiteScore:
     def bare(self) -> Tensor:
         """The masked log density in the shape that Pyro gives it, with every dimension of enumeration, in nats."""
         site = self.site
-        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        with inside({self.name: site}, self.trace):
+            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
         return self.masked(log_prob)
 
     @cached_property
@@ -109,7 +112,8 @@ class GuideScore(SiteScore):
     @cached_property
     def _parts(self) -> Any:
         site = self.site
-        return site["fn"].score_parts(site["value"], *site["args"], **site["kwargs"])
+        with inside({self.name: site}, self.trace):
+            return site["fn"].score_parts(site["value"], *site["args"], **site["kwargs"])
 
     @cached_property
     def bare(self) -> Tensor:
@@ -151,8 +155,8 @@ def scores_of(
 ) -> dict[str, Score]:
     """The scores of every sample site of a trace that has a density, in its order."""
     particles = num_particles is not None
-    return {
-        name: score(name, site, layout, particles, expectation)
-        for name, site in sample_sites(trace)
-        if has_density(site)
-    }
+    sites = {name: site for name, site in sample_sites(trace) if has_density(site)}
+    scores = {name: score(name, site, layout, particles, expectation) for name, site in sites.items()}
+    for made in scores.values():
+        made.trace = trace
+    return scores

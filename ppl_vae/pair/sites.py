@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from pyro.distributions import Unit
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.trace_struct import Trace
 
+from ppl_vae.distributions import is_improper
 from ppl_vae.pair.axis import DataAxis, DataAxisError, GlobalLatentError, frames_of, sample_sites
 from ppl_vae.pair.enumeration import is_marked
 from ppl_vae.pair.handlers import has_density
@@ -31,6 +32,7 @@ class Sites:
         summed: latents of the model alone that are marked for enumeration: they are summed out of p.
         enumerated: sites of the guide that are marked for enumeration: an ELBO takes their exact expectation.
         tied: what stands outside the data plate and ties the data together.
+        improper: latents whose prior nothing can be drawn from (``Flat``).
         point_masses: latents that the guide gives as points, whose volume nobody counts.
         is_exact: is log p(x, z) - log q(z | x) log p(x) itself, as for an exact flow and its encoder, or where nothing
             is drawn: without latents, or with latents that are all summed out?
@@ -45,6 +47,7 @@ class Sites:
     summed: frozenset[str]
     enumerated: frozenset[str]
     tied: tuple[str, ...]
+    improper: tuple[str, ...]
     point_masses: tuple[str, ...]
     is_exact: bool
     counts_volume: bool
@@ -69,6 +72,7 @@ class Sites:
             summed=frozenset(summed),
             enumerated=frozenset(n for n, s in drawn if is_marked(s)),
             tied=tuple(n for n, s in [*seen, *drawn] if not layout.is_local(s)),
+            improper=tuple(n for n, s in modelled if not s["is_observed"] and is_improper(s["fn"])),
             point_masses=() if derived else tuple(unpaid(dict(drawn), model_trace)),
             is_exact=not derived and (is_exact(dict(drawn), model_trace) or not (drawn or latent - summed)),
             counts_volume=any(counting(model_trace)),
@@ -111,6 +115,15 @@ class Sites:
             raise ValueError(
                 f"{what}: a guide with a density is required, but it gives {at} a point mass (as AutoDelta does): "
                 "log p(x, z) at one point says nothing of the evidence; fit a guide with a spread, such as AutoNormal"
+            )
+
+    def require_proper(self, what: str, given: Collection[str] = ()) -> None:
+        """Raise ValueError if a latent that is not ``given`` has a flat prior: nothing can be drawn from it."""
+        flat = [name for name in self.improper if name not in given]
+        if flat:
+            raise ValueError(
+                f"{what}: draws from the prior are required, and the prior of {', '.join(map(repr, flat))} is improper "
+                "(Flat): it has no draws; give values of these sites, draw from the guide, or give them a proper prior"
             )
 
     def require_spread(self, what: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,11 +70,24 @@ def _checked(function: Callable[[Any], Any], target: str) -> Callable[[Any], tup
 
 @contextmanager
 def blame(whom: str) -> Iterator[None]:
-    """Errors of a person's own code come out as a ValueError that names it."""
+    """Errors of a person's own code come out as a ValueError that names it, with the last line of it that was run."""
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{whom}: {type(error).__name__}: {error}") from error
+        first, newline, rest = str(error).partition("\n")
+        line = _line_of(error, whom if whom.endswith(".py") else whom.rpartition(":")[0])
+        at = f" (line {line})" if line else ""
+        raise ValueError(f"{whom}: {type(error).__name__}: {first}{at}{newline}{rest}") from error
+
+
+def _line_of(error: BaseException | None, path: str) -> int | None:
+    """The last line of the file that an error, or what has caused it, has come through."""
+    while error is not None:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == Path(path)]
+        if lines:
+            return lines[-1]
+        error = error.__cause__
+    return None
 
 
 @contextmanager

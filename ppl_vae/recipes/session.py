@@ -188,7 +188,9 @@ def _optimizer(weight_decay: float) -> Any:
 def fit(prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool = False, progress: bool = True) -> Fit:
     """Fit, with the state of the run in ``folder/checkpoint`` after each epoch, until :func:`save` has written all."""
     from ppl_vae.inference import VariationalEM
+    from ppl_vae.training.processes import require_one_process
 
+    require_one_process("ppl-vae fit")
     plan, rows = prepared.plan, prepared.rows
     checkpoint = folder / RunFolder.CHECKPOINT
     batch_size = plan.batch_size if plan.batch_size < len(prepared.dataset.train) else None

@@ -18,10 +18,12 @@ from ppl_vae.data.rows import Batch
 from ppl_vae.objectives import Objective
 from ppl_vae.pair import Pair
 from ppl_vae.training.compilation import Compilation
+from ppl_vae.training.finite import Finite
 from ppl_vae.training.nonfinite import diagnose, explained
 from ppl_vae.training.optimizers import described, load_optimizer_state, optimizer_state
 from ppl_vae.training.rates import Rates
 from ppl_vae.training.subset import EVERYONE, GROUPS, Subset
+from ppl_vae.training.undo import copied
 
 __all__ = ["GradientStep", "Moves", "buffers_by_name", "leaves_by_group"]
 
@@ -71,8 +73,8 @@ class GradientStep:
         self.latched = pair.device.type != "cpu" if latched is None else latched
         self._fast: Update | None = None
         self._failed = torch.full((), OK, dtype=torch.long, device=pair.device)
-        named = (item for members in self.leaves.values() for item in members.items())
-        self._watched = {name: leaf for name, leaf in named if leaf.is_floating_point() and all_finite(leaf)}
+        named = {name: leaf for members in self.leaves.values() for name, leaf in members.items()}
+        self._watched = Finite(named, pair.parameters.constraints, self.buffers)
         self._lost: str | None = None
         self._subsets: dict[Subset, dict[str, dict[str, Tensor]]] = {}
         parts = {id(part): part for module in pair.modules() for part in module.modules()}
@@ -111,18 +113,25 @@ class GradientStep:
         return report
 
     def by_hand(self, batch: Batch, step: int, moving: Subset | Iterable[str]) -> Tensor:
-        """The same, outside a run: what is not finite is said at once, and running means are as before it."""
-        before = [(buffer, buffer.clone()) for buffer in self.buffers.values()]
+        """The same, outside a run: what is not finite is said at once, and everything is as before it."""
+        before = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
+        state = copied(self.state())
         try:
             report = self(batch, step, moving)
-            if int(self._failed) != OK:
-                self._failed.fill_(OK)
-                raise diagnose(self, batch, step)
+            failed = self.failed()
         except BaseException:
-            for buffer, value in before:
-                buffer.copy_(value)
+            self._put_back(before, state)
             raise
+        if failed:
+            self._put_back(before, state)
+            raise self.explain(batch, step)
         return report
+
+    @torch.no_grad()
+    def _put_back(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
+        self.load_state(state)
 
     def _gradients(self, batch: Batch, subset: Subset) -> tuple[Tensor, Tensor]:
         """The stages before the update: the report, and whether all is finite. This is what is captured."""
@@ -283,14 +292,13 @@ class GradientStep:
         return not self.latched and int(self._failed) != OK
 
     def failed(self) -> bool:
-        """Was a loss, the norm of a gradient, or a parameter not finite? (One that never was is passed over.)"""
+        """Was a loss, the norm of a gradient, a parameter or a buffer not finite? (One that never was: passed over.)"""
         if int(self._failed) != OK:
+            self._lost = None
             return True
-        leaves = [leaf.detach() for leaf in self._watched.values()]
-        if not leaves or bool(torch.isfinite(get_total_norm(leaves, norm_type=torch.inf))):
-            return False
-        self._lost = next(name for name, leaf in self._watched.items() if not all_finite(leaf))
-        return True
+        lost = self._watched.lost()
+        self._lost = lost or self._lost  # still known when the run has gone back to before it
+        return lost is not None
 
     def explain(self, batch: Batch, step: int) -> Exception:
         """Which site or parameter was not finite first, found by making the step once more on its noise."""
@@ -317,11 +325,6 @@ class GradientStep:
     def after_epoch(self, row: dict[str, Any]) -> None:
         """Advance a schedule by epoch."""
         self.rates.after_epoch(row)
-
-
-def all_finite(leaf: Tensor) -> bool:
-    """Is every entry finite?"""
-    return bool(torch.isfinite(leaf.detach()).all())
 
 
 def leaves_by_group(pair: Pair, objective: Objective) -> dict[str, dict[str, Tensor]]:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ppl_vae.data.rows import Batch
 from ppl_vae.distributions import PointMass
+from ppl_vae.pair.explain import described, infinity_in
 from ppl_vae.pair.scope import validation
+from ppl_vae.training.one_row import one_row
 
 if TYPE_CHECKING:
     from ppl_vae.training.gradient_step import GradientStep
@@ -43,12 +45,12 @@ def _bad(value: Any) -> bool:
 def diagnose(step: GradientStep, batch: Batch, number: int, *, lost: str | None = None) -> NonFiniteError:
     """Replay step ``number`` on its batch and its noise, and find the first value that is not finite.
 
-    ``lost`` is a parameter that was not finite after the step.
+    ``lost`` says, in words, which parameter or buffer was not finite after the step.
     """
     with validation(False):  # an argument check would stop at the NaN, and not say whose it is
         found = _first_bad(step, batch, number)
     if found is None and lost is not None:
-        return NonFiniteError(number, lost, f"the parameter {lost!r} was not finite after it")
+        return NonFiniteError(number, lost.split("'")[1], f"{lost} was not finite after it")
     if found is None:
         return NonFiniteError(number, "objective", "the objective or the norm of its gradient was not finite")
     return found
@@ -56,16 +58,26 @@ def diagnose(step: GradientStep, batch: Batch, number: int, *, lost: str | None 
 
 @contextmanager
 def explained(step: GradientStep, batch: Batch, number: int) -> Iterator[None]:
-    """Where an argument check of the block has met a NaN, say so by step and site; other errors pass as they are."""
+    """Errors of the block by step: a NaN that an argument check has met, a batch of one row; others get a note."""
     try:
         yield
-    except (ValueError, torch.linalg.LinAlgError):
-        found = None
+    except (ValueError, torch.linalg.LinAlgError) as error:
+        found: Exception | None = None
         with validation(False), suppress(ValueError, torch.linalg.LinAlgError):
             found = _first_bad(step, batch, number)
-        if found is None:
-            raise
-        raise found from None
+        if found is not None:
+            raise found from None
+        if (found := one_row(step.pair, batch, number, error)) is not None:
+            raise found from error
+        _note(error, batch, number)
+        raise
+    except Exception as error:
+        _note(error, batch, number)
+        raise
+
+
+def _note(error: Exception, batch: Batch, number: int) -> None:
+    error.add_note(f"This was in step {number} of the fit, on {described(batch)}.")
 
 
 def _first_bad(step: GradientStep, batch: Batch, number: int) -> NonFiniteError | None:
@@ -75,7 +87,9 @@ def _first_bad(step: GradientStep, batch: Batch, number: int) -> NonFiniteError 
             return NonFiniteError(number, name, f"the parameter {name!r} was not finite before it")
     for i, value in enumerate((*batch.args, *batch.kwargs.values())):
         if _bad(value):
-            return NonFiniteError(number, f"data[{i}]", f"the data (part {i}) hold a value that is not finite")
+            where = infinity_in(batch, nan=True)
+            detail = f"the data (part {i}) hold a value that is not finite" + (f": {where}" if where else "")
+            return NonFiniteError(number, f"data[{i}]", detail)
     saved = [(buffer, buffer.clone()) for buffer in step.buffers.values()]
     try:
         return _replay(step, batch, number)

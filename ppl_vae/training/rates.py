@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 __all__ = ["EachStep", "Rates"]
+
+
+def require_rate(name: str, value: Any, *, most: float = sys.float_info.max) -> None:
+    """Say of an option that it is no positive number up to ``most``.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not positive, or too large.
+    """
+    one = isinstance(value, Tensor) and value.numel() == 1
+    if isinstance(value, bool) or not (one or isinstance(value, Real)):
+        raise TypeError(f"VariationalEM: {name} must be a positive number, got {value!r}")
+    if not 0 < value <= most:
+        raise ValueError(f"VariationalEM: {name} must be positive, got {value}")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -94,7 +96,7 @@ class Trainer:
         """Go on until ``epochs`` or ``steps`` have been made in all (counted from the very first).
 
         Raises:
-            NonFiniteError: when a loss, a gradient or a parameter was not finite; everything is as before that step.
+            NonFiniteError: a loss, gradient, parameter or buffer was not finite; everything is as before that step.
         """
         self.target = self.steps_in(epochs, steps)
         if self._frozen is not None:  # a callback has changed the parameters after the last step
@@ -202,6 +204,7 @@ class Trainer:
         row: dict[str, Any] = {"epoch": self.epoch, "step": self.step, **self.make.row()}
         if self.validation is not None:
             row |= {f"val_{name}": value for name, value in self.evaluate(self.validation).items()}
+            warn_of_validation(row, self.history.last)
         self.history.close_epoch(row)
         self.cursor.begin_epoch()
         if not self._watches_epochs:  # the row is read later, when the step has been asked whether all is well
@@ -320,6 +323,18 @@ def mean_report(step: Step, batches: Iterable[Batch]) -> dict[str, float]:
         total += step.measure(batch).to("cpu", torch.float64) * size
         count += size
     return dict(zip(COLUMNS, (total / count).tolist(), strict=True))
+
+
+def warn_of_validation(row: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
+    """Say that the validation rows give no number, where those of the epoch before it did."""
+    value = row["val_objective"]
+    if math.isfinite(value) or not math.isfinite((before or {}).get("val_objective", 0.0)):
+        return
+    warnings.warn(
+        f"fit: val_objective of epoch {row['epoch']} is {value}, and no epoch can be chosen by it; a validation row "
+        "without a density does this, or running means that are far off in evaluation mode",
+        stacklevel=2,
+    )
 
 
 def steps_of(epochs: int | None, steps: int | None, per_epoch: int) -> int:
