@@ -13,7 +13,7 @@ import torch
 from capture.tiny import own_store
 from torch import nn
 
-from ppl_vae import ELBO, IWAE, CompiledSVI, RLOO, ScoreFunction
+from ppl_vae import ELBO, IWAE, RLOO, CompiledSVI, ScoreFunction
 from ppl_vae.objectives.objective import Objective
 
 X = torch.linspace(1.0, 5.0, 12)
@@ -171,7 +171,7 @@ def test_rows_with_and_without_labels_have_the_values_that_they_have_alone(order
 
 
 def two_plates(x):
-    """Three things of which every row is a sum; the plate of the rows is not the only one of its size if there are 3."""
+    """Two plates: that of the rows is not the only one of its size if there are three."""
     with pyro.plate("things", 3):
         pyro.sample("w", dist.Normal(0.0, 1.0), obs=torch.ones(3))
     with pyro.plate("data", len(x)):
