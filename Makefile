@@ -15,14 +15,21 @@ CANARY := .venv-canary
 # Private names, and what stands on them: the shims, captured steps and their update, fits beside them, run folders.
 CANARY_TESTS := tests/test_private.py tests/capture tests/inference tests/training tests/test_old_folders.py
 PARALLEL := -n $(JOBS) --maxprocesses 8 --dist worksteal
+MIN := .venv-min
+ARVIZ1 := .venv-arviz1
+# What goes through ArviZ: k-hat, InferenceData, posterior files and the figures that it draws.
+ARVIZ1_TESTS := tests/test_arviz_compat.py tests/diagnostics
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt
 RECIPE := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help demo test test-slow conformance canary bench lint clean
+PYTHON_MIN ?= python3.11
+PYTHON_ARVIZ1 ?= python3.12
+
+.PHONY: help demo test test-slow test-min test-arviz1 conformance canary bench lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: .venv/.installed  ## fit a VAE on real handwritten digits, judge it, and write runs/demo
 	$(BIN)/ppl-vae fit vae --out runs/demo --overwrite
@@ -32,6 +39,18 @@ test: .venv/.installed-test  ## the tests and doctests
 
 test-slow: .venv/.installed-test  ## the slow rest
 	$(BIN)/python -m pytest $(PARALLEL) -m slow $(ARGS)
+
+test-min:  ## the tests with the lower bound of everything (constraints-min.txt), in .venv-min, on Python 3.11
+	@test -x $(MIN)/bin/python || $(PYTHON_MIN) -m venv $(MIN)
+	@$(MIN)/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints-min.txt -e '.[flows,log,report]' pytest setuptools build
+	@$(MIN)/bin/python -c "import torch, pyro, numpy; print('torch', torch.__version__, 'pyro', pyro.__version__, 'numpy', numpy.__version__)"
+	$(MIN)/bin/python -m pytest $(ARGS)
+
+test-arviz1:  ## the tests of what goes through ArviZ with ArviZ 1.x, in .venv-arviz1, on Python 3.12
+	@test -x $(ARVIZ1)/bin/python || $(PYTHON_ARVIZ1) -m venv $(ARVIZ1)
+	@$(ARVIZ1)/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt -e '.[flows,report]' pytest
+	@$(ARVIZ1)/bin/python -c "import arviz, sys; print('arviz', arviz.__version__); sys.exit(int(arviz.__version__.split('.')[0]) < 1)"
+	$(ARVIZ1)/bin/python -m pytest $(ARVIZ1_TESTS) $(ARGS)
 
 conformance: .venv/.installed-test  ## Pyro's own tests with our SVI: make conformance PYRO=<a clone of pyro-ppl/pyro>
 	@test -n "$(PYRO)" || { echo "make conformance needs a clone: make conformance PYRO=<a clone of pyro-ppl/pyro>"; exit 2; }
@@ -52,7 +71,7 @@ lint: .venv/.installed-test  ## style and types
 	$(BIN)/mypy
 
 clean:  ## remove what make and the tools made (runs/ stays)
-	rm -rf .venv $(CANARY) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv $(CANARY) $(MIN) $(ARVIZ1) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each set of extras, so that nothing is installed twice.

@@ -1,20 +1,20 @@
 """The one door to ArviZ, for its two lines 0.23 and 1.x: nothing else in the package imports it.
 
 The two differ where it would not be noticed. ``from_dict`` takes its groups as keywords in 0.23 and as one
-nested dictionary in 1.x; PSIS moved to ``arviz_stats``, where it negates its argument and raises where 0.23
-returns infinity.
+nested dictionary in 1.x; ``plot_ppc`` has another name. PSIS differs in its numbers too, and is our own (``_psis.py``).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from ppl_vae._psis import MIN_DRAWS, psis_khat
 
 __all__ = [
     "MIN_DRAWS",
@@ -26,11 +26,6 @@ __all__ = [
     "psis_khat",
     "to_netcdf",
 ]
-
-MIN_DRAWS = 30
-"""Fewer draws than this have no tail that both lines of ArviZ can fit (six draws, a fifth of the whole)."""
-
-_TAIL = 5  # a generalized Pareto fit to fewer distinct draws says nothing; both lines of ArviZ stop there
 
 
 def arviz() -> ModuleType:
@@ -115,71 +110,6 @@ def to_netcdf(idata: Any, path: str | PathLike[str]) -> None:
 def from_netcdf(path: str | PathLike[str]) -> Any:
     """Read what :func:`to_netcdf` wrote."""
     return arviz().from_netcdf(str(path))
-
-
-# -- PSIS ----------------------------------------------------------------------------------------------------
-
-
-def psis_khat(log_ratios: np.ndarray, *, resolution: float = 1e-9) -> np.ndarray:
-    """The shape k of a generalized Pareto distribution fitted to the upper tail of importance ratios.
-
-    Below 0.5 the ratios have a finite variance; up to 0.7 an average of so many is still practical; above 1
-    it has no expectation that a sample would show.
-
-    Args:
-        log_ratios: log p(x, z) - log q(z), draws first, shape (S, N), nats.
-        resolution: the relative error of the numbers. Ratios that spread by no more are constant: a perfect
-            guide.
-
-    Returns:
-        shape (N,), float64. 0.0 for constant ratios, and where the whole tail is one value (a bounded ratio,
-        as discrete latents have); inf where fewer than five draws stand above the rest, so that no tail can
-        be fitted; nan for ratios that are NaN or +inf, and for fewer than ``MIN_DRAWS`` draws.
-
-    Aki Vehtari, Daniel Simpson, Andrew Gelman, Yuling Yao, Jonah Gabry: "Pareto smoothed importance
-    sampling", 2024.
-    """
-    log_ratios = np.asarray(log_ratios, dtype=np.float64)
-    if log_ratios.ndim != 2:
-        raise ValueError(f"psis_khat: log ratios of shape (S, N) are required, got {log_ratios.shape}")
-    khat = np.full(log_ratios.shape[1], np.nan)
-    if len(log_ratios) < MIN_DRAWS:
-        return khat
-    for n, ratios in enumerate(log_ratios.T):
-        khat[n] = _khat(ratios, resolution)
-    return khat
-
-
-def _khat(ratios: np.ndarray, resolution: float) -> float:
-    """k-hat of one datum, shape (S,): the degenerate tails are decided here, the others by ArviZ."""
-    top = ratios.max()
-    if np.isnan(top) or not np.isfinite(top):
-        return float("nan")
-    size = int(np.ceil(min(len(ratios) / 5, 3 * len(ratios) ** 0.5)))
-    tail = np.partition(ratios, len(ratios) - size - 1)[-size - 1 :]
-    cutoff = tail.min()
-    if top - cutoff <= resolution * max(1.0, abs(top)):
-        return 0.0
-    if np.sum(tail > cutoff) < _TAIL:
-        return float("inf")
-    with np.errstate(all="ignore"):  # weights far below the greatest are zero, and that is right
-        fitted = _psis_of(arviz())(ratios - top)
-    return float("inf") if np.isnan(fitted) else fitted
-
-
-@cache
-def _psis_of(module: ModuleType) -> Callable[[np.ndarray], float]:
-    """PSIS of this ArviZ as a function of log ratios of shape (S,) that returns k-hat."""
-    if not is_one(module):
-        return lambda ratios: float(np.asarray(module.psislw(ratios[None].copy())[1]).reshape(()))
-    from arviz_stats.base import array_stats
-
-    # 1.x takes the log likelihood of leave-one-out, minus the log ratio. Asked, not believed: a wrong sign
-    # would fit the lower tail, and look good.
-    probe = np.linspace(-3.0, 0.0, 4 * MIN_DRAWS) ** 3
-    weights = array_stats.psislw(probe.copy())[0]
-    sign = -1.0 if weights[0] > weights[-1] else 1.0
-    return lambda ratios: float(array_stats.psislw(sign * ratios)[1])
 
 
 # -- Plots ---------------------------------------------------------------------------------------------------

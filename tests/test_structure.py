@@ -18,7 +18,8 @@ PACKAGE = ROOT / "ppl_vae"
 
 # The direction line of docs/architecture.md, floor by floor. A room imports only from lower floors, or itself.
 FLOORS = (
-    ("_version", "_random", "_arviz", "_private"),
+    ("_version", "_random", "_psis"),
+    ("_arviz", "_private"),
     ("nn", "distributions", "data", "storage"),
     ("pair", "flows"),
     ("models", "guides"),

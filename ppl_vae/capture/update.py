@@ -105,7 +105,7 @@ def _clipped_adam(leaves: list[Tensor], grads: list[Tensor], states: list[dict[s
     means, squares = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
     private.each_mul(means, beta1)
     private.each_add(means, grads, alpha=1 - beta1)
-    spread = list(private.each_sub(grads, means)) if group["centered_variance"] else grads
+    spread = list(private.each_sub(grads, means)) if group.get("centered_variance") else grads
     private.each_mul(squares, beta2)
     private.each_addcmul(squares, spread, spread, value=1 - beta2)
     scale = private.each_sqrt(squares)

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import operator
 import random
-import sys
 import types
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -19,29 +18,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer import SVI
 from pyro.ops.jit import CompiledFunction
-from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from ppl_vae import _private as private
 from ppl_vae._private import MODULE_HOOKS
+from ppl_vae.capture.ownership import FIXED, entries_of, is_library, is_opaque, library_s_own, own_classes
+from ppl_vae.pair.reach import slots_of
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device, np.generic)
 _SEQUENCES = (list, tuple, set, frozenset, deque)
-_FIXED = (type, types.ModuleType, types.BuiltinFunctionType)
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
 _LIMIT = 20_000
 _DEPTH = 60
 _SMALL = 4096  # entries of an array whose content is watched, and not its identity alone
-# Caches of values that every call computes anew, and records of a guide's first run.
-_VOLATILE: tuple[str, ...] = ("_cache", "_indices", "_pyro_context", "prototype_trace", "_prototype", *MODULE_HOOKS)
-_VOLATILE += ("_state_dict", "_load_state", "_non_persistent", "_is_full_backward", "__weakref__")
-_LIBRARIES = ("torch", "pyro", "numpy", "ppl_vae", "opt_einsum", "zuko")  # their code reads no state of the caller's
-# Objects without a number that a model could read, or with their own account of what changes.
-_OPAQUE = ("builtins", "weakref", "collections", "threading", "_thread", "logging", "typing", "abc", "enum")
-_OPAQUE_FAMILIES: tuple[str, ...] = ("torch._C", "torch._ops", "torch.utils.data", "numpy", "pyro.params")
-_OPAQUE_FAMILIES += ("pyro.poutine.trace_struct", "ppl_vae.capture", "ppl_vae.inference", "ppl_vae.training")
 
 
 class Watch:
@@ -136,6 +126,8 @@ class _Walk:
         self.read: list[Any] = []
         self.keep: list[Any] = []
         self._seen: set[int] = set()
+        self._tables: set[int] = set()  # of modules, by name
+        self._kinds: dict[type, tuple[frozenset[str], list[str]]] = {}
         self.refused = ""
 
     def visit(self, path: str, value: Any, depth: int) -> None:
@@ -178,17 +170,19 @@ class _Walk:
         if isinstance(value, types.FunctionType):
             return self._of_function(value)
         if isinstance(value, functools.partial):
-            return [(".func", value.func), (".args", value.args), (".keywords", value.keywords)]
+            held = [(".func", value.func), (".args", value.args), (".keywords", value.keywords)]
+            return [*held, (".attributes", value.__dict__)] if value.__dict__ else held
         if isinstance(value, dict):
             self.dicts.append(value)
-            if not path.endswith(("._parameters", "._buffers", "._modules")):
+            if id(value) not in self._tables:
                 self.lists.append(value.keys())
-            return [(_entry(i, key), item) for i, (key, item) in enumerate(value.items())]
+            entries = ((_entry(i, key), item) for i, (key, item) in enumerate(list(value.items())))
+            return chain(entries, self._of_subclass(value))
         if isinstance(value, _SEQUENCES):
-            return self._of_sequence(path, value)
+            return chain(self._of_sequence(path, value), self._of_subclass(value))
         if isinstance(value, type):
             return self._of_class(value)
-        return [] if _is_opaque(value) else self._of_object(value)
+        return [] if is_opaque(value) else self._of_object(value)
 
     def _select(self, owner: Any, names: list[str], getter: Callable[..., Any] = operator.itemgetter) -> None:
         """Read these entries of a dictionary, or attributes of an object, each time."""
@@ -203,16 +197,30 @@ class _Walk:
         items = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
         return [(f"[{i}]", item) for i, item in enumerate(items)]
 
+    def _of_kind(self, kind: type) -> tuple[frozenset[str], list[str]]:
+        """Of objects of a class: the attributes that are a library's own, the slots that are the caller's."""
+        if kind not in self._kinds:
+            slots = [name for part in own_classes(kind) for name in slots_of(part)]
+            self._kinds[kind] = library_s_own(kind), slots
+        return self._kinds[kind]
+
+    def _of_subclass(self, value: Any) -> Iterable[tuple[str, Any]]:
+        """What a list or dictionary of a class of the caller's holds besides."""
+        is_plain = type(value).__module__ == "builtins"
+        return () if is_plain or not own_classes(type(value)) else self._of_object(value)
+
     def _of_object(self, value: Any) -> Iterator[tuple[str, Any]]:
         yield f"({type(value).__name__})", type(value)
-        slots = [name for part in _own_classes(type(value)) for name in _slots(part) if hasattr(value, name)]
+        passed_over, slots = self._of_kind(type(value))
+        slots = [name for name in slots if hasattr(value, name)]
         self._select(value, slots, operator.attrgetter)
         yield from ((f".{name}", getattr(value, name)) for name in slots)
         attributes = getattr(value, "__dict__", None)
         if not isinstance(attributes, dict):
             return
-        volatile = _VOLATILE + getattr(type(value), "_unwatched", ())
-        names = [name for name in attributes if not name.startswith(volatile)]
+        if isinstance(value, nn.Module):  # by which name it finds a part is its own matter
+            self._tables.update(id(attributes[name]) for name in ("_parameters", "_buffers", "_modules"))
+        names = [name for name in attributes if name not in passed_over]
         if len(names) == len(attributes):
             self.dicts.append(attributes)
         else:
@@ -227,13 +235,11 @@ class _Walk:
 
     def _of_class(self, value: type) -> Iterator[tuple[str, Any]]:
         """What the caller's own classes hold, and the code of their methods; of those in libraries nothing."""
-        for part in _own_classes(value):
-            entries = vars(part)
-            self.lists.append(entries.values())
-            for name, item in entries.items():
+        for part in own_classes(value):
+            self.lists.append(vars(part).values())
+            for name, item in entries_of(part):
                 code = getattr(item, "fget", getattr(item, "__func__", item))  # of properties, static and class methods
-                if isinstance(code, types.FunctionType) or not name.startswith("__"):
-                    yield f".{name}", code
+                yield f".{name}", code
 
     def _of_function(self, fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
         for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
@@ -248,7 +254,7 @@ class _Walk:
         if fn.__kwdefaults__:
             yield ".kwdefaults", fn.__kwdefaults__
         yield ".attributes", fn.__dict__
-        if _is_library(fn.__module__):
+        if is_library(fn.__module__):
             return
         self._select(fn, ["__code__", "__defaults__"], operator.attrgetter)
         known, names = fn.__globals__, _global_names(fn.__code__)
@@ -257,7 +263,7 @@ class _Walk:
         for name in read:
             yield f":{name}", known[name]
         for module in sorted(name for name in names if isinstance(known.get(name), types.ModuleType)):
-            if not _is_library(known[module].__name__):
+            if not is_library(known[module].__name__):
                 yield from self._of_module(f":{module}", vars(known[module]), names)
 
     def _of_module(self, path: str, entries: dict[str, Any], names: set[str]) -> Iterator[tuple[str, Any]]:
@@ -297,7 +303,7 @@ def _kind(value: Any) -> Hashable:
     """What must not become another: a function by its code, what has no inside by identity, the rest by type."""
     if isinstance(value, types.FunctionType):
         return "function", id(value.__code__)
-    if isinstance(value, _FIXED) or (callable(value) and _is_opaque(value)):
+    if isinstance(value, FIXED) or (callable(value) and is_opaque(value)):
         return "object", id(value)
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
@@ -305,29 +311,3 @@ def _kind(value: Any) -> Hashable:
 def _global_names(code: types.CodeType) -> set[str]:
     nested = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return set(code.co_names).union(*(_global_names(inner) for inner in nested))
-
-
-@functools.cache
-def _is_library(module: str | None) -> bool:
-    """Is this a module of Python's or of an installed package's? Their code reads no state of the caller's."""
-    root = (module or "builtins").partition(".")[0]
-    if root in _LIBRARIES or root in sys.stdlib_module_names:
-        return True
-    file = getattr(sys.modules.get(root), "__file__", None) or ""
-    return "site-packages" in file or "dist-packages" in file
-
-
-def _own_classes(value: type) -> list[type]:
-    return [part for part in value.__mro__ if not _is_library(part.__module__)]
-
-
-def _slots(value: type) -> tuple[str, ...]:
-    slots = vars(value).get("__slots__", ())
-    return tuple(name for name in ((slots,) if isinstance(slots, str) else slots) if not name.startswith("__"))
-
-
-def _is_opaque(value: Any) -> bool:
-    if isinstance(value, (*_FIXED, torch.optim.Optimizer, PyroOptim, SVI)):
-        return True
-    module = type(value).__module__ or ""
-    return module in _OPAQUE or module.startswith(_OPAQUE_FAMILIES)

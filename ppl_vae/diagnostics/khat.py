@@ -31,7 +31,7 @@ def khat(
         max_elements: how many numbers one run of the pair may handle; bounds memory.
 
     Returns:
-        shape (N,) float64, or () when latents are shared by all data; nan for fewer than 30 draws.
+        shape (N,) float64, or () when latents are shared by all data; nan for fewer than 25 draws.
 
     Yuling Yao, Aki Vehtari, Daniel Simpson, Andrew Gelman: "Yes, but Did It Work?: Evaluating Variational
     Inference", 2018.

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ppl_vae._arviz import psis_khat
+from ppl_vae._psis import psis_khat
 from ppl_vae.evidence.evidence import Bound, Evidence
 
 __all__ = ["effective_sample_size", "khat", "log_mean_exp", "log_mean_standard_error", "summarize"]
@@ -75,7 +75,7 @@ def khat(log_weights: Tensor, *, resolution: float = 1e-9) -> Tensor:
         resolution: the relative error of the numbers; weights that spread by no more are constant (k-hat 0).
 
     Returns:
-        shape (...), float64; nan for fewer than 30 draws.
+        shape (...), float64; nan for fewer than 25 draws.
     """
     columns = log_weights.detach().double().reshape(len(log_weights), -1)
     return torch.from_numpy(psis_khat(columns.numpy(), resolution=resolution)).reshape(log_weights.shape[1:])

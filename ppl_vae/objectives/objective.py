@@ -11,7 +11,6 @@ Implementing a new one:
 
 from __future__ import annotations
 
-import weakref
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from ppl_vae.data.rows import Batch
 from ppl_vae.objectives.announce import announce
+from ppl_vae.objectives.bare import BarePairs
 from ppl_vae.objectives.exact import exact_bound
 from ppl_vae.pair import Execution, Pair, Table
 
@@ -77,7 +77,7 @@ class Objective(PyroELBO):
             raise ValueError(f"{type(self).__name__}: num_particles must be at least 1, got {num_particles}")
         super().__init__(num_particles=num_particles)
         self._calls = 0
-        self._bare: tuple[Any, Any, Pair] | None = None
+        self._bare = BarePairs()
 
     @property
     def draws_in_bound(self) -> int:
@@ -129,11 +129,10 @@ class Objective(PyroELBO):
     # -- as a Pyro loss ------------------------------------------------------------------------------------------------
 
     def _bare_pair(self, model: Any, guide: Any, batch: Batch) -> Pair:
-        if self._bare is None or self._bare[0]() != model or self._bare[1]() != guide:
-            pair = Pair.bare(model, guide, batch)
+        pair, is_new = self._bare.of(model, guide, batch)
+        if is_new:
             self.to(pair.device, pair.dtype)
-            self._bare = (_reference(model), _reference(guide), pair)
-        return self._bare[2]
+        return pair
 
     def _pyro_terms(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Terms:
         batch = Batch(args, kwargs)
@@ -180,11 +179,6 @@ class Objective(PyroELBO):
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
-
-
-def _reference(fn: Any) -> Any:
-    """A weak reference; bound methods are compared by what they bind."""
-    return weakref.WeakMethod(fn) if hasattr(fn, "__self__") and hasattr(fn, "__func__") else weakref.ref(fn)
 
 
 def assign_gradients(

@@ -92,9 +92,13 @@ def _can_be_called_as_torch_does(fn: Callable[..., Any]) -> bool:
 
 
 def shape_key(batch: Batch) -> Hashable:
-    """The shapes of a batch, and of the number of rows whether it is 1 or more: what a broadcast can depend on."""
+    """What a broadcast can depend on: the shapes of a batch, of the number of rows whether it is 1 or more, and what a
+    model branches on (words, truth values, None). Other numbers change from call to call; of them the type counts.
+    """
 
     def key(value: Any) -> Hashable:
+        if isinstance(value, bool | str | None):
+            return value
         if not isinstance(value, Tensor):
             return type(value).__name__
         return (min(len(value), 2), *value.shape[1:]) if value.dim() else ()

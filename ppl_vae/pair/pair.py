@@ -83,11 +83,16 @@ class Pair:
         return pair
 
     @classmethod
-    def bare(cls, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Self:
+    def bare(cls, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch, **options: Any) -> Self:
         """A pair inside Pyro's own SVI, with its global store and handlers: for an objective that serves as a loss."""
-        pair = cls(model, guide)
+        import pyro
+
+        pair = cls(model, guide, **options)
         pair.scope.store = None
         pair._look(batch, None, strict=False, announced=True)
+        store = pyro.get_param_store()
+        for name in store:  # reading the state has cut the way from a value to its leaf, which Pyro's SVI goes
+            store[name]
         return pair
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

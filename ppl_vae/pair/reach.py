@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["modules_of", "owned_module"]
+__all__ = ["modules_of", "owned_module", "slots_of"]
 
 MOST = 10_000
 """So many objects are looked at; a model that reaches more is a trainer, a data base, or the like."""
@@ -66,7 +66,7 @@ def _parts(thing: Any) -> Iterator[Any]:
         yield from thing
     elif _is_own(thing):
         yield from vars(thing).values() if hasattr(thing, "__dict__") else ()
-        slots = (name for kind in type(thing).__mro__ for name in _slots(kind))
+        slots = (name for kind in type(thing).__mro__ for name in slots_of(kind))
         yield from (getattr(thing, name) for name in slots if hasattr(thing, name))
 
 
@@ -94,10 +94,17 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _codes(constant)
 
 
-def _slots(kind: type) -> tuple[str, ...]:
-    slots = kind.__dict__.get("__slots__", ())
+def slots_of(kind: type) -> tuple[str, ...]:
+    """The attributes that a class has slots for, by the names under which they are found."""
+    slots = vars(kind).get("__slots__", ())
     names = (slots,) if isinstance(slots, str) else tuple(slots)
-    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+    return tuple(_mangled(kind, name) for name in names if name not in ("__dict__", "__weakref__"))
+
+
+def _mangled(kind: type, name: str) -> str:
+    """As Python calls an attribute of a class that begins with two underscores."""
+    is_private = name.startswith("__") and not name.endswith("__")
+    return f"_{kind.__name__.lstrip('_')}{name}" if is_private else name
 
 
 def _is_own(thing: Any) -> bool:

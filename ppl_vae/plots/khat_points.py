@@ -29,7 +29,7 @@ def khat_points(khat: Any, *, ax: Axes | None = None) -> Axes:
     values = np.sort(array(khat).astype(float).reshape(-1))
     values = values[~np.isnan(values)]
     if not len(values):
-        raise ValueError("khat_points: at least one k-hat is required, got none (it takes 30 draws a datum)")
+        raise ValueError("khat_points: at least one k-hat is required, got none (it takes 25 draws a datum)")
     ax = axes_or_new(ax)
     finite = values[np.isfinite(values)]
     top = max(1.0, *finite) * 1.08 if len(finite) else 1.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import random
 import sys
 import types
@@ -48,7 +49,7 @@ class Slim:
 
 
 class Plain:
-    beta = 1.0
+    beta = __beta__ = 1.0
 
     def __init__(self) -> None:
         self.gamma = 1.0
@@ -60,6 +61,31 @@ def helper(x: Tensor) -> Tensor:
 
 def swapped(x: Tensor) -> Tensor:
     return 2 * x
+
+
+class Private:
+    """A slot that Python finds under another name."""
+
+    __slots__ = ("__beta",)
+
+    def __init__(self) -> None:
+        self.__beta = 1.0
+
+
+class Betas(list):  # type: ignore[type-arg]
+    beta = 1.0
+
+
+class Table(dict):  # type: ignore[type-arg]
+    """A dictionary that holds a number besides."""
+
+
+class Shifted(dist.Normal):
+    """A distribution of the caller's own, with a number that its density reads."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0, 1.0)
+        self._cache_weight = 1.0
 
 
 class Net(PyroModule):
@@ -86,7 +112,15 @@ class Net(PyroModule):
         self.activation: Any = torch.tanh
         self.own: Any = helper
         self.partial = functools.partial(torch.clamp, min=0.0)
-        self.prior = dist.Normal(0.0, 1.0)
+        self.prior, self.shifted = dist.Normal(0.0, 1.0), Shifted()
+        self.private, self.called = Private(), functools.partial(torch.clamp, min=0.0)
+        self.betas, self.dictionary = Betas([1.0]), Table(a=1.0)
+        self.betas.gamma = self.dictionary.gamma = self.called.gamma = 1.0  # type: ignore[attr-defined]
+        self.plain._buffers = {"a": 1.0, "b": 2.0}
+        self.warp, self.flow, self.plate = T.AffineTransform(0.0, 2.0), T.planar(2), pyro.plate("data", 3)
+        for name in HIDDEN:
+            setattr(self, name, 1.0)
+            setattr(self.plain, name, 1.0)
 
     def forward(self, x: Tensor, scale: float = 1.0, history: Any = [0.0], *, extra: float = 1.0) -> Tensor:  # noqa: B006
         return helper(x) * Config.beta * TABLE["beta"] * NETWORK(x) * SETTINGS.beta * self.weight
@@ -94,6 +128,11 @@ class Net(PyroModule):
     @property
     def weight(self) -> float:
         return Plain.beta
+
+
+# As torch and Pyro call caches, hooks and records of theirs, or nearly so.
+HIDDEN = ("_cache_weight", "_cached_x_y", "_indices", "_prototype_weight", "prototype_trace", "_state_dict_weight")
+HIDDEN += ("_load_state_weight", "_non_persistent_weight", "_is_full_backward_weight", "_forward_hooks_weight")
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
@@ -115,6 +154,23 @@ CHANGES: dict[str, tuple[Callable[[Net], Any], str]] = {
     "a new attribute": (lambda m: _set(m, "fresh", 1), "m.fresh"),
     "an attribute deleted": (lambda m: delattr(m, "beta"), "m.beta"),
     "a name that begins like torch's own": (lambda m: _set(m, "_forward_scale", 2.0), "m._forward_scale"),
+    **{f"a number called {n}": (lambda m, n=n: _set(m, n, 2.0), f"m.{n}") for n in HIDDEN},
+    **{f"a number of a part called {n}": (lambda m, n=n: _set(m.plain, n, 2.0), f"m.plain.{n}") for n in HIDDEN},
+    "a hook of an object that is no module": (lambda m: _set(m.plain, "_forward_hooks", 2.0), "m.plain._forward_hooks"),
+    "a slot with a private name": (lambda m: _set(m.private, "_Private__beta", 2.0), "m.private._Private__beta"),
+    "an attribute of a list": (lambda m: _set(m.betas, "gamma", 2.0), "m.betas.gamma"),
+    "a number of the class of a list": (lambda m: _set(Betas, "beta", 2.0), "Betas.beta"),
+    "an attribute of a dictionary": (lambda m: _set(m.dictionary, "gamma", 2.0), "m.dictionary.gamma"),
+    "an attribute of a partial": (lambda m: _set(m.called, "gamma", 2.0), "m.called.attributes['gamma']"),
+    "a number in a distribution of one's own": (
+        lambda m: _set(m.shifted, "_cache_weight", 2.0),
+        "m.shifted._cache_weight",
+    ),
+    "a name in a dictionary called as torch's own": (
+        lambda m: m.plain._buffers.update(c=m.plain._buffers.pop("b")),
+        "m.plain._buffers['c']",
+    ),
+    "a number of its class between underscores": (lambda m: _set(Plain, "__beta__", 2.0), "Plain.__beta__"),
     "a number of numpy": (lambda m: _set(m, "number", np.float32(2.0)), "m.number"),
     "an array in place": (lambda m: m.array.__setitem__(0, 7.0), "m.array"),
     "another array": (lambda m: _set(m, "array", np.zeros(3)), "m.array"),
@@ -189,7 +245,7 @@ def globals_as_they_were(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     globals().update(kept)
     kept["helper"].__dict__.clear()
     kept["helper"].__code__ = code
-    TABLE["beta"] = Config.beta = Plain.beta = Net.level = 1.0
+    TABLE["beta"] = Config.beta = Plain.beta = Plain.__beta__ = Betas.beta = Net.level = 1.0
     Net.forward = forward
     defaults[1][:] = [0.0]
     forward.__defaults__ = defaults
@@ -338,7 +394,9 @@ HARMLESS: dict[str, Callable[[Net], Any]] = {
     "an equal set": lambda m: _set(m, "unordered", {2, 1}),
     "an equal dataclass": lambda m: _set(m, "options", Options()),
     "an equal array": lambda m: _set(m, "array", np.ones(3)),
-    "a cache": lambda m: _set(m, "_cached_x_y", (torch.ones(2), torch.ones(2))),
+    "a cache of a transform of torch": lambda m: _set(m.warp, "_cached_x_y", (torch.ones(2), torch.ones(2))),
+    "a cache of a transform of Pyro": lambda m: _set(m.flow, "_cached_logDetJ", torch.ones(2)),
+    "the rows of a plate": lambda m: _set(m.plate, "_indices", torch.arange(3)),
     "the mode that it has": lambda m: m.train(),
     "a hook of another kind": lambda m: m.register_state_dict_post_hook(lambda *_: None),
 }
@@ -399,6 +457,43 @@ def test_a_step_of_a_guide_of_pyro_is_no_change():
         watch = Watch({"model": model, "guide": guide, "loss": loss.loss_and_grads})
         loss.loss_and_grads(model, guide, torch.zeros(3))
         assert watch.changes() == []
+
+
+def test_what_a_caller_adds_to_classes_of_pyro_and_ours_is_watched():
+    class Guide(AutoNormal):
+        _prototype_weight = 1.0
+
+    class Loss(ELBO):
+        _unwatched = ("_weight",)
+        _weight = 1.0
+
+    guide, loss = Guide(lambda x: None), Loss()
+    guide._prototype_scale = loss._calls_weight = loss._bare_weight = 1.0
+    watch = Watch({"guide": guide, "loss": loss})
+    for owner, name in ((guide, "_prototype_weight"), (guide, "_prototype_scale"), (loss, "_calls_weight")):
+        setattr(owner, name, 2.0)
+        assert len(watch.changes()) == 1
+    loss._bare_weight = loss._weight = 2.0
+    assert watch.changes() == ["loss._bare_weight", "loss._weight"]
+
+
+@pytest.mark.parametrize("name", ["numpy_models", "numpyro_of_mine", "code", "profile"])
+def test_a_file_of_the_caller_s_may_be_called_nearly_as_one_of_a_library(name, tmp_path, monkeypatch):
+    path = tmp_path / f"{name}.py"
+    path.write_text(
+        "BETA = 1.0\n\nclass Model:\n    def __init__(self):\n        self.beta = 1.0\n\n"
+        "    def __call__(self):\n        return BETA * self.beta\n"
+    )
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    model = module.Model()
+    watch = Watch({"model": model})
+    model.beta = 2.0
+    assert watch.changes() == ["model.beta"]
+    module.BETA = 2.0
+    assert watch.changes() == ["model(Model).__call__:BETA"]
 
 
 def test_the_count_of_an_objective_is_no_state():

@@ -256,7 +256,7 @@ def test_methods_of_a_module_are_looked_at_once(monkeypatch):
     """A bound method is another object at each access; the pair behind it is the same."""
     looks = []
     bare = Pair.bare
-    monkeypatch.setattr(Pair, "bare", lambda *args: looks.append(args) or bare(*args))
+    monkeypatch.setattr(Pair, "bare", lambda *args, **options: looks.append(args) or bare(*args, **options))
     module, objective = Codes(), nvil()
     with own_store():
         for _ in range(3):
