@@ -5,6 +5,9 @@ from __future__ import annotations
 # Several categorical latents as one, exact and relaxed
 from ppl_vae.distributions.codes import MAX_CODES, Codes, one_hot
 
+# KL(q || p)
+from ppl_vae.distributions.kl import closed_form_kl, event_rank, sum_event
+
 # Grey levels
 from ppl_vae.distributions.levels import CategoricalLevels
 from ppl_vae.distributions.relaxed_codes import RelaxedCodes
@@ -22,7 +25,10 @@ __all__ = [
     "CountsVolume",
     "PointMass",
     "RelaxedCodes",
+    "closed_form_kl",
+    "event_rank",
     "one_hot",
+    "sum_event",
     "unwrap",
     "without_mask",
 ]
