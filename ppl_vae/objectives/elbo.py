@@ -74,8 +74,8 @@ class ELBO(Objective):
         free_bits: nats a latent dimension: where the KL of a dimension, averaged over the batch, is smaller, it is not
             pushed further down.
         analytic_kl: ``"auto"`` takes the KL in closed form site by site where it exists and is the same expectation;
-            ``False`` never. A class of your own gets the rule that ``torch.distributions.register_kl`` has for that very
-            class, and no parent's.
+            ``False`` never. A class of your own has the rule that ``torch.distributions.register_kl`` was given for it,
+            and not its parent's.
         num_particles: draws of z a datum, averaged.
 
     Sources: Kingma, Welling, "Auto-Encoding Variational Bayes", 2014; Higgins et al., "beta-VAE", 2017 (beta); Kingma
