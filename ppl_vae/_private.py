@@ -63,6 +63,8 @@ _OPTIONAL = {
 }
 MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """The tables of hooks that every ``torch.nn.Module`` has."""
+# Without it every KL is drawn (``distributions/kl.py``).
+_RULES = {"kl_rules": "torch.distributions.kl:_KL_REGISTRY"}
 # What is read off objects: an object of each kind, and the attributes.
 _MEMBERS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "Tensor": (lambda: torch.zeros(()), ("_version", "_backward_hooks", "_post_accumulate_grad_hooks")),
@@ -79,7 +81,7 @@ def __getattr__(name: str) -> Any:
     Raises:
         AttributeError: the library that is installed has no such name.
     """
-    for table in (_TRACING, _UPDATING, _COMPILING, _OPTIONAL):
+    for table in (_TRACING, _UPDATING, _COMPILING, _OPTIONAL, _RULES):
         if name in table:
             globals()[name] = found = _found(table[name])  # the next look-up does not come here
             return found
@@ -103,7 +105,7 @@ def _found(address: str) -> Any:
 
 def _lacks(name: str) -> str:
     library = pyro if name.startswith(("pyro.", "ParamStoreDict.")) else torch
-    return f"{library.__name__} {library.__version__} has no {name}, which captured steps need"
+    return f"{library.__name__} {library.__version__} has no {name}, which captured steps or closed forms need"
 
 
 @functools.cache

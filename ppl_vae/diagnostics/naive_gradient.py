@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ppl_vae.data.rows import Batch
+from ppl_vae.distributions import closed_form_kl, sum_event
 from ppl_vae.objectives import ELBO, Objective, Terms
-from ppl_vae.objectives.closed_form import closed_form_kl, sum_event
 from ppl_vae.pair import Pair
 
 __all__ = ["NaiveEStep"]
@@ -34,10 +34,11 @@ class NaiveEStep(Objective):
         for name, p in run.score_model().items():
             if p.observed:
                 continue
-            kl = closed_form_kl(guide[name].site["fn"], p.site["fn"])
+            fn_q, fn_p = guide[name].site["fn"], p.site["fn"]
+            kl = closed_form_kl(fn_q, fn_p)
             if kl is None:
                 raise ValueError(f"NaiveEStep: the KL of {name!r} must have a closed form")
-            surrogate = surrogate - p.reduce(sum_event(kl, p.site["fn"])).mean()
+            surrogate = surrogate - p.reduce(sum_event(kl, fn_q, fn_p)).mean()
         return Terms(
             right.value,
             right.global_value,

@@ -8,6 +8,9 @@ from ppl_vae.distributions.codes import MAX_CODES, Codes, one_hot
 # Improper priors
 from ppl_vae.distributions.flat import Flat, is_improper
 
+# KL(q || p)
+from ppl_vae.distributions.kl import closed_form_kl, event_rank, sum_event
+
 # Grey levels
 from ppl_vae.distributions.levels import CategoricalLevels
 from ppl_vae.distributions.relaxed_codes import RelaxedCodes
@@ -26,8 +29,11 @@ __all__ = [
     "Flat",
     "PointMass",
     "RelaxedCodes",
+    "closed_form_kl",
+    "event_rank",
     "is_improper",
     "one_hot",
+    "sum_event",
     "unwrap",
     "without_mask",
 ]

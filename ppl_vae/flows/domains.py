@@ -21,6 +21,17 @@ class OpenUnitInterval(Constraint):
         return "the open interval (0, 1)"
 
 
+def held_in_unit_interval(value: Tensor) -> Tensor:
+    """Numbers of [0, 1], with those at its ends one rounding inside: the least normal number, and the last below 1."""
+    info = torch.finfo(value.dtype)
+    return value.clamp(info.tiny, 1 - info.eps / 2)
+
+
+def held_above_zero(value: Tensor) -> Tensor:
+    """Numbers from 0 on, with the least normal one for what is smaller."""
+    return value.clamp(min=torch.finfo(value.dtype).tiny)
+
+
 class Ascending(Constraint):
     """Vectors whose entries do not fall."""
 

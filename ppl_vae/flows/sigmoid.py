@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ppl_vae.flows.domains import OpenUnitInterval
+from ppl_vae.flows.domains import OpenUnitInterval, held_in_unit_interval
 from ppl_vae.flows.inverse import Inverse
 from ppl_vae.flows.layer import Coded, Layer, event_dims
 from ppl_vae.flows.shapes import event_shape_or_any, sum_event
@@ -16,8 +16,9 @@ from ppl_vae.flows.shapes import event_shape_or_any, sum_event
 class Sigmoid(Layer):
     """z_d = 1 / (1 + exp(-x_d)), in (0, 1); contribution = sum of log z_d (1 - z_d).
 
-    The contribution is exact for every x; z itself rounds to 1 beyond x = 16 in float32 (37 in float64), and
-    ``decode`` loses exp(|x|) times the precision.
+    The contribution is exact for every x. z itself rounds to 1 beyond x = 16 in float32 (37 in float64), and to 0 below
+    -103 (-745): the last number inside the interval stands for it, so that ``decode`` takes what ``encode`` gives, with
+    the contribution that belongs to this z. ``decode`` loses exp(|x|) times the precision.
 
     Args:
         shape: the size or event shape; None for vectors of any size.
@@ -30,7 +31,7 @@ class Sigmoid(Layer):
         super().__init__(event, event)
 
     def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
-        return x.sigmoid(), self._contribution(x)
+        return held_in_unit_interval(x.sigmoid()), self._contribution(x)
 
     def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         x = z.log() - (-z).log1p()

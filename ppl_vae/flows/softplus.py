@@ -8,12 +8,16 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid, softplus
 
+from ppl_vae.flows.domains import held_above_zero
 from ppl_vae.flows.layer import Coded, Layer, event_dims
 from ppl_vae.flows.shapes import event_shape_or_any, sum_event
 
 
 class Softplus(Layer):
     """z_d = log(1 + exp(x_d)), above 0; contribution = sum of log sigmoid(x_d).
+
+    Where z rounds to 0 (x below -87 in float32, -708 in float64) the least normal number stands for it, so that
+    ``decode`` takes what ``encode`` gives.
 
     ``Inverse(Softplus())`` takes positive numbers to the line: what stands behind an ``Abs``, so that a normal p(z)
     will do. It is linear for large numbers, where a logarithm would squeeze them.
@@ -30,7 +34,7 @@ class Softplus(Layer):
 
     def _encode(self, x: Tensor, context: Tensor | None) -> Coded:
         # torch's softplus is x itself above its threshold; at 40 they are one number in float64 too.
-        return softplus(x, threshold=40.0), self._contribution(x)
+        return held_above_zero(softplus(x, threshold=40.0)), self._contribution(x)
 
     def _decode(self, z: Tensor, context: Tensor | None) -> Coded:
         x = z + (-(-z).expm1()).log()

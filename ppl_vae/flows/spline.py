@@ -48,7 +48,7 @@ def spline(x: Tensor, params: Tensor, *, bound: float) -> tuple[Tensor, Tensor]:
     inside = x.abs() < bound
     held = x.clamp(-bound, bound)
     b = _find(held, params, bound, along_x=True)
-    t = (held - b.left) / b.width
+    t = ((held - b.left) / b.width).clamp(0, 1)  # rounding can leave the bin
     z = b.bottom + b.height * _share(b, t)
     return torch.where(inside, z, x), torch.where(inside, _log_slope(b, t), 0.0)
 
@@ -94,10 +94,19 @@ def _log_slope(b: Bin, t: Tensor) -> Tensor:
 
 
 def _solve(b: Bin, rise: Tensor) -> Tensor:
-    """The share t at which the spline has risen by ``rise`` in its bin: a quadratic equation, in its stable form."""
+    """The share t at which the spline has risen by ``rise`` in its bin.
+
+    A quadratic equation, which the share y of the rise makes symmetric: with lean = slope_left (1 - y) - slope_right y,
+
+        t = 2 mean y / (2 mean y + lean + root),   root² = lean² + 4 mean² y (1 - y),
+
+    and for a negative lean the same from the other end, so that nothing is ever subtracted: t stays in [0, 1].
+    """
     mean = b.height / b.width
-    bend = rise * (b.slope_left + b.slope_right - 2 * mean)
-    quadratic = b.height * (mean - b.slope_left) + bend
-    linear = b.height * b.slope_left - bend
-    root = (linear.square() + 4 * quadratic * mean * rise).clamp(min=0).sqrt()
-    return 2 * mean * rise / (linear + root)
+    y = (rise / b.height).clamp(0, 1)  # rounding can leave the bin
+    lean = b.slope_left * (1 - y) - b.slope_right * y
+    root = (lean.square() + 4 * mean.square() * y * (1 - y)).sqrt()
+    rising = lean >= 0
+    near = 2 * mean * torch.where(rising, y, 1 - y)
+    share = near / (near + root + torch.where(rising, lean, -lean))
+    return torch.where(rising, share, 1 - share)

@@ -1,4 +1,4 @@
-"""KL(q(z|x) || p(z)) in closed form, site by site, and only where it is the same expectation."""
+"""Where the sampled KL of a site may be replaced by its closed form: where that is the same expectation."""
 
 from __future__ import annotations
 
@@ -6,33 +6,10 @@ from typing import Any
 
 import torch
 from pyro.distributions.torch_distribution import MaskedDistribution
-from torch import Tensor
-from torch.distributions import Independent, kl_divergence
 
 from ppl_vae.distributions import unwrap
 from ppl_vae.pair import Execution, SiteScore
 from ppl_vae.pair.points import is_point
-
-
-def closed_form_kl(q: Any, p: Any) -> Tensor | None:
-    """KL(q || p) before event dimensions are summed where both are independent over them; None without a closed form.
-
-    Shape: batch, and event dimensions if they are independent (``Independent`` on both sides).
-    """
-    if isinstance(q, Independent) and isinstance(p, Independent):
-        if q.reinterpreted_batch_ndims != p.reinterpreted_batch_ndims:
-            return None
-        return closed_form_kl(q.base_dist, p.base_dist)
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError:
-        return None
-
-
-def sum_event(kl: Tensor, fn: Any) -> Tensor:
-    """Sum the independent event dimensions that :func:`closed_form_kl` left."""
-    extra = kl.dim() - len(fn.batch_shape)
-    return kl.sum(tuple(range(-extra, 0))) if extra > 0 else kl
 
 
 def eligible(run: Execution, q: SiteScore, p: SiteScore) -> bool:

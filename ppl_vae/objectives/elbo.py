@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
 from ppl_vae.data.rows import Batch
-from ppl_vae.distributions import Codes
+from ppl_vae.distributions import Codes, closed_form_kl, event_rank, sum_event
 from ppl_vae.objectives.annealing import Schedule, at
-from ppl_vae.objectives.closed_form import closed_form_kl, eligible, sum_event
+from ppl_vae.objectives.closed_form import eligible
 from ppl_vae.objectives.objective import Objective, Terms, num_data_of
 from ppl_vae.objectives.training_only import auxiliary_term
 from ppl_vae.pair import Execution, GuideScore, Pair, SiteScore, Table
@@ -74,7 +74,8 @@ class ELBO(Objective):
         free_bits: nats a latent dimension: where the KL of a dimension, averaged over the batch, is smaller, it is not
             pushed further down.
         analytic_kl: ``"auto"`` takes the KL in closed form site by site where it exists and is the same expectation;
-            ``False`` never.
+            ``False`` never. A class of your own has the rule that ``torch.distributions.register_kl`` was given for it,
+            and not its parent's.
         num_particles: draws of z a datum, averaged.
 
     Sources: Kingma, Welling, "Auto-Encoding Variational Bayes", 2014; Higgins et al., "beta-VAE", 2017 (beta); Kingma
@@ -206,7 +207,7 @@ class ELBO(Objective):
             kl = _weigh(q.log_prob, q) - _weigh(p.log_prob, p)
             surrogate = kl if q.entropy is q.log_prob else _weigh(q.entropy, q) - _weigh(p.log_prob, p)
         else:
-            kl = surrogate = _weigh(q.reduce(sum_event(closed, q.site["fn"])), p)
+            kl = surrogate = _weigh(q.reduce(sum_event(closed, q.site["fn"], p.site["fn"])), p)
         parts.kl.add(kl, p.local)
         parts.surrogate_kl.add(surrogate, p.local)
 
@@ -275,8 +276,8 @@ def _by_dimension(q: GuideScore, p: SiteScore, closed: Tensor | None) -> Tensor:
         closed = fn_q.base_dist.log_prob(value) - fn_p.base_dist.log_prob(value)
     if closed is None:  # dependent dimensions share one floor
         return (q.log_prob - p.log_prob).unsqueeze(-1)
-    event_rank = closed.dim() - len(fn_q.batch_shape)
-    flat = closed.flatten(-event_rank) if event_rank else closed.unsqueeze(-1)
+    rank = event_rank(closed, fn_q, fn_p)
+    flat = closed.flatten(-rank) if rank else closed.unsqueeze(-1)
     return torch.stack([q.reduce(q.masked(column)) for column in flat.unbind(-1)], -1)
 
 

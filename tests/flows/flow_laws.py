@@ -9,6 +9,7 @@ import torch
 from flow_table import DOUBLE, Case
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae.flows import Layer
@@ -88,6 +89,34 @@ def integrates_to_one(layer: Layer, case: Case) -> None:
     error = totals.std() / len(totals) ** 0.5 + 1e-4
     assert bound.item() < 1 + 1e-3, f"the bound integrates to {bound.item()}"
     assert abs(totals.mean().item() - 1) < Z_MAX * error, f"the weights integrate to {totals.mean().item()}"
+
+
+def far(where: Constraint, size: int, dtype: torch.dtype) -> Tensor:
+    """Vectors of one number each, far out and next to where intervals end, as many as lie where they should."""
+    info = torch.finfo(dtype)
+    ends = torch.tensor([0.0, info.tiny, info.eps, 1 - info.eps, 1 - info.eps / 2, 1.0], dtype=dtype)
+    middle = torch.tensor([10.0, 16.5, 17.0, 20.0, 36.5, 37.0, 40.0, 100.0, 1e3, 1e4], dtype=dtype)
+    vectors = torch.cat([-middle, -ends, ends, middle]).unsqueeze(-1) * torch.ones(size, dtype=dtype)
+    return vectors[where.check(vectors).reshape(len(vectors), -1).all(-1)]
+
+
+def far_values_come_back(layer: Layer, way: str, size: int, dtype: torch.dtype) -> int:
+    """What a layer makes of far values it also takes, with finite values, contributions and derivatives both ways.
+
+    Returns the number of far values that lie where the layer takes them.
+    """
+    where, back = (layer.domain, layer.decode) if way == "encode" else (layer.codomain, layer.encode)
+    values = result = far(where, size, dtype)
+    for turn in (getattr(layer, way), back):
+        value = result.detach().requires_grad_()
+        result, contribution = turn(value)
+        assert result.isfinite().all() and contribution.isfinite().all()
+        total = result.sum() + contribution.sum()
+        if total.requires_grad:
+            leaves = [leaf for leaf in (value, *layer.parameters()) if leaf.requires_grad]
+            for slope in torch.autograd.grad(total, leaves, allow_unused=True):
+                assert slope is None or slope.isfinite().all()
+    return len(values)
 
 
 def leading_dimensions(layer: Layer, x: Tensor, leading: tuple[int, ...]) -> None:

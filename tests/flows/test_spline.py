@@ -78,3 +78,35 @@ def softclip_inverse(share: torch.Tensor, factor: float) -> torch.Tensor:
 
 def unclip(slopes: torch.Tensor) -> tuple[torch.Tensor]:
     return (slopes.log() / (1 - slopes.log().abs() / math.log(1e3)),)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@pytest.mark.parametrize("size", [0.0, 1.0, 10.0, 60.0])
+def test_rounding_leaves_no_bin(size, dtype):
+    """Values, slopes and derivatives are finite at any parameters, on knots, at the ends and beyond.
+
+    What is found for z is taken to z again: a flat piece of the spline leaves x open, but not that.
+    """
+    torch.manual_seed(0)
+    raw = (size * torch.randn(20000, num_params(8))).to(dtype).requires_grad_()
+    ends = torch.tensor([5.0, -5.0, 5.0000005, -4.9999995, 0.0])
+    x = torch.cat([10 * torch.rand(18000) - 5, ends.repeat(200), 1e3 * torch.randn(1000)]).to(dtype).requires_grad_()
+    z, log_slope = spline(x, raw, bound=5.0)
+    given = z.detach().requires_grad_()
+    back, same = spline_inverse(given, raw, bound=5.0)
+    slopes = (*torch.autograd.grad(z.sum() + log_slope.sum(), (x, raw)),)
+    slopes += torch.autograd.grad(back.sum() + same.sum(), (given, raw))
+    assert all(bool(value.isfinite().all()) for value in (z, log_slope, back, same, *slopes))
+    again, _ = spline(back.double(), raw.double(), bound=5.0)
+    assert (again - given).abs().max() < 1e5 * torch.finfo(dtype).eps  # slopes reach 1e4
+    assert (again - given).abs().mean() < 20 * torch.finfo(dtype).eps
+
+
+def test_slopes_on_knots_are_the_slopes_of_the_knots():
+    p = params(1, 3.0)
+    sizes = p[..., : 2 * BINS].unflatten(-1, (2, BINS)).softmax(-1) * 6 * (1 - 1e-3) + 6e-3 / BINS
+    x_knots, z_knots = (sizes.cumsum(-1) - 3.0)[0, :, :-1]
+    expected = (torch.nn.functional.softplus(p[0, 2 * BINS :] + 0.5397424172369522) + 1e-3).log()
+    p = p.expand(BINS - 1, -1)
+    for found in (spline(x_knots, p, bound=3.0), spline_inverse(z_knots, p, bound=3.0)):
+        close(found[1], expected, 1e-8)
