@@ -278,6 +278,7 @@ class VariationalEM:
     def _gradient_step(
         self, compile: Choice, seed: int = 0, per_epoch: int = 1, usual_size: int | None = None
     ) -> GradientStep:
+        self.objective.meet(self.pair)
         compilation = Compilation(
             compile,
             {"model": self.pair.model, "guide": self.pair.guide, "objective": self.objective},
