@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.handlers import Substitute, has_density
 from ppl_vae.pair.points import is_point
 
-__all__ = ["Feeds", "extra_sites", "feeds_of", "is_latent", "warn_of_extra"]
+__all__ = ["Feeds", "extra_sites", "feeds_of", "is_latent", "is_observation", "warn_of_extra"]
 
 Feeds = Mapping[str, tuple[str, ...]]
 """By site of the guide that the model lacks: the latents that are points and follow from it."""
@@ -32,8 +33,13 @@ def is_latent(trace: Trace, name: str) -> bool:
     return site is not None and site["type"] == "sample" and not site["is_observed"]
 
 
+def is_observation(site: Mapping[str, Any]) -> bool:
+    """Does a guide observe something here (and not count a ``pyro.factor``)? That is no part of log q."""
+    return bool(site["is_observed"]) and has_density(site) and not isinstance(site["fn"], Unit)
+
+
 def extra_sites(guide_trace: Trace, model_trace: Trace) -> dict[str, Any]:
-    """The sites of a guide that are no latents of the model."""
+    """The sites that a guide draws and that are no latents of the model."""
     return {
         name: site
         for name, site in sample_sites(guide_trace)
@@ -78,20 +84,28 @@ def _with_gradient(value: Tensor, leaves: Mapping[str, Tensor]) -> list[str]:
     return [name for name, grad in zip(leaves, grads, strict=True) if grad is not None]
 
 
-def warn_of_extra(extra: Mapping[str, Any], feeds: Feeds) -> None:
-    """Say by name, as Pyro does, what the guide draws and the model has not, unless it is marked as auxiliary."""
-    unmarked = [name for name, site in extra.items() if not site["infer"].get("is_auxiliary")]
-    counted = [name for name in unmarked if feeds.get(name)]
+def warn_of_extra(guide_trace: Trace, model_trace: Trace, feeds: Feeds) -> None:
+    """Say by name, as Pyro does, what the guide has and the model has not, unless it is marked as auxiliary."""
+    extra = _unmarked(extra_sites(guide_trace, model_trace))
+    seen = _unmarked({name: site for name, site in sample_sites(guide_trace) if is_observation(site)})
+    counted = [name for name in extra if feeds.get(name)]
+    left_out = [name for name in extra if not feeds.get(name)]
     if counted:
-        _warn(counted, "are counted as auxiliaries, since latents that are points follow from them")
-    left_out = [name for name in unmarked if not feeds.get(name)]
+        _warn("draws", counted, "counted as auxiliaries, since latents that are points follow from them")
     if left_out:
-        _warn(left_out, "are left out of log q: a bound that counted their entropy would be none")
+        _warn("draws", left_out, "left out of log q: a bound that counted their entropy would be none")
+    if seen:
+        _warn("observes", seen, "left out of log q: a guide has nothing to observe")
 
 
-def _warn(names: Iterable[str], what: str) -> None:
+def _unmarked(sites: Mapping[str, Any]) -> list[str]:
+    return [name for name, site in sites.items() if not site["infer"].get("is_auxiliary")]
+
+
+def _warn(does: str, names: list[str], what: str) -> None:
+    they = "is no latent of the model; it is" if len(names) == 1 else "are no latents of the model; they are"
     warnings.warn(
-        f"Pair: the guide draws {', '.join(map(repr, names))}, no latents of the model; their densities {what}. A "
-        "misspelt name? If it is meant, mark them with infer={'is_auxiliary': True}",
+        f"Pair: the guide {does} {', '.join(map(repr, names))}, which {they} {what}. A misspelt name? If it is meant, "
+        "mark it with infer={'is_auxiliary': True}",
         stacklevel=2,
     )

@@ -17,7 +17,7 @@ from ppl_vae.data.rows import Batch
 from ppl_vae.pair.absent import Absence, require_posterior_wanted
 from ppl_vae.pair.axis import DataAxisError, find_data_axis
 from ppl_vae.pair.checks import check_shapes
-from ppl_vae.pair.extra import extra_sites, feeds_of, warn_of_extra
+from ppl_vae.pair.extra import feeds_of, warn_of_extra
 from ppl_vae.pair.masks import remasked
 from ppl_vae.pair.parameters import Parameters, collect, reached_by
 from ppl_vae.pair.points import detach
@@ -89,7 +89,7 @@ def _look(model: Callee, guide: Callee, scope: Scope, batch: Batch, data_plate: 
         axis = None
     check_shapes(model_trace, guide_trace)
     feeds = feeds_of(guide, batch, guide_trace, model_trace, scope.device)
-    warn_of_extra(extra_sites(guide_trace, model_trace), feeds)
+    warn_of_extra(guide_trace, model_trace, feeds)
     differing = remasked(guide_trace, model_trace, feeds)  # says at once where masks cannot be put
     absence = Absence(model, batch, model_trace, scope.device)
     absence.require_absent(guide_trace)

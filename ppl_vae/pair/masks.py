@@ -3,7 +3,7 @@
 Which entries of a latent there are, the model says alone: its mask stands on log q too, and a mask of the guide's own
 counts for nothing. (Pyro masks each side by itself: an entry masked in the model alone adds its entropy to the bound,
 which training then raises without end.) By the same rule a site of the guide that is no latent of the model is not
-there at all.
+there at all, nor is what a guide observes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Independent
 
+from ppl_vae._private import flags_of
 from ppl_vae.distributions import unwrap, without_mask
 from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.enumeration import is_masked, plates_of
-from ppl_vae.pair.extra import Feeds, is_latent
+from ppl_vae.pair.extra import Feeds, is_latent, is_observation
 from ppl_vae.pair.handlers import has_density
 
 __all__ = ["Mask", "as_in_model", "mask_of", "remasked"]
@@ -61,10 +62,10 @@ def mask_of(site: Mapping[str, Any]) -> Mask:
     while isinstance(fn, MaskedDistribution | Independent):
         if isinstance(fn, Independent):
             inside += fn.reinterpreted_batch_ndims
-        elif inside and _plain(fn._mask) is not None:
-            event.append((inside, torch.as_tensor(fn._mask)))
+        elif inside and _plain(flags_of(fn)) is not None:
+            event.append((inside, torch.as_tensor(flags_of(fn))))
         else:
-            batch = _both(batch, _plain(fn._mask))
+            batch = _both(batch, _plain(flags_of(fn)))
         fn = fn.base_dist
     if isinstance(unwrap(fn, MaskedDistribution), MaskedDistribution):
         raise ValueError(
@@ -103,8 +104,10 @@ def as_in_model(guide_trace: Trace, model_trace: Trace, feeds: Feeds) -> Trace:
         ValueError: the mask of a latent cannot be put where the guide counts its log q.
     """
     masks = {name: mask_of(site) for name, site in sample_sites(model_trace) if is_latent(model_trace, name)}
-    changed = {}
+    changed: dict[str, Any] = {}
     for name, site in sample_sites(guide_trace):
+        if is_observation(site):
+            changed[name] = None
         if site["is_observed"] or not has_density(site):
             continue
         if name in masks:
@@ -117,15 +120,18 @@ def as_in_model(guide_trace: Trace, model_trace: Trace, feeds: Feeds) -> Trace:
         return guide_trace
     twin: Any = guide_trace.copy()
     for name, site in changed.items():
-        twin.nodes[name] = site
+        if site is None:
+            twin.remove_node(name)
+        else:
+            twin.nodes[name] = site
     return twin
 
 
 def remasked(guide_trace: Trace, model_trace: Trace, feeds: Feeds) -> tuple[str, ...]:
     """The sites of the guide whose own masks are others than those that the model says; see :func:`as_in_model`."""
     after: Any = as_in_model(guide_trace, model_trace, feeds).nodes
-    drawn = [(n, s) for n, s in sample_sites(guide_trace) if not s["is_observed"] and has_density(s)]
-    return tuple(n for n, s in drawn if after[n] is not s and not _equal(mask_of(s), mask_of(after[n])))
+    counted = [(n, s) for n, s in sample_sites(guide_trace) if has_density(s)]
+    return tuple(n for n, s in counted if n not in after or not _equal(mask_of(s), mask_of(after[n])))
 
 
 def _equal(a: Mask, b: Mask) -> bool:

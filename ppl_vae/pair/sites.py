@@ -66,6 +66,7 @@ class Sites:
         drawn = [(n, s) for n, s in sample_sites(guide_trace) if not s["is_observed"]]
         seen = [(n, s) for n, s in modelled if s["is_observed"] and has_density(s)]
         derived = any(s["infer"].get("is_auxiliary") for _, s in drawn)
+        fed = {point for points in feeds.values() for point in points}
         latent = {n for n, s in modelled if not s["is_observed"]}
         summed = {n for n, s in modelled if is_marked(s) and n not in guide_trace.nodes}
         return cls(
@@ -76,10 +77,10 @@ class Sites:
             observed=tuple(n for n, s in seen if not isinstance(s["fn"], Unit)),
             summed=frozenset(summed),
             enumerated=frozenset(n for n, s in drawn if is_marked(s)),
-            tied=tuple(n for n, s in [*seen, *drawn] if not layout.is_local(s) and feeds.get(n, True)),
+            tied=tuple(n for n, s in [*seen, *drawn] if not layout.is_local(s)),
             feeds=feeds,
             remasked=remasked,
-            point_masses=() if derived else tuple(unpaid(dict(drawn), model_trace)),
+            point_masses=tuple(n for n in unpaid(dict(drawn), model_trace) if n not in fed),
             is_exact=not derived and (is_exact(dict(drawn), model_trace) or not (drawn or latent - summed)),
             counts_volume=any(counting(model_trace)),
         )
