@@ -274,3 +274,8 @@ def _layers(fn: Any) -> list[Any]:
     while hasattr(layers[-1], "__wrapped__"):
         layers.append(layers[-1].__wrapped__)
     return layers
+
+
+def flags_of(masked: Any) -> Any:
+    """The mask of a ``MaskedDistribution``: a bool, or a tensor over its batch shape."""
+    return masked._mask

@@ -21,6 +21,7 @@ from ppl_vae.diagnostics.usage import discrete_sites
 from ppl_vae.inference.schedules import E_STEP, M_STEP, Joint, Schedule
 from ppl_vae.objectives import COLUMNS, as_objective
 from ppl_vae.pair import Pair
+from ppl_vae.pair.row_parameters import require_shared_parameters
 from ppl_vae.result import Fit
 from ppl_vae.storage import RunFolder
 from ppl_vae.training import (
@@ -209,13 +210,14 @@ class VariationalEM:
             seen = SourceBatches(rows, None, with_index=with_index) if isinstance(rows, Rows) else batches
         if transform is not None:
             batches, seen = TransformedBatches(batches, transform), TransformedBatches(seen, transform)
-        if not pair.initialized:
+        if fresh := not pair.initialized:
             with pair.scope():  # its lock: reading uses torch's global generator for a moment
                 first = seen.at(seed, 0, 0)
             few = Rows(first.args, first.kwargs, first.index)
             pair.initialize(few, seed=seed, batch_size=batch_size, num_data=batches.num_data)
         if batches.per_epoch > 1:
             pair.sites.require_batchable(pair.guide)
+            require_shared_parameters(pair, batch_size, forget=fresh)
             if pair.layout.axis is not None and pair.layout.axis.subsampled:
                 raise ValueError(
                     f"fit: the pair's plate {pair.data_plate!r} subsamples the data itself; leave out batch_size"
@@ -279,6 +281,9 @@ class VariationalEM:
         if self._by_hand is None:
             require_one_process("VariationalEM.step")
         batch = self._batch(data, num_data)
+        if self._by_hand is None and num_data not in (None, batch.size):
+            self.pair.sites.require_batchable(self.pair.guide)
+            require_shared_parameters(self.pair, batch.size, forget=False)
         gradient_step, count = self._by_hand or (self._gradient_step(self.compile is True), 0)  # nobody says how long
         self._by_hand = (gradient_step, count + 1)
         with self.pair.scope(), isolated_rng(None, self.pair.device), self.pair.mode(training=True):
@@ -287,6 +292,7 @@ class VariationalEM:
     def _gradient_step(
         self, compile: Choice, seed: int = 0, per_epoch: int = 1, usual_size: int | None = None
     ) -> GradientStep:
+        self.objective.meet(self.pair)
         compilation = Compilation(
             compile,
             {"model": self.pair.model, "guide": self.pair.guide, "objective": self.objective},

@@ -95,6 +95,9 @@ class Objective(PyroELBO):
         """
         return dict.fromkeys(("theta", "phi"), exact_bound(table, self.draws_in_bound))
 
+    def meet(self, pair: Pair) -> None:
+        """Say, before the first step of a run, what this objective makes of the pair."""
+
     def begin_step(self, step: int) -> None:
         """Take the values that schedules have at this step (counted from 0)."""
 

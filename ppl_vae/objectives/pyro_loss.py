@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,6 +35,17 @@ class PyroLoss(Objective):
 
     def __repr__(self) -> str:
         return f"PyroLoss({type(self.wrapped).__name__})"
+
+    def meet(self, pair: Pair) -> None:
+        """Warn where Pyro counts what is not there: log q of entries that the model masks, of sites that it lacks."""
+        if pair.sites.remasked:
+            warnings.warn(
+                f"{self!r}: Pyro masks model and guide each by itself, and here counts log q of "
+                f"{', '.join(map(repr, pair.sites.remasked))} where the model has no density (a mask, or no such "
+                "latent), or the other way round: what it maximizes is no bound on log p(x). ELBO() puts the model's "
+                "masks on log q too; or write the mask into the guide",
+                stacklevel=2,
+            )
 
     def terms(self, pair: Pair, batch: Batch) -> Terms:
         """Not per datum: Pyro's losses are single numbers."""

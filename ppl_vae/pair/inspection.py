@@ -13,10 +13,13 @@ from pyro import poutine
 
 from ppl_vae._random import isolated_rng
 from ppl_vae.data.rows import Batch
+from ppl_vae.pair.absent import Absence, require_posterior_wanted
 from ppl_vae.pair.axis import DataAxisError, find_data_axis, sample_sites
 from ppl_vae.pair.calls import Call
 from ppl_vae.pair.checks import check_shapes
 from ppl_vae.pair.explain import explained
+from ppl_vae.pair.extra import feeds_of, warn_of_extra
+from ppl_vae.pair.masks import remasked
 from ppl_vae.pair.outside import inside
 from ppl_vae.pair.parameters import Parameters, collect, reached_by
 from ppl_vae.pair.points import detach
@@ -87,7 +90,13 @@ def _look(model: Call, guide: Call, scope: Scope, batch: Batch, data_plate: str 
         axis = None
     with inside(dict([*sample_sites(guide_trace), *sample_sites(model_trace)]), model_trace):
         check_shapes(model_trace, guide_trace)
+    feeds = feeds_of(guide, batch, guide_trace, model_trace, scope.device)
+    warn_of_extra(guide_trace, model_trace, feeds)
+    differing = remasked(guide_trace, model_trace, feeds)  # says at once where masks cannot be put
+    absence = Absence(model, batch, model_trace, scope.device)
+    absence.require_absent(guide_trace)
+    require_posterior_wanted(scope.roots[1], guide_trace, absence)
     store: Any = dict(pyro.get_param_store().get_state())  # the pair's own one, which the scope has put in place
     roots = scope.roots
     parameters = collect(roots[0], roots[1], store, guide_trace, reached_by(model_trace), by_guide)
-    return Look(Sites.of(model_trace, guide_trace, axis), parameters)
+    return Look(Sites.of(model_trace, guide_trace, axis, feeds, differing), parameters)

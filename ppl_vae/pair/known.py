@@ -9,6 +9,7 @@ from torch import nn
 
 from ppl_vae.pair.axis import DataAxisError
 from ppl_vae.pair.reach import modules_of
+from ppl_vae.pair.row_parameters import in_rows
 
 if TYPE_CHECKING:
     from ppl_vae.data.source import Source
@@ -41,9 +42,10 @@ def require_own_subsample(pair: Pair, num_rows: int, batch_size: int, error: Exc
     if pair.layout.axis is not None and pair.layout.axis.subsampled:
         return
     first_line = str(error).partition("\n")[0]
+    perhaps = in_rows(pair.parameters.leaves, num_rows)
     raise DataAxisError(
-        f"Pair: it runs on all {num_rows} rows, but not on a mini-batch of {batch_size} ({first_line}); if the plate "
-        f"{pair.data_plate!r} has a fixed size, make it `pyro.plate({pair.data_plate!r}, len(x))` or give it a "
+        f"Pair: it runs on all {num_rows} rows, but not on a mini-batch of {batch_size} ({first_line}){perhaps}; if the "
+        f"plate {pair.data_plate!r} has a fixed size, make it `pyro.plate({pair.data_plate!r}, len(x))` or give it a "
         "subsample_size, or fit without batch_size"
     ) from error
 

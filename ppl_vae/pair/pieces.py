@@ -12,9 +12,12 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.enumeration import Expectation, narrowed, pieces
 from ppl_vae.pair.execution import Execution
+from ppl_vae.pair.extra import Feeds
 from ppl_vae.pair.layout import Layout
+from ppl_vae.pair.masks import as_in_model
 from ppl_vae.pair.recycling import Summed
 from ppl_vae.pair.scores import SiteScore
 
@@ -56,11 +59,14 @@ class InPieces(Execution):
         expectation: Expectation,
         replay: Replay,
         cuts: Sequence[Cut],
+        feeds: Feeds,
     ) -> InPieces:
         """Look at the first piece for the structure of the model, and leave the numbers for later."""
         name, start, length = cuts[0]
         with torch.no_grad():
             model_trace, summed = replay(narrowed(guide_trace, expectation.dims[name], start, length))
+        guide_trace = as_in_model(guide_trace, model_trace, feeds)
+        _require_one_mask(guide_trace, name, expectation.dims[name])
         return cls(model_trace, guide_trace, layout, num_particles, expectation, summed, replay=replay, cuts=cuts)
 
     def score_model(self) -> dict[str, SiteScore]:
@@ -106,3 +112,14 @@ class InPieces(Execution):
         """Does the term of a site depend on the values that are cut? If not, each piece finds the same."""
         assert self.expectation is not None
         return self.expectation.involves(self.cuts[0][0], score.bare)
+
+
+def _require_one_mask(guide_trace: Trace, who: str, dim: int) -> None:
+    """Raise ValueError if a mask of the model differs between the values that are cut: log q is counted in one run."""
+    for name, site in sample_sites(guide_trace):
+        mask = site["mask"]
+        if isinstance(mask, Tensor) and mask.dim() >= -dim and mask.shape[dim] > 1:
+            raise ValueError(
+                f"enumeration: the mask of {name!r} depends on {who!r}, whose values are run in pieces; leave "
+                "infer={'max_rows': ...} away"
+            )

@@ -21,8 +21,10 @@ from ppl_vae.pair.checks import require_enumerable, shaken, vectorizes
 from ppl_vae.pair.enumeration import Enumerate, Expectation
 from ppl_vae.pair.execution import Execution
 from ppl_vae.pair.explain import explained
+from ppl_vae.pair.extra import Feeds
 from ppl_vae.pair.handlers import Substitute, same_rows
 from ppl_vae.pair.layout import Layout
+from ppl_vae.pair.masks import as_in_model
 from ppl_vae.pair.parameters import Parameters
 from ppl_vae.pair.pieces import InPieces, pieces_of
 from ppl_vae.pair.recycling import GiveSupport, Summed
@@ -69,6 +71,7 @@ def run_pair(
     guide: Callee,
     batch: Batch,
     layout: Layout,
+    feeds: Feeds,
     *,
     num_particles: int | None = None,
     values: Mapping[str, Tensor] | None = None,
@@ -79,6 +82,7 @@ def run_pair(
     """Run the guide (at given values, or drawing), then the model against it.
 
     Args:
+        feeds: see :class:`Sites`.
         enumerated: sites of the guide that are not drawn: each takes its whole support.
         summed: sites of the model alone that are summed out of p.
         in_pieces: keep to the memory bound that an enumerated site may have (``infer={"max_rows": ...}``).
@@ -96,8 +100,9 @@ def run_pair(
 
     cuts = pieces_of(guide_trace, expectation) if in_pieces and expectation is not None else []
     if len(cuts) > 1 and expectation is not None:
-        return InPieces.of(guide_trace, layout, num_particles, expectation, replayed, cuts)
+        return InPieces.of(guide_trace, layout, num_particles, expectation, replayed, cuts, feeds)
     model_trace, out = replayed(guide_trace)
+    guide_trace = as_in_model(guide_trace, model_trace, feeds)
     return Execution(model_trace, guide_trace, layout, num_particles, expectation, out)
 
 
@@ -130,6 +135,7 @@ class Runs:
                 self.guide,
                 batch,
                 self.sites.layout,
+                self.sites.feeds,
                 num_particles=num_particles,
                 values=values,
                 enumerated=enumerated,
@@ -165,6 +171,7 @@ class Runs:
             warnings.filterwarnings("ignore", ".* was not registered in the param store because requires_grad=False")
             with same_rows(run.guide_trace):
                 trace = poutine.trace(Substitute(values)(guide)).get_trace(batch)
+        trace = as_in_model(trace, run.model_trace, self.sites.feeds)
         return Execution(trace, trace, self.sites.layout, run.num_particles).score_model()
 
     def many(self, batch: Batch, num_particles: int, *, enumerate: bool = False) -> list[Execution]:

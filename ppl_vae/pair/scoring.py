@@ -15,6 +15,7 @@ from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.draws import Draws, LogProb
 from ppl_vae.pair.execution import Execution
 from ppl_vae.pair.handlers import Constrain, Substitute, has_density
+from ppl_vae.pair.masks import as_in_model
 from ppl_vae.pair.particles import inward, of_unconstrained, outward, without_particles
 from ppl_vae.pair.runs import with_particles
 from ppl_vae.pair.scores import GuideScore
@@ -88,6 +89,11 @@ def score_guide(pair: Pair, batch: Batch, given: Values, count: int | None) -> L
     """Log q at given values of every site of the guide."""
     fn = Substitute(given)(with_particles(pair.runner.guide, pair.layout, count))
     trace = poutine.trace(fn).get_trace(batch)
+    sites = {**pair.sites.model, **pair.sites.guide}.values()
+    if pair.sites.feeds or any(site.is_masked for site in sites):  # the model says what of a latent is there
+        latents = {name: value for name, value in given.items() if name in pair.latents}
+        model_trace = pair.runner.run_model(batch, latents, count, ()).model_trace
+        trace = as_in_model(trace, model_trace, pair.sites.feeds)
     scores = {
         name: GuideScore(name, site, pair.layout, count is not None)
         for name, site in sample_sites(trace)

@@ -13,6 +13,7 @@ from pyro.poutine.trace_struct import Trace
 from ppl_vae.distributions import is_improper
 from ppl_vae.pair.axis import DataAxis, DataAxisError, GlobalLatentError, frames_of, sample_sites
 from ppl_vae.pair.enumeration import is_marked
+from ppl_vae.pair.extra import Feeds
 from ppl_vae.pair.handlers import has_density
 from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.particles import Site
@@ -33,6 +34,9 @@ class Sites:
         enumerated: sites of the guide that are marked for enumeration: an ELBO takes their exact expectation.
         tied: what stands outside the data plate and ties the data together.
         improper: latents whose prior nothing can be drawn from (``Flat``).
+        feeds: of the guide's sites that are no latents of the model, the points that follow from each. Where there are
+            some it is an auxiliary, counted with them; else it is left out of log q.
+        remasked: sites of the guide whose log q is counted under another mask than their own, that of the model.
         point_masses: latents that the guide gives as points, whose volume nobody counts.
         is_exact: is log p(x, z) - log q(z | x) log p(x) itself, as for an exact flow and its encoder, or where nothing
             is drawn: without latents, or with latents that are all summed out?
@@ -48,12 +52,16 @@ class Sites:
     enumerated: frozenset[str]
     tied: tuple[str, ...]
     improper: tuple[str, ...]
+    feeds: Feeds
+    remasked: tuple[str, ...]
     point_masses: tuple[str, ...]
     is_exact: bool
     counts_volume: bool
 
     @classmethod
-    def of(cls, model_trace: Trace, guide_trace: Trace, axis: DataAxis | None) -> Sites:
+    def of(
+        cls, model_trace: Trace, guide_trace: Trace, axis: DataAxis | None, feeds: Feeds, remasked: tuple[str, ...]
+    ) -> Sites:
         """Read off the traces of one run, unvectorized."""
         dims = [frame.dim for frame, _ in frames_of((model_trace, guide_trace))]
         layout = Layout(axis, max((-d for d in dims), default=0))
@@ -61,6 +69,7 @@ class Sites:
         drawn = [(n, s) for n, s in sample_sites(guide_trace) if not s["is_observed"]]
         seen = [(n, s) for n, s in modelled if s["is_observed"] and has_density(s)]
         derived = any(s["infer"].get("is_auxiliary") for _, s in drawn)
+        fed = {point for points in feeds.values() for point in points}
         latent = {n for n, s in modelled if not s["is_observed"]}
         summed = {n for n, s in modelled if is_marked(s) and n not in guide_trace.nodes}
         return cls(
@@ -73,7 +82,9 @@ class Sites:
             enumerated=frozenset(n for n, s in drawn if is_marked(s)),
             tied=tuple(n for n, s in [*seen, *drawn] if not layout.is_local(s)),
             improper=tuple(n for n, s in modelled if not s["is_observed"] and is_improper(s["fn"])),
-            point_masses=() if derived else tuple(unpaid(dict(drawn), model_trace)),
+            feeds=feeds,
+            remasked=remasked,
+            point_masses=() if derived else tuple(n for n in unpaid(dict(drawn), model_trace) if n not in fed),
             is_exact=not derived and (is_exact(dict(drawn), model_trace) or not (drawn or latent - summed)),
             counts_volume=any(counting(model_trace)),
         )
