@@ -147,6 +147,8 @@ class VariationalEM:
 
         Raises:
             NonFiniteError: the loss or a gradient was not finite; its ``fit`` is the fit before that step.
+            FolderInUse: another run is writing its state into ``checkpoint``.
+            WriteError: the state could not be written (a full disk, say); its ``fit`` is the fit as it is in memory.
             DataAxisError, ValueError: what is wrong with the data, before the first step.
         """
         batches = self._batches(data, batch_size, seed, transform, last_batch)
@@ -176,10 +178,11 @@ class VariationalEM:
                 "compile": self.compile,
             },
         )
-        if resume and state_file is not None and state_file.exists():
-            trainer.load_state(read_state(state_file))
-        fit.attach(trainer, self._config(pair, batches, batch_size, seed))
-        trainer.run(epochs=epochs, steps=steps, progress=progress)
+        with trainer.checkpoint.alone():
+            if resume and state_file is not None and state_file.exists():
+                trainer.load_state(read_state(state_file))
+            fit.attach(trainer, self._config(pair, batches, batch_size, seed))
+            trainer.run(epochs=epochs, steps=steps, progress=progress)
         return fit
 
     def _batches(

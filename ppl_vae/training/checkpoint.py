@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ppl_vae.storage import RunFolder, StorageError, load_tree, save_tree
+from ppl_vae.storage import RunFolder, StorageError, load_tree, locked, save_tree
 
 __all__ = ["STATE_FORMAT", "Checkpoint", "ResumeError", "read_state", "require_same", "saved_state"]
 
@@ -67,6 +68,14 @@ class Checkpoint:
             return time.monotonic() - self._written >= self.every_seconds
         return position == 0 if self.every is None else step % self.every == 0
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Let no other run write there for the time.
+
+        Raises:
+            FolderInUse: one does; the message says which process.
+        """
+        return nullcontext() if self.path is None else locked(self.path.parent)
+
     def write(self, state: dict[str, Any]) -> None:
         """Replace the file, atomically."""
         if self.path is not None:
@@ -89,11 +98,12 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def saved_state(run: RunFolder) -> dict[str, Any]:
     """The state of the last save, whole: its manifest vouches that state and weights belong together."""
-    state: dict[str, Any] = run.read_tree(RunFolder.STATE)
-    if not state.get("weights_apart"):
-        return state
-    whole = {**run.read_tree(RunFolder.MODEL), **state["tensors"]}
-    return {**state, "tensors": whole, "weights_apart": False}
+    with run.snapshot([RunFolder.STATE, RunFolder.MODEL]) as saved:
+        state: dict[str, Any] = saved.read_tree(RunFolder.STATE)
+        if not state.get("weights_apart"):
+            return state
+        whole = {**saved.read_tree(RunFolder.MODEL), **state["tensors"]}
+        return {**state, "tensors": whole, "weights_apart": False}
 
 
 def require_same(state: dict[str, Any], fingerprint: dict[str, Any], tensors: dict[str, Tensor]) -> None:
