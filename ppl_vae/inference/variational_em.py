@@ -137,7 +137,10 @@ class VariationalEM:
             progress: show a bar in a terminal or notebook.
             checkpoint: a folder for the state of the run, written after each epoch (of one step: every 10 seconds).
             every, every_seconds: write it every so many steps, or seconds, instead.
-            resume: go on from the folder's state if it holds one; the end is bit-identical to an uninterrupted run.
+            resume: go on from the folder's state if it holds one; the end is bit-identical to an uninterrupted run. The
+                rows must be the same, by a digest of all that lie in memory or in memory maps (of those above 1 GiB, of
+                1 GiB spread over all); of a ``Dataset`` the first 256 are compared, of a ``DataLoader`` those of the
+                first batch, its lengths and the seed of its sampler, and no more.
             transform: a random function of the first tensor, applied to each batch (``dynamic_binarization``).
             last_batch: of the N mod B rows at the end of an epoch: "keep" makes a smaller batch, "drop" leaves them out
                 (others in each epoch), "even" makes all batches of an epoch of nearly one size.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppl_vae.storage import WriteError
 from ppl_vae.training.nonfinite import NonFiniteError
 
-__all__ = ["save_at_the_end", "with_the_fit"]
+if TYPE_CHECKING:
+    from ppl_vae.training.trainer import Trainer
+
+__all__ = ["finish", "with_the_fit"]
 
 
 @contextmanager
@@ -22,13 +25,19 @@ def with_the_fit(fit: Any) -> Iterator[None]:
         raise
 
 
-def save_at_the_end(save: Callable[[], None], ending: BaseException | None) -> None:
-    """Save once more, though an error may have ended the run: if that cannot be, it is a note to this error."""
-    if isinstance(ending, WriteError):  # it was tried for long enough
-        return
+def finish(run: Trainer, ending: BaseException | None) -> None:
+    """Tell the callbacks, and save once more; ``ending`` is the error that has ended the run, and stays what is raised.
+
+    A state that cannot be saved then is a note to it.
+    """
     try:
-        save()
-    except WriteError as error:
-        if ending is None:
-            raise
-        ending.add_note(f"and the state could not be saved: {error}")
+        for callback in run.callbacks:
+            callback.on_end(run)
+    finally:
+        if run.step and run._whole and not isinstance(ending, WriteError):  # that was tried for long enough
+            try:
+                run.save()
+            except WriteError as error:
+                if ending is None:
+                    raise
+                ending.add_note(f"and the state could not be saved: {error}")

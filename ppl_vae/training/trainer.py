@@ -6,6 +6,7 @@ import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ppl_vae.pair.scope import validation as validation_of
 from ppl_vae.training.callbacks import Callback
 from ppl_vae.training.checkpoint import STATE_FORMAT, Checkpoint, require_same
 from ppl_vae.training.cursor import Cursor
-from ppl_vae.training.ending import save_at_the_end, with_the_fit
+from ppl_vae.training.ending import finish, with_the_fit
 from ppl_vae.training.history import History
 from ppl_vae.training.interrupts import Interrupt, deferred_interrupt
 from ppl_vae.training.nonfinite import NonFiniteError
@@ -63,9 +64,7 @@ class Trainer:
         self.validation, self.callbacks = validation, list(callbacks)
         self.checkpoint = checkpoint or Checkpoint(None)
         self._remembering = [callback for callback in self.callbacks if type(callback).state is not Callback.state]
-        names = [type(callback).__name__ for callback in self._remembering]
-        own = {"seed": seed, **batches.fingerprint(), "callbacks": names}
-        self.fingerprint = {**own, **(fingerprint or {}), **step.fingerprint()}
+        self._given_fingerprint = {**(fingerprint or {}), **step.fingerprint()}
         self.cursor, self.history = Cursor(batches, seed), History()
         self.seconds, self.ended, self.target = 0.0, "not started", 0
         self._on_one_thread = on_one_thread
@@ -77,6 +76,15 @@ class Trainer:
         self._way_back = WayBack(step, self.cursor, self.history, self._make_again)
         self._is_touched = False  # has a callback changed something by hand?
         self._whole = True  # False inside a step: there the state is none to go on from
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What a resumed run must find again; all rows are read for it, once, when it is first asked for."""
+        with self.pair.scope():  # its lock: rows may be read on torch's global generator
+            own = {"seed": self.seed, **self.batches.fingerprint(self.seed)}
+            if self.validation is not None:
+                own["validation"] = self.validation.fingerprint(self.seed)["rows"]
+        return {**own, "callbacks": [type(c).__name__ for c in self._remembering], **self._given_fingerprint}
 
     @property
     def step(self) -> int:
@@ -117,7 +125,9 @@ class Trainer:
                 raise
             finally:
                 self.seconds += time.perf_counter() - started
-                self._finish(ending)
+                self.history.read()
+                self._way_back.forget()
+                finish(self, ending)
                 bar.close()
 
     def steps_in(self, epochs: int | None, steps: int | None) -> int:
@@ -220,16 +230,6 @@ class Trainer:
     def stop(self, reason: str) -> None:
         """Ask for an end after the present step."""
         self._stop_reason = reason
-
-    def _finish(self, ending: BaseException | None) -> None:
-        self.history.read()
-        self._way_back.forget()
-        try:
-            for callback in self.callbacks:
-                callback.on_end(self)
-        finally:
-            if self.step and self._whole:
-                save_at_the_end(self.save, ending)
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
