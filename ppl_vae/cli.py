@@ -117,7 +117,7 @@ def fit(target: str, device: str, out: Path | None, overwrite: bool, resume: boo
 
     Options that are left out take the defaults of the recipe, and each recipe has sizes of its own. Table
     columns of real numbers are standardized for recipes; a pair of your own gets the data as they are. Ctrl-C
-    ends the fit and keeps what it has.
+    (or SIGTERM) ends the fit and keeps what it has.
 
     \b
     Examples:

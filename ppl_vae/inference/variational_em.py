@@ -32,6 +32,7 @@ from ppl_vae.training import (
     read_state,
 )
 from ppl_vae.training.compilation import Choice, Compilation
+from ppl_vae.training.ending import with_the_fit
 from ppl_vae.training.threads import is_small
 
 CODE_SITES = 16
@@ -146,7 +147,8 @@ class VariationalEM:
                 (others in each epoch), "even" makes all batches of an epoch of nearly one size.
 
         Returns:
-            The fit. Ctrl-C ends it cleanly with what it has (``fit.ended == "interrupted"``).
+            The fit. Ctrl-C ends it cleanly with what it has (``fit.ended == "interrupted"``), its state written; and so
+            does SIGTERM, in the main thread and unless the caller has a handler of his own for it.
 
         Raises:
             NonFiniteError: the loss or a gradient was not finite; its ``fit`` is the fit before that step.
@@ -181,10 +183,10 @@ class VariationalEM:
                 "compile": self.compile,
             },
         )
-        with trainer.checkpoint.alone():
+        fit.attach(trainer, self._config(pair, batches, batch_size, seed))
+        with with_the_fit(fit), trainer.checkpoint.alone():
             if resume and state_file is not None and state_file.exists():
                 trainer.load_state(read_state(state_file))
-            fit.attach(trainer, self._config(pair, batches, batch_size, seed))
             trainer.run(epochs=epochs, steps=steps, progress=progress)
         return fit
 

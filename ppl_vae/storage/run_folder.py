@@ -26,7 +26,7 @@ from ppl_vae.storage.digest import sha256
 from ppl_vae.storage.errors import StorageError
 from ppl_vae.storage.json_file import encode_json, write_json
 from ppl_vae.storage.lock import LOCK, locked
-from ppl_vae.storage.manifest import MANIFEST, Entry, Manifest, read_manifest, require_inside
+from ppl_vae.storage.manifest import MANIFEST, Entry, Manifest, identity_of, read_manifest, require_inside
 from ppl_vae.storage.patience import patiently
 from ppl_vae.storage.plain_file import is_plain, require_plain_name
 from ppl_vae.storage.snapshot import STATE, Snapshot, place_now, snapshot
@@ -165,6 +165,7 @@ class RunFolder:
             require_plain_name(self.path, MANIFEST)  # what is no plain file is refused before anything is written
             for name in (*files, *before["files"]):
                 self._place(name)
+            committed = identity_of(self.path)
             try:
                 staged = self._stage(files)
                 kept = before["files"] if keep else {}
@@ -174,7 +175,9 @@ class RunFolder:
                 )
                 self._replace_manifest(after)
             except BaseException:
-                self._clean_up()
+                if identity_of(self.path) == committed:  # else the manifest speaks of what was staged
+                    with suppress(OSError):
+                        self._remove_staged()
                 raise
             patiently(self.path, partial(self._settle, after))
 
@@ -216,18 +219,12 @@ class RunFolder:
         except StorageError:
             if not damaged_is_empty:
                 raise
-        self._remove_staged(set())
+        self._remove_staged()
         return manifest
 
-    def _clean_up(self) -> None:
-        """A save has failed before or while it was committed: what it has staged goes, unless the manifest has it."""
-        with suppress(OSError, StorageError):
-            entries = self._manifest()["files"].values() if self.exists() else ()
-            self._remove_staged({entry["staged"] for entry in entries if "staged" in entry})
-
-    def _remove_staged(self, needed: set[str]) -> None:
+    def _remove_staged(self) -> None:
         for leftover in self.path.rglob(f"{STAGED}*"):
-            if is_plain(leftover) and leftover.relative_to(self.path).as_posix() not in needed:
+            if is_plain(leftover):
                 leftover.unlink(missing_ok=True)
 
     def _flush(self, names: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from ppl_vae.storage.digest import sha256
 from ppl_vae.storage.errors import StorageError
 from ppl_vae.storage.json_file import decode_json
-from ppl_vae.storage.manifest import MANIFEST, Manifest, identity_of, read_manifest, require_inside
+from ppl_vae.storage.manifest import MANIFEST, Entry, Manifest, identity_of, read_manifest, require_inside
 from ppl_vae.storage.plain_file import open_plain, require_plain_name
 from ppl_vae.storage.reading import digest_of, read_open
 from ppl_vae.storage.tree import check_tree, decode_tree
@@ -40,6 +40,10 @@ class Snapshot:
 
     def __contains__(self, name: object) -> bool:
         return name in self._manifest["files"]
+
+    def entries(self) -> list[Entry]:
+        """What the manifest knows of each file."""
+        return list(self._manifest["files"].values())
 
     def verify(self) -> None:
         """Compare every file with the manifest; :class:`StorageError` names the first that differs."""

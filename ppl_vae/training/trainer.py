@@ -116,7 +116,7 @@ class Trainer:
             bar = Progress(self.target, self.step, enabled=progress)
             self.ended, ending = "failed", None
             try:
-                with deferred_interrupt() as interrupt, self.pair.mode(training=True):
+                with deferred_interrupt(terminate=True) as interrupt, self.pair.mode(training=True):
                     self.ended = self._run(bar, interrupt)
             except KeyboardInterrupt:
                 self.ended = "interrupted"
