@@ -117,7 +117,7 @@ def fit(target: str, device: str, out: Path | None, overwrite: bool, resume: boo
 
     Options that are left out take the defaults of the recipe, and each recipe has sizes of its own. Table
     columns of real numbers are standardized for recipes; a pair of your own gets the data as they are. Ctrl-C
-    ends the fit and keeps what it has.
+    (or SIGTERM) ends the fit and keeps what it has.
 
     \b
     Examples:
@@ -127,15 +127,18 @@ def fit(target: str, device: str, out: Path | None, overwrite: bool, resume: boo
       ppl-vae fit vae --epochs 300 --resume
     """
     from ppl_vae.recipes import session
+    from ppl_vae.recipes.claim import alone, require_run
 
     if overwrite and resume:
         raise BadInput("--overwrite starts again and --resume goes on: give one of them")
     plan = session.Plan.of(target, given)
     folder = out or plan.folder
+    require_run(folder) if resume else _refuse_occupied(folder, overwrite)
+    click.get_current_context().with_resource(alone(folder))
     if resume:
         plan = session.resumed(plan, given, folder)
     else:
-        _refuse_occupied(folder, overwrite)
+        _refuse_occupied(folder, overwrite)  # another process may have ended there just now
     _check_device(device)
     prepared = session.prepare(plan)
     click.echo(f"{plan.target} on {prepared.dataset!r}" + (f"\n{prepared.note}" if prepared.note else ""))

@@ -11,7 +11,7 @@ import torch
 from ppl_vae.pair import Pair
 from ppl_vae.result import Fit
 from ppl_vae.saving import put_weights, read_config
-from ppl_vae.storage import RunFolder, StorageError
+from ppl_vae.storage import RunFolder, Snapshot, StorageError
 from ppl_vae.training.record import Record
 
 
@@ -26,6 +26,7 @@ def load(
     """Load a fit: the weights go into ``model`` and ``guide``, or into a pair that the folder's recipe builds.
 
     Loading runs no code from the folder: it holds numbers and names, and a name is only looked up among the recipes.
+    While another process saves there, what is loaded is one of its saves, whole.
 
     Args:
         folder: what ``fit.save`` or ``ppl-vae fit`` wrote.
@@ -38,23 +39,35 @@ def load(
         StorageError: a file is missing, damaged, a pickle, or of another pair; it is named.
         ValueError: a pair is required and was not given.
     """
-    run = RunFolder(folder)
-    run.verify()
-    config = read_config(run)
+    with RunFolder(folder).snapshot() as saved:
+        return load_saved(saved, model, guide, data=data, device=device)
+
+
+def load_saved(
+    saved: Snapshot,
+    model: Callable[..., Any] | None = None,
+    guide: Callable[..., Any] | None = None,
+    *,
+    data: Any = None,
+    device: torch.device | str = "cpu",
+) -> Fit:
+    """:func:`load`, of one save that is held while others may follow."""
+    saved.verify()
+    config = read_config(saved)
     if (model is None) != (guide is None):
         raise ValueError("load: give both model and guide, or neither")
     if model is None or guide is None:
-        model, guide = _from_recipe(config, run)
-    dtype = _dtype(config, run)
+        model, guide = _from_recipe(config, saved)
+    dtype = _dtype(config, saved)
     plate = config["fit"].get("data_plate")
     pair = Pair(model, guide, data_plate=plate, device=device, dtype=dtype)
-    state = run.read_tree(RunFolder.STATE) if RunFolder.STATE in run else None
-    pair.initialize(_template(data, state, run), seed=int(config["fit"].get("seed", 0)))
-    put_weights(pair, run)
+    state = saved.read_tree(RunFolder.STATE) if RunFolder.STATE in saved else None
+    pair.initialize(_template(data, state, saved), seed=int(config["fit"].get("seed", 0)))
+    put_weights(pair, saved)
     return Fit(pair, Record.saved(config["run"], state), dict(config["fit"]))
 
 
-def _template(data: Any, state: Any, run: RunFolder) -> Any:
+def _template(data: Any, state: Any, run: Snapshot) -> Any:
     if data is not None:
         return data
     if state is None or not state.get("template"):
@@ -66,7 +79,7 @@ def _template(data: Any, state: Any, run: RunFolder) -> Any:
     return rows or None  # a pair without data is run on none
 
 
-def _from_recipe(config: dict[str, Any], run: RunFolder) -> tuple[Any, Any]:
+def _from_recipe(config: dict[str, Any], run: Snapshot) -> tuple[Any, Any]:
     from ppl_vae.recipes import rebuild
 
     if not config.get("recipe"):
@@ -77,7 +90,7 @@ def _from_recipe(config: dict[str, Any], run: RunFolder) -> tuple[Any, Any]:
 _DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 
 
-def _dtype(config: dict[str, Any], run: RunFolder) -> torch.dtype:
+def _dtype(config: dict[str, Any], run: Snapshot) -> torch.dtype:
     name = config["fit"].get("dtype", "float32")
     if name not in _DTYPES:
         raise StorageError(run.path / RunFolder.CONFIG, f"dtype must be one of {', '.join(_DTYPES)}, got {name!r}")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ppl_vae.pair import Pair
 from ppl_vae.pair.parameters import buffers_of
-from ppl_vae.storage import RunFolder, StorageError, environment
+from ppl_vae.storage import RunFolder, Snapshot, StorageError, environment
 
 CONFIG_FORMAT = 1
 
@@ -36,8 +36,17 @@ def save_fit(
 
     Raises:
         FileExistsError: the folder holds a run and ``overwrite`` is False.
+        FolderInUse: another process is writing there, and has not ended in 10 seconds.
+        WriteError: the disk is full, say; what was in the folder is whole.
     """
     run = RunFolder(folder).claim(overwrite=overwrite)
+    with run.alone():
+        run.claim(overwrite=overwrite)  # somebody may have saved here meanwhile
+        run.write(_files(fit, data, recipe, extra), keep=False)
+    return folder
+
+
+def _files(fit: Any, data: Any, recipe: Mapping[str, Any] | None, extra: Mapping[str, Any] | None) -> dict[str, Any]:
     weights = {name: tensor.detach() for name, tensor in tensors_of(fit).items()}
     files: dict[str, Any] = {
         RunFolder.CONFIG: _config(fit, recipe),
@@ -49,8 +58,7 @@ def save_fit(
     files[RunFolder.STATE] = _state(fit, weights)
     if data is not None:
         files[RunFolder.POSTERIOR] = _posterior_writer(fit, data)
-    run.write({**files, **(extra or {})}, keep=False)
-    return folder
+    return {**files, **(extra or {})}
 
 
 def _state(fit: Any, weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -103,14 +111,14 @@ def _posterior_writer(fit: Any, data: Any) -> Callable[[Path], None]:
     return partial(to_netcdf, fit.to_inference_data(data))
 
 
-def read_config(folder: RunFolder) -> dict[str, Any]:
+def read_config(saved: Snapshot) -> dict[str, Any]:
     """``config.json``, checked.
 
     Raises:
         StorageError: it is missing, damaged, or of another format.
     """
-    config = folder.read_json(RunFolder.CONFIG)
-    path = folder.path / RunFolder.CONFIG
+    config = saved.read_json(RunFolder.CONFIG)
+    path = saved.path / RunFolder.CONFIG
     if not isinstance(config, dict) or config.get("format_version") != CONFIG_FORMAT:
         found = config.get("format_version") if isinstance(config, dict) else type(config).__name__
         raise StorageError(path, f"format {CONFIG_FORMAT} of a run is required, got {found}")
@@ -123,7 +131,7 @@ def _not_persistent(pair: Pair) -> set[str]:
     return every - {f"buffer.{name}" for name in pair.buffers_by_name()}
 
 
-def put_weights(pair: Pair, folder: RunFolder) -> None:
+def put_weights(pair: Pair, folder: Snapshot) -> None:
     """Copy the folder's weights into the pair's own tensors.
 
     Raises:

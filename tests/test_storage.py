@@ -22,6 +22,7 @@ import torch
 from ppl_vae.storage import (
     RunFolder,
     StorageError,
+    WriteError,
     atomic_write,
     decode_json,
     decode_tree,
@@ -554,12 +555,12 @@ print(n)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
 def test_kill_9_before_any_line_of_a_save_leaves_one_whole_save(stride: int, tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED_EVERYWHERE, str(tmp_path), str(stride)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert int(run.stdout) > 100
+    assert int(run.stdout) > 300
 
 
 FOREVER = """
@@ -593,5 +594,5 @@ def test_atomic_write_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None
     atomic_write(tmp_path / "a", b"two")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "two"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(WriteError, match=r"absent/a: could not be written \(No such file .*the folder is gone"):
         atomic_write(tmp_path / "absent" / "a", "text")

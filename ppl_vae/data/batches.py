@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae._random import fold, generator, isolated_rng
+from ppl_vae.data.digest import checksums, rows_digest
 from ppl_vae.data.rows import Batch, Rows
 from ppl_vae.data.source import Source
 
@@ -39,9 +39,9 @@ class Batches(ABC):
         batch = self.at(seed, 0, 0)
         return Rows(batch.args, batch.kwargs, batch.index).take(slice(0, count))
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What a resumed run must find again."""
-        return {"num_data": self.num_data, "batches_per_epoch": self.per_epoch}
+    def fingerprint(self, seed: int = 0) -> dict[str, Any]:
+        """What a resumed run must find again; ``seed`` is that of the run."""
+        return {"num_data": self.num_data, "batches_per_epoch": self.per_epoch, "rows": []}
 
 
 class SourceBatches(Batches):
@@ -110,14 +110,17 @@ class SourceBatches(Batches):
         """The first rows."""
         return self.source.take(slice(0, count))
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What a resumed run must find again."""
-        few = self.source.take(slice(0, 256)) if self.num_data else Rows()
+    def fingerprint(self, seed: int = 0) -> dict[str, Any]:
+        """What a resumed run must find again; for ``rows``, see :func:`~ppl_vae.data.digest.rows_digest`."""
+        with isolated_rng(fold(seed, "fingerprint"), self._device):  # a data set may draw noise
+            few = self.source.take(slice(0, 256)) if self.num_data else Rows()
+            rows = rows_digest(self.source)
         return {
-            **super().fingerprint(),
+            **super().fingerprint(seed),
             "batch_size": self.batch_size,
             **({} if self.last_batch == "keep" else {"last_batch": self.last_batch}),
-            "first_rows": [_checksum(tensor) for tensor in (*few.args, *few.kwargs.values())],
+            "first_rows": checksums(few),
+            "rows": rows,
         }
 
     def _whole(self) -> Batch:
@@ -143,14 +146,10 @@ class TransformedBatches(Batches):
             args = tuple(tensors.pop(i) for i in range(len(batch.args)))
             yield Batch(args, tensors, batch.index, batch.num_data, batch.numbers)
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self, seed: int = 0) -> dict[str, Any]:
         """That of the source, and the transform's name."""
         name = getattr(self.transform, "__qualname__", type(self.transform).__qualname__)
-        return {**self.source.fingerprint(), "transform": name}
-
-
-def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return {**self.source.fingerprint(seed), "transform": name}
 
 
 def dynamic_binarization(x: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.data.batches import Batches
-from ppl_vae.data.rows import Batch
+from ppl_vae.data.digest import checksums
+from ppl_vae.data.rows import Batch, Rows
 from ppl_vae.data.source import Source
 
 __all__ = ["LoaderBatches"]
@@ -59,6 +60,17 @@ class LoaderBatches(Batches):
                 own.manual_seed(key)
         read = self._skipping if start and self._can_skip() else self._reading
         yield from read(key, start)
+
+    def fingerprint(self, seed: int = 0) -> dict[str, Any]:
+        """What a resumed run must find again: lengths, the rows of the first batch, and how the loader chooses rows.
+
+        No more of the rows is compared: whatever else a data set makes of a number, nobody has seen it yet.
+        """
+        first, own = self.at(seed, 0, 0), self.loader
+        names = [type(part).__name__ for part in (own.sampler, own.batch_sampler)]
+        sampler_seed = getattr(own.sampler, "seed", None)
+        chosen = [*names, sampler_seed if isinstance(sampler_seed, int) else None, own.batch_size, own.drop_last]
+        return {**super().fingerprint(seed), "rows": checksums(Rows(first.args, first.kwargs)), "sampler": chosen}
 
     def _reading(self, key: int, start: int) -> Iterator[Batch]:
         if start:

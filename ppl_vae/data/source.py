@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -62,6 +62,8 @@ class Stored:
         fetch: the rows at some numbers (an integer array, or a slice), in any form that :meth:`Rows.of` takes.
         size: N.
         device, dtype: where what is taken goes, and in what precision.
+        kind: "arrays" whose rows stay what they are, or the "items" of a data set, which may be made anew in each call.
+        files: where arrays lie that are memory maps.
     """
 
     fetch: Callable[[Any], Any]
@@ -69,6 +71,8 @@ class Stored:
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
     name: str = "data"
+    kind: str = "items"
+    files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.size
@@ -100,7 +104,7 @@ class Stored:
 
     def to(self, *, device: Any = None, dtype: torch.dtype | None = None) -> Stored:
         """The same source, whose rows come to a device, fractions in a precision."""
-        return Stored(self.fetch, self.size, device or self.device, dtype or self.dtype, self.name)
+        return replace(self, device=device or self.device, dtype=dtype or self.dtype)
 
     def batch(self, *, num_data: int | None = None) -> Batch:
         """All rows at once: everything is read into memory."""
@@ -163,7 +167,8 @@ def _of_arrays(data: Any, name: str, dtype: torch.dtype | None) -> Stored:
             return {key: _at(part, place) for key, part in data.items()}
         return tuple(_at(part, place) for part in data) if isinstance(data, tuple) else _at(data, place)
 
-    return _begun(Stored(fetch, lengths[0], None, dtype, name))
+    files = tuple(str(part.filename) for part in _parts(data) if isinstance(part, np.memmap) and part.filename)
+    return _begun(Stored(fetch, lengths[0], None, dtype, name, "arrays", files))
 
 
 def _of_dataset(data: Any, name: str, dtype: torch.dtype | None) -> Stored:

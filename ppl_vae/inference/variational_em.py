@@ -35,6 +35,7 @@ from ppl_vae.training import (
     read_state,
 )
 from ppl_vae.training.compilation import Choice, Compilation
+from ppl_vae.training.ending import with_the_fit
 from ppl_vae.training.processes import require_one_process
 from ppl_vae.training.rates import require_rate
 from ppl_vae.training.threads import is_small
@@ -143,18 +144,24 @@ class VariationalEM:
             progress: show a bar in a terminal or notebook.
             checkpoint: a folder for the state of the run, written after each epoch (of one step: every 10 seconds).
             every, every_seconds: write it every so many steps, or seconds, instead.
-            resume: go on from the folder's state if it holds one; the end is bit-identical to an uninterrupted run.
+            resume: go on from the folder's state if it holds one; the end is bit-identical to an uninterrupted run. The
+                rows must be the same, by a digest of all that lie in memory or in memory maps (of those above 1 GiB, of
+                1 GiB spread over all); of a ``Dataset`` the first 256 are compared, of a ``DataLoader`` those of the
+                first batch, its lengths and the seed of its sampler, and no more.
             transform: a random function of the first tensor, applied to each batch (``dynamic_binarization``).
             last_batch: of the N mod B rows at the end of an epoch: "keep" makes a smaller batch, "drop" leaves them out
                 (others in each epoch), "even" makes all batches of an epoch of nearly one size.
 
         Returns:
-            The fit. Ctrl-C ends it cleanly with what it has (``fit.ended == "interrupted"``).
+            The fit. Ctrl-C ends it cleanly with what it has (``fit.ended == "interrupted"``), its state written; and so
+            does SIGTERM, in the main thread and unless the caller has a handler of his own for it.
 
         Raises:
             NonFiniteError: the loss or a gradient was not finite; its ``fit`` is the fit before that step.
             DataAxisError, ValueError: what is wrong with the data, before the first step; or this process is one of
                 several (``torchrun``), each of which would make the whole fit.
+            FolderInUse: another run is writing its state into ``checkpoint``.
+            WriteError: the state could not be written (a full disk, say); its ``fit`` is the fit as it is in memory.
         """
         require_one_process("fit")
         batches = self._batches(data, batch_size, seed, transform, last_batch)
@@ -184,10 +191,11 @@ class VariationalEM:
                 "compile": self.compile,
             },
         )
-        if resume and state_file is not None and state_file.exists():
-            trainer.load_state(read_state(state_file))
         fit.attach(trainer, self._config(pair, batches, batch_size, seed))
-        trainer.run(epochs=epochs, steps=steps, progress=progress)
+        with with_the_fit(fit), trainer.checkpoint.alone():
+            if resume and state_file is not None and state_file.exists():
+                trainer.load_state(read_state(state_file))
+            trainer.run(epochs=epochs, steps=steps, progress=progress)
         return fit
 
     def _batches(

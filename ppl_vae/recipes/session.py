@@ -11,10 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae.recipes.base import Facts, Recipe, Training
+from ppl_vae.recipes.claim import require_run
 from ppl_vae.recipes.pair_file import blame, is_pair_file, load_pair_function
 from ppl_vae.recipes.registry import get_recipe, record
 from ppl_vae.recipes.sources import Scale, open_source
-from ppl_vae.storage import RunFolder, load_tree, read_json, save_tree, write_json
+from ppl_vae.storage import (
+    RunFolder,
+    load_tree,
+    read_json,
+    require_plain_folder,
+    save_tree,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from ppl_vae.data import Dataset
@@ -205,8 +213,8 @@ def fit(prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool 
         )
         em.pair.initialize(rows, seed=plan.seed, batch_size=batch_size)  # what is wrong with the pair is said here
         if not resume:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-            checkpoint.mkdir(parents=True)
+            shutil.rmtree(require_plain_folder(folder, RunFolder.CHECKPOINT), ignore_errors=True)
+            checkpoint.mkdir(parents=True, exist_ok=True)
             write_json(checkpoint / RunFolder.CONFIG, asdict(plan))
         found = em.fit(
             rows,
@@ -227,11 +235,10 @@ def resumed(plan: Plan, given: Mapping[str, Any], folder: Path) -> Plan:
     Raises:
         ValueError: there is nothing to go on with, or an option differs from that of the run.
     """
-    checkpoint, run = folder / RunFolder.CHECKPOINT, RunFolder(folder)
+    require_run(folder)
+    checkpoint, run = require_plain_folder(folder, RunFolder.CHECKPOINT), RunFolder(folder)
     cut_off = (checkpoint / RunFolder.CONFIG).exists()
-    if not cut_off and not run.exists():
-        raise ValueError(f"{folder}: there is no run to resume")
-    saved = Plan(**(read_json(checkpoint / RunFolder.CONFIG) if cut_off else _plan_in(run)))
+    saved = _saved_plan(checkpoint, run, cut_off)
     for name in ("data", "batch_size", "lr", "weight_decay", "seed", *SIZES):
         was = getattr(saved, name)
         if given.get(name) is not None and given[name] != was:
@@ -265,19 +272,25 @@ def _same_file(target: str) -> str:
     return f"{Path(path).resolve()}:{function}" if colon else target
 
 
-def _source_in(run: RunFolder) -> dict[str, Any]:
-    from ppl_vae.saving import read_config
-
-    source = read_config(run)["fit"].get("source")
+def _source_in(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    source = config["fit"].get("source")
     required = {field.name for field in fields(Plan) if field.default is MISSING}
     if not isinstance(source, dict) or not required <= set(source):
-        raise ValueError(f"{run.path}: this run was not made by the command line")
+        raise ValueError(f"{folder}: this run was not made by the command line")
     return source
 
 
-def _plan_in(run: RunFolder) -> dict[str, Any]:
-    source = _source_in(run)
-    return {field.name: source[field.name] for field in fields(Plan) if field.name in source}
+def _plan_in(source: Mapping[str, Any]) -> Plan:
+    return Plan(**{field.name: source[field.name] for field in fields(Plan) if field.name in source})
+
+
+def _saved_plan(checkpoint: Path, run: RunFolder, cut_off: bool) -> Plan:
+    if cut_off:
+        return Plan(**read_json(checkpoint / RunFolder.CONFIG))
+    from ppl_vae.saving import read_config
+
+    with run.snapshot([RunFolder.CONFIG]) as saved:
+        return _plan_in(_source_in(read_config(saved), run.path))
 
 
 def save(found: Fit, prepared: Prepared, folder: Path, report: Report, *, command: str) -> list[str]:
@@ -303,7 +316,7 @@ def save(found: Fit, prepared: Prepared, folder: Path, report: Report, *, comman
     extra = {**pictures, RunFolder.README: card}
     rows = posterior_rows(found, dataset)
     save_fit(found, folder, overwrite=True, data=rows, recipe=prepared.recipe, extra=extra)
-    shutil.rmtree(folder / RunFolder.CHECKPOINT, ignore_errors=True)
+    shutil.rmtree(require_plain_folder(folder, RunFolder.CHECKPOINT), ignore_errors=True)
     return RunFolder(folder).names()
 
 
@@ -333,17 +346,19 @@ def open_run(folder: Path, *, pair: str | None = None, data: str | None = None) 
         pair: ``FILE.py:FUNCTION`` for a run of a person's own pair; a run folder never says what code to run.
         data: the data source that the function is given, if not that of the run.
     """
-    import ppl_vae
+    from ppl_vae.loading import load_saved
+    from ppl_vae.saving import read_config
 
-    run = RunFolder(folder)
-    plan, source = Plan(**_plan_in(run)), _source_in(run)
-    scale = Scale(**source["scale"]) if source.get("scale") else None
-    shape = tuple(source["image_shape"]) if source.get("image_shape") else None
-    if not is_pair_file(plan.target):
-        if pair is not None:
-            raise ValueError(f"{folder}: a run of the recipe {plan.target}; leave out --pair")
-        return Opened(ppl_vae.load(folder), plan, scale, shape)
-    if pair is None:
-        raise ValueError(f"{folder}: a run of a pair from a file; name it again with --pair {plan.target}")
-    model, guide = load_pair_function(pair)(open_source(data or plan.data).train)
-    return Opened(ppl_vae.load(folder, model, guide), plan, scale, shape)
+    with RunFolder(folder).snapshot() as saved:
+        source = _source_in(read_config(saved), folder)
+        plan = _plan_in(source)
+        scale = Scale(**source["scale"]) if source.get("scale") else None
+        shape = tuple(source["image_shape"]) if source.get("image_shape") else None
+        if not is_pair_file(plan.target):
+            if pair is not None:
+                raise ValueError(f"{folder}: a run of the recipe {plan.target}; leave out --pair")
+            return Opened(load_saved(saved), plan, scale, shape)
+        if pair is None:
+            raise ValueError(f"{folder}: a run of a pair from a file; name it again with --pair {plan.target}")
+        model, guide = load_pair_function(pair)(open_source(data or plan.data).train)
+        return Opened(load_saved(saved, model, guide), plan, scale, shape)

@@ -10,16 +10,22 @@ from __future__ import annotations
 # one file
 from ppl_vae.storage.atomic import atomic_write
 from ppl_vae.storage.environment import environment
-from ppl_vae.storage.errors import StorageError
+from ppl_vae.storage.errors import StorageError, WriteError
 from ppl_vae.storage.json_file import decode_json, encode_json, read_json, write_json
 
 # a folder of files that change together
+from ppl_vae.storage.lock import FolderInUse, locked
+from ppl_vae.storage.plain_file import require_plain_folder, require_plain_name
 from ppl_vae.storage.run_folder import RunFolder
+from ppl_vae.storage.snapshot import Snapshot
 from ppl_vae.storage.tree import decode_tree, encode_tree, load_tree, save_tree
 
 __all__ = [
+    "FolderInUse",
     "RunFolder",
+    "Snapshot",
     "StorageError",
+    "WriteError",
     "atomic_write",
     "decode_json",
     "decode_tree",
@@ -27,7 +33,10 @@ __all__ = [
     "encode_tree",
     "environment",
     "load_tree",
+    "locked",
     "read_json",
+    "require_plain_folder",
+    "require_plain_name",
     "save_tree",
     "write_json",
 ]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+
+from ppl_vae.storage.patience import patiently
 
 STAGED = ".saving-"  # hidden, in the same folder (a rename is atomic only within one file system)
 
@@ -13,14 +17,23 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
     """Write ``content`` (text as UTF-8) to ``path``: temporary file beside it, flushed to disk, then renamed.
 
     A process killed anywhere leaves the previous file, or the new one, never a part. The folder must exist.
+
+    Raises:
+        WriteError: the disk is full, the folder is gone or may not be written to, and this did not pass; the previous
+            file is whole.
     """
-    path = Path(path)
+    patiently(path, partial(_write_beside_and_rename, Path(path), content))
+
+
+def _write_beside_and_rename(path: Path, content: bytes | str) -> None:
     staged = staged_path(path)
     try:
         write_and_flush(staged, content)
         os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):
+            staged.unlink()
+        raise
     flush_folder(path.parent)
 
 

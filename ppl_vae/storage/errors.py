@@ -1,8 +1,10 @@
-"""The one error of this room, and the tests that every file passes before it is parsed."""
+"""The errors of this room."""
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 
 class StorageError(ValueError):
@@ -13,24 +15,35 @@ class StorageError(ValueError):
         self.path = Path(path)
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """The bytes of a file; :class:`StorageError` where there is none, or it is a pickle."""
-    try:
-        raw = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise StorageError(path, "no such file") from None
-    except OSError as error:
-        raise StorageError(path, f"cannot be read ({error.strerror or error})") from None
-    refuse_pickle(raw, path)
-    return raw
+class WriteError(OSError):
+    """A file could not be written. What was there before is whole, and nothing half-written is left.
 
-
-def refuse_pickle(raw: bytes, path: str | Path) -> None:
-    """Say clearly what the file is, where it begins as a pickle or as an archive of pickles.
-
-    A courtesy and not the defence: whatever the bytes are, nothing in this package unpickles them.
+    Attributes:
+        path: the file.
+        errno: the system's number for the cause, as in every OSError.
+        fit: where a run was writing its state: the fit as it is in memory, to be saved elsewhere.
     """
-    if raw[:1] == b"\x80" and raw[1:2] <= b"\x05" and raw[-1:] == b".":
-        raise StorageError(path, "this is a pickle; refused (loading a pickle can run any code)")
-    if raw[:4] == b"PK\x03\x04":
-        raise StorageError(path, "this is a zip archive such as torch.save writes, with a pickle inside; refused")
+
+    def __init__(self, path: str | Path, cause: OSError) -> None:
+        super().__init__(
+            f"{path}: could not be written ({cause.strerror or cause}); {_ADVICE.get(cause.errno or 0, _ELSE)}"
+        )
+        self.path, self.errno = Path(path), cause.errno
+        self.fit: Any = None
+
+
+_SPACE = "free some space, or choose a folder on another disk"
+_RIGHTS = "see who may write there, or choose another folder"
+_GONE = "the folder is gone: bring it back, or choose another one"
+_ELSE = "see to the disk, or choose another folder"
+_ADVICE = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: "the system allows no file of this size; raise the limit (ulimit -f), or choose another folder",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
+    errno.ENOENT: _GONE,
+    errno.ENOTDIR: _GONE,
+    errno.ESTALE: _GONE,
+}

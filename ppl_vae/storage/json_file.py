@@ -10,7 +10,8 @@ from typing import Any
 
 from ppl_vae.storage.atomic import atomic_write
 from ppl_vae.storage.digest import UNSEALED, check_seal, seal
-from ppl_vae.storage.errors import StorageError, read_bytes
+from ppl_vae.storage.errors import StorageError
+from ppl_vae.storage.reading import read_bytes
 
 VERSION = 1
 

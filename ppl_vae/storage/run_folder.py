@@ -15,39 +15,36 @@ one before.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, TypedDict
+from typing import Any
 
 from ppl_vae.storage.atomic import STAGED, flush_folder, staged_path, write_and_flush
 from ppl_vae.storage.digest import sha256
-from ppl_vae.storage.errors import StorageError, read_bytes
-from ppl_vae.storage.json_file import decode_json, encode_json, read_json, write_json
-from ppl_vae.storage.tree import check_tree, decode_tree, encode_tree
+from ppl_vae.storage.errors import StorageError
+from ppl_vae.storage.json_file import encode_json, write_json
+from ppl_vae.storage.lock import LOCK, locked
+from ppl_vae.storage.manifest import MANIFEST, Entry, Manifest, identity_of, read_manifest, require_inside
+from ppl_vae.storage.patience import patiently
+from ppl_vae.storage.plain_file import is_plain, require_plain_name
+from ppl_vae.storage.snapshot import STATE, Snapshot, place_now, snapshot
+from ppl_vae.storage.tree import encode_tree
 
 Content = Any  # bytes | str | Callable[[Path], object] | plain data (.json) | a tree of tensors (.safetensors)
 
-
-class Entry(TypedDict, total=False):
-    """What the manifest knows of one file."""
-
-    sha256: str
-    staged: str  # its name while a save is under way; absent when the file is in place
-
-
-class Manifest(TypedDict):
-    """The content of ``manifest.json``."""
-
-    files: dict[str, Entry]  # by path relative to the folder, with forward slashes
-    obsolete: list[str]  # to be removed by the save that is under way
+WAIT = 10.0
+"""Seconds that a save waits for another one in the same folder."""
 
 
 class RunFolder:
     """The folder of one run: a manifest with the digest of every file, and those files.
 
     The names that ppl_vae itself writes are the class attributes (``RunFolder.MODEL``, ...); any other name
-    may be added. One process writes at a time; any number may read. ``STATE`` may also be replaced on its own
-    by :func:`~ppl_vae.storage.save_tree`, as a run in progress does at each checkpoint.
+    may be added. One process writes at a time, which a lock sees to; any number may read, and each finds one save
+    whole. ``STATE`` may also be replaced on its own by :func:`~ppl_vae.storage.save_tree`, as a run in progress does at
+    each checkpoint.
 
     Args:
         path: the folder; nothing is touched before :meth:`write`.
@@ -55,13 +52,13 @@ class RunFolder:
 
     CONFIG = "config.json"
     MODEL = "model.safetensors"
-    STATE = "state.safetensors"
+    STATE = STATE
     HISTORY = "history.csv"
     ENVIRONMENT = "environment.json"
     POSTERIOR = "posterior.nc"
     README = "README.md"
     PLOTS = "plots"
-    MANIFEST = "manifest.json"
+    MANIFEST = MANIFEST
     CHECKPOINT = "checkpoint"  # a folder of a run in progress; no part of a save
 
     def __init__(self, path: str | Path) -> None:
@@ -83,17 +80,25 @@ class RunFolder:
     def __contains__(self, name: object) -> bool:
         return name in self._manifest()["files"]
 
+    def snapshot(self, names: Iterable[str] | None = None) -> AbstractContextManager[Snapshot]:
+        """The last committed save as it is now, whatever is saved after it: for a reader of several files.
+
+        Args:
+            names: of these files alone; None for all.
+        """
+        return snapshot(self.path, names)
+
     def verify(self) -> None:
         """Compare every file with the manifest; :class:`StorageError` names the first that is missing or
         differs.
         """
-        manifest = self._manifest()
-        for name in manifest["files"]:
-            self._checked(manifest, name)
+        with self.snapshot() as saved:
+            saved.verify()
 
     def read_bytes(self, name: str) -> bytes:
         """One file of the last committed save, compared with the manifest."""
-        return self._checked(self._manifest(), name)[1]
+        with self.snapshot([name]) as saved:
+            return saved.read_bytes(name)
 
     def read_text(self, name: str) -> str:
         """A text file (UTF-8)."""
@@ -101,15 +106,18 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any:
         """A file written from plain data."""
-        return decode_json(self.read_bytes(name), self.path / name)
+        with self.snapshot([name]) as saved:
+            return saved.read_json(name)
 
     def read_tree(self, name: str) -> Any:
         """A file written from a tree of tensors; see :func:`~ppl_vae.storage.load_tree`."""
-        return decode_tree(self.read_bytes(name), self.path / name)
+        with self.snapshot([name]) as saved:
+            return saved.read_tree(name)
 
     def checked_path(self, name: str) -> Path:
         """Where the file is, after comparing it with the manifest: for readers that want a path."""
-        return self._checked(self._manifest(), name)[0]
+        self.read_bytes(name)
+        return place_now(self.path, self._manifest(), name)
 
     # writing
 
@@ -122,7 +130,7 @@ class RunFolder:
             FileExistsError: there is a run here and ``overwrite`` is False, or there are files that are not
                 of a run.
         """
-        occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        occupied = self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir()))
         if occupied and not self._is_a_run():
             raise FileExistsError(f"{self.path}: exists and is not a run folder; choose another place")
         if occupied and self.exists() and not overwrite:
@@ -131,6 +139,10 @@ class RunFolder:
             )
         self.path.mkdir(parents=True, exist_ok=True)
         return self
+
+    def alone(self, *, wait: float = WAIT) -> AbstractContextManager[None]:
+        """Let nobody else write here for the time, and be told who does; see :func:`~ppl_vae.storage.locked`."""
+        return locked(self.path, wait=wait)
 
     def write(self, files: Mapping[str, Content], *, keep: bool = True) -> None:
         """Save ``files`` together: after a crash at any point the folder holds all of the old ones, or all of
@@ -141,33 +153,44 @@ class RunFolder:
                 function that writes to the path it is given (it ends in the suffix of the name), plain data
                 for a name in ``.json``, or a tree of tensors for a name in ``.safetensors``.
             keep: whether files of the previous save that are not in ``files`` stay.
+
+        Raises:
+            FolderInUse: another process is writing here, and has not ended in 10 seconds.
+            WriteError: a file could not be written, which did not pass; all is as it was.
+            StorageError: what bears the name of a file is a pipe, a device, or a link out of the folder.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        before = self._settled(damaged_is_empty=not keep)
-        staged = self._stage(files)
-        kept = before["files"] if keep else {}
-        after = Manifest(
-            files={**kept, **staged},
-            obsolete=sorted(set(before["files"]) - set(kept) - set(staged)),
-        )
-        self._replace_manifest(after)
-        self._settle(after)
+        patiently(self.path, partial(self.path.mkdir, parents=True, exist_ok=True))
+        with self.alone():
+            before = self._settled(damaged_is_empty=not keep)
+            require_plain_name(self.path, MANIFEST)  # what is no plain file is refused before anything is written
+            for name in (*files, *before["files"]):
+                self._place(name)
+            committed = identity_of(self.path)
+            try:
+                staged = self._stage(files)
+                kept = before["files"] if keep else {}
+                after = Manifest(
+                    files={**kept, **staged},
+                    obsolete=sorted(set(before["files"]) - set(kept) - set(staged)),
+                )
+                self._replace_manifest(after)
+            except BaseException:
+                if identity_of(self.path) == committed:  # else the manifest speaks of what was staged
+                    with suppress(OSError):
+                        self._remove_staged()
+                raise
+            patiently(self.path, partial(self._settle, after))
 
     # the steps of a save
 
     def _stage(self, files: Mapping[str, Content]) -> dict[str, Entry]:
         staged: dict[str, Entry] = {}
-        try:
-            for name, content in files.items():
-                target = staged_path(self._place(name))
-                staged[name] = Entry(staged=target.relative_to(self.path).as_posix())
-                target.parent.mkdir(parents=True, exist_ok=True)
-                staged[name]["sha256"] = _write(target, name, content)
-        except BaseException:
-            for entry in staged.values():
-                (self.path / entry["staged"]).unlink(missing_ok=True)
-            raise
-        self._flush(staged)
+        for name, content in files.items():
+            target = staged_path(self._place(name))
+            patiently(target.parent, partial(target.parent.mkdir, parents=True, exist_ok=True))
+            digest = patiently(self.path / name, partial(_write, target, name, content))
+            staged[name] = Entry(sha256=digest, staged=target.relative_to(self.path).as_posix())
+        patiently(self.path, partial(self._flush, staged))
         return staged
 
     def _replace_manifest(self, manifest: Manifest) -> None:
@@ -192,13 +215,17 @@ class RunFolder:
         manifest = Manifest(files={}, obsolete=[])
         try:
             if self.exists():
-                manifest = self._settle(self._manifest())
+                manifest = patiently(self.path, lambda: self._settle(self._manifest()))
         except StorageError:
             if not damaged_is_empty:
                 raise
-        for leftover in self.path.rglob(f"{STAGED}*"):
-            leftover.unlink(missing_ok=True)
+        self._remove_staged()
         return manifest
+
+    def _remove_staged(self) -> None:
+        for leftover in self.path.rglob(f"{STAGED}*"):
+            if is_plain(leftover):
+                leftover.unlink(missing_ok=True)
 
     def _flush(self, names: Mapping[str, Any]) -> None:
         for folder in {self._place(name).parent for name in names} | {self.path}:
@@ -208,34 +235,11 @@ class RunFolder:
     # the manifest and what it lists
 
     def _manifest(self) -> Manifest:
-        path = self.path / self.MANIFEST
-        if not path.exists():
-            raise StorageError(path, "no such file; this is not a run folder, or its first save was cut off")
-        manifest = read_json(path)
-        if not _is_manifest(manifest):
-            raise StorageError(path, "the content is not that of a manifest")
-        return Manifest(files=manifest["files"], obsolete=manifest["obsolete"])
-
-    def _checked(self, manifest: Manifest, name: str) -> tuple[Path, bytes]:
-        if name not in manifest["files"]:
-            raise StorageError(
-                self.path / name, f"is not part of this run; it has {', '.join(sorted(manifest['files']))}"
-            )
-        entry = manifest["files"][name]
-        path = self._place(entry["staged"]) if "staged" in entry else self._place(name)
-        path = path if path.exists() else self._place(name)
-        raw = read_bytes(path)
-        if sha256(raw) == entry["sha256"]:
-            return path, raw
-        if name == self.STATE:  # a later checkpoint: it is replaced by itself, and vouches for itself
-            check_tree(raw, path)
-            return path, raw
-        raise StorageError(path, "the content does not match the manifest; the file is damaged or was changed")
+        return read_manifest(self.path)[0]
 
     def _place(self, name: str) -> Path:
-        if not _is_inside(name):
-            raise StorageError(self.path / self.MANIFEST, f"{name!r} is not the name of a file inside the folder")
-        return self.path / name
+        require_inside(name, self.path)
+        return require_plain_name(self.path, name)
 
     def _is_a_run(self) -> bool:
         """A run, or what one that was cut off before its first save has left: a checkpoint, staged files."""
@@ -245,20 +249,25 @@ class RunFolder:
 
     def _is_left_over(self, path: Path) -> bool:
         first = path.relative_to(self.path).parts[0]
-        known = first in (self.STATE, self.CHECKPOINT, self.PLOTS)
+        known = first in (self.STATE, self.CHECKPOINT, self.PLOTS, LOCK)
         return known or path.name.startswith(STAGED)
 
 
 def _write(target: Path, name: str, content: Content) -> str:
-    """Write one staged file and flush it; return its digest."""
-    if callable(content):
+    """Write one staged file and flush it; return its digest. Nothing is left of it where this fails."""
+    try:
+        if not callable(content):
+            raw = _encode(name, content)
+            write_and_flush(target, raw)
+            return sha256(raw)
         content(target)
         with open(target, "rb") as file:
             os.fsync(file.fileno())
         return sha256(target.read_bytes())
-    raw = _encode(name, content)
-    write_and_flush(target, raw)
-    return sha256(raw)
+    except BaseException:
+        with suppress(OSError):
+            target.unlink()
+        raise
 
 
 def _encode(name: str, content: Content) -> bytes:
@@ -271,20 +280,3 @@ def _encode(name: str, content: Content) -> bytes:
     if suffix not in encoders:
         raise TypeError(f"{name}: must be bytes, str or a function that writes it, got {type(content).__name__}")
     return encoders[suffix](content)
-
-
-def _is_inside(name: object) -> bool:
-    if not isinstance(name, str) or not name or "\\" in name or ":" in name:
-        return False
-    parts = PurePosixPath(name).parts
-    return not name.startswith("/") and ".." not in parts and parts != (RunFolder.MANIFEST,)
-
-
-def _is_manifest(value: Any) -> bool:
-    try:
-        entries = value["files"].items()
-        return isinstance(value["obsolete"], list) and all(
-            isinstance(entry["sha256"], str) and isinstance(entry.get("staged", ""), str) for _, entry in entries
-        )
-    except (AttributeError, KeyError, TypeError):
-        return False

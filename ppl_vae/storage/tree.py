@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ppl_vae.storage.atomic import atomic_write
 from ppl_vae.storage.digest import UNSEALED, check_seal, seal
-from ppl_vae.storage.errors import StorageError, read_bytes
+from ppl_vae.storage.errors import StorageError
 from ppl_vae.storage.json_file import check_version, from_plain, parse, refuse, to_plain
+from ppl_vae.storage.reading import read_bytes
 
 if TYPE_CHECKING:  # torch takes a second to import, and a folder can be checked without it
     from torch import Tensor

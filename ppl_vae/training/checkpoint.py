@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ppl_vae.storage import RunFolder, StorageError, load_tree, save_tree
+from ppl_vae.storage import RunFolder, StorageError, load_tree, locked, save_tree
 
 __all__ = ["STATE_FORMAT", "Checkpoint", "ResumeError", "read_state", "require_same", "saved_state"]
 
 STATE_FORMAT = 2
 """1 had the history as rows and reports; it is still read."""
+LATER = ("rows", "sampler", "validation")
+"""What builds before this one did not write of a run; compared where it is known of both."""
 PATIENCE = 10.0
 """Seconds between two checkpoints of a run whose epochs are single steps, where nobody says otherwise."""
 
@@ -67,6 +70,14 @@ class Checkpoint:
             return time.monotonic() - self._written >= self.every_seconds
         return position == 0 if self.every is None else step % self.every == 0
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Let no other run write there for the time.
+
+        Raises:
+            FolderInUse: one does; the message says which process.
+        """
+        return nullcontext() if self.path is None else locked(self.path.parent)
+
     def write(self, state: dict[str, Any]) -> None:
         """Replace the file, atomically."""
         if self.path is not None:
@@ -89,17 +100,21 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def saved_state(run: RunFolder) -> dict[str, Any]:
     """The state of the last save, whole: its manifest vouches that state and weights belong together."""
-    state: dict[str, Any] = run.read_tree(RunFolder.STATE)
-    if not state.get("weights_apart"):
-        return state
-    whole = {**run.read_tree(RunFolder.MODEL), **state["tensors"]}
-    return {**state, "tensors": whole, "weights_apart": False}
+    with run.snapshot([RunFolder.STATE, RunFolder.MODEL]) as saved:
+        state: dict[str, Any] = saved.read_tree(RunFolder.STATE)
+        if not state.get("weights_apart"):
+            return state
+        whole = {**saved.read_tree(RunFolder.MODEL), **state["tensors"]}
+        return {**state, "tensors": whole, "weights_apart": False}
 
 
 def require_same(state: dict[str, Any], fingerprint: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Raise :class:`ResumeError` if the state is of a run with another fingerprint, or tensors of other shapes."""
     shapes = {name: tensor for name, tensor in state["tensors"].items() if name in tensors or not _is_buffer(name)}
     saved, present = {**state["fingerprint"], **_shapes(shapes)}, {**fingerprint, **_shapes(tensors)}
+    for key in LATER:
+        if key not in saved or key not in present:
+            saved.pop(key, None), present.pop(key, None)
     different = {k: (saved.get(k), present.get(k)) for k in {**saved, **present} if saved.get(k) != present.get(k)}
     if different:
         what = "; ".join(f"{key}: saved {was!r}, now {now!r}" for key, (was, now) in sorted(different.items()))

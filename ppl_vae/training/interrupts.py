@@ -1,10 +1,12 @@
-"""Ctrl-C ends a run between two steps, never inside one."""
+"""Ctrl-C ends a run between two steps, never inside one; and so does a polite request to end (SIGTERM)."""
 
 from __future__ import annotations
 
 import _signal  # what signal.signal calls, without turning numbers into enums and back
+import os
 import signal
 import threading
+from typing import Any
 
 
 class Interrupt:
@@ -17,22 +19,39 @@ class Interrupt:
 
 
 class deferred_interrupt:
-    """Catch the first SIGINT in a flag; a second one raises at once. Only the main thread can do this."""
+    """Catch the first SIGINT in a flag; a second one raises at once. Only the main thread can do this.
 
-    __slots__ = ("_before", "_flag")
+    Args:
+        terminate: treat SIGTERM in the same way, where it would end the process (a caller's own handler stays, and so
+            does a caller's wish to ignore it).
+    """
+
+    __slots__ = ("_before", "_flag", "_process", "_terminate")
+
+    def __init__(self, *, terminate: bool = False) -> None:
+        self._terminate = terminate
 
     def __enter__(self) -> Interrupt:
-        self._flag = Interrupt()
-        self._before = None
+        self._flag, self._process = Interrupt(), os.getpid()
+        self._before: list[tuple[int, Any]] = []
         if threading.current_thread() is threading.main_thread():
-            self._before = _signal.signal(signal.SIGINT, self._handle)
+            self._catch(signal.SIGINT)
+            if self._terminate and _signal.getsignal(signal.SIGTERM) == _signal.SIG_DFL:
+                self._catch(signal.SIGTERM)
         return self._flag
 
+    def _catch(self, signum: int) -> None:
+        self._before.append((signum, _signal.signal(signum, self._handle)))
+
     def _handle(self, signum: int, frame: object) -> None:
+        if signum == signal.SIGTERM and os.getpid() != self._process:  # a forked worker is to end when it is told to
+            _signal.signal(signum, _signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
         if self._flag.requested:
             raise KeyboardInterrupt
         self._flag.requested = True
 
     def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            _signal.signal(signal.SIGINT, self._before)
+        for signum, before in self._before:
+            if before is not None:  # None: a handler that Python does not know
+                _signal.signal(signum, before)

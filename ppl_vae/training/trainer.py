@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,13 +16,13 @@ from torch import Tensor
 
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.data.batches import Batches
-from ppl_vae.data.rows import Batch
 from ppl_vae.objectives import COLUMNS
 from ppl_vae.pair import Pair
 from ppl_vae.pair.scope import validation as validation_of
 from ppl_vae.training.callbacks import Callback
 from ppl_vae.training.checkpoint import STATE_FORMAT, Checkpoint, require_same
 from ppl_vae.training.cursor import Cursor
+from ppl_vae.training.ending import finish, with_the_fit
 from ppl_vae.training.history import History
 from ppl_vae.training.interrupts import Interrupt, deferred_interrupt
 from ppl_vae.training.nonfinite import NonFiniteError
@@ -65,9 +66,7 @@ class Trainer:
         self.validation, self.callbacks = validation, list(callbacks)
         self.checkpoint = checkpoint or Checkpoint(None)
         self._remembering = [callback for callback in self.callbacks if type(callback).state is not Callback.state]
-        names = [type(callback).__name__ for callback in self._remembering]
-        own = {"seed": seed, **batches.fingerprint(), "callbacks": names}
-        self.fingerprint = {**own, **(fingerprint or {}), **step.fingerprint()}
+        self._given_fingerprint = {**(fingerprint or {}), **step.fingerprint()}
         self.cursor, self.history = Cursor(batches, seed), History()
         self.seconds, self.ended, self.target = 0.0, "not started", 0
         self._on_one_thread = on_one_thread
@@ -79,6 +78,15 @@ class Trainer:
         self._way_back = WayBack(step, self.cursor, self.history, self._make_again)
         self._is_touched = False  # has a callback changed something by hand?
         self._whole = True  # False inside a step: there the state is none to go on from
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What a resumed run must find again; all rows are read for it, once, when it is first asked for."""
+        with self.pair.scope():  # its lock: rows may be read on torch's global generator
+            own = {"seed": self.seed, **self.batches.fingerprint(self.seed)}
+            if self.validation is not None:
+                own["validation"] = self.validation.fingerprint(self.seed)["rows"]
+        return {**own, "callbacks": [type(c).__name__ for c in self._remembering], **self._given_fingerprint}
 
     @property
     def step(self) -> int:
@@ -97,28 +105,32 @@ class Trainer:
 
         Raises:
             NonFiniteError: a loss, gradient, parameter or buffer was not finite; everything is as before that step.
+            WriteError, FolderInUse: the state could not be written; another run writes its state to the same place.
         """
         self.target = self.steps_in(epochs, steps)
-        if self._frozen is not None:  # a callback has changed the parameters after the last step
-            self.load_state(self._frozen)
-        self._stop_reason = None
-        self._way_back.forget()
-        self.make.before_run(self.target)
-        started = time.perf_counter()
-        bar = Progress(self.target, self.step, enabled=progress)
-        self.ended = "failed"
-        try:
-            with deferred_interrupt() as interrupt, self.pair.mode(training=True):
-                self.ended = self._run(bar, interrupt)
-        except KeyboardInterrupt:
-            self.ended = "interrupted"
-        except NonFiniteError as error:
-            self.ended, error.fit = "non-finite", self.fit
-            raise
-        finally:
-            self.seconds += time.perf_counter() - started
-            self._finish()
-            bar.close()
+        with with_the_fit(self.fit), self.checkpoint.alone():
+            if self._frozen is not None:  # a callback has changed the parameters after the last step
+                self.load_state(self._frozen)
+            self._stop_reason = None
+            self._way_back.forget()
+            self.make.before_run(self.target)
+            started = time.perf_counter()
+            bar = Progress(self.target, self.step, enabled=progress)
+            self.ended, ending = "failed", None
+            try:
+                with deferred_interrupt(terminate=True) as interrupt, self.pair.mode(training=True):
+                    self.ended = self._run(bar, interrupt)
+            except KeyboardInterrupt:
+                self.ended = "interrupted"
+            except BaseException as error:
+                ending, self.ended = error, "non-finite" if isinstance(error, NonFiniteError) else "failed"
+                raise
+            finally:
+                self.seconds += time.perf_counter() - started
+                self.history.read()
+                self._way_back.forget()
+                finish(self, ending)
+                bar.close()
 
     def steps_in(self, epochs: int | None, steps: int | None) -> int:
         """The number of steps that ``epochs`` or ``steps`` asks for."""
@@ -216,23 +228,11 @@ class Trainer:
 
     def evaluate(self, batches: Batches) -> dict[str, float]:
         """The report over all of these batches, modules in eval mode, on noise of its own: nats per datum."""
-        noise = fold(self.seed, "validation")
-        with self.pair.evaluating(noise):
-            return mean_report(self.make, batches.epoch(noise, 0))
+        return mean_report(self.pair, self.make, batches, fold(self.seed, "validation"))
 
     def stop(self, reason: str) -> None:
         """Ask for an end after the present step."""
         self._stop_reason = reason
-
-    def _finish(self) -> None:
-        self.history.read()
-        self._way_back.forget()
-        try:
-            for callback in self.callbacks:
-                callback.on_end(self)
-        finally:
-            if self.step and self._whole:
-                self.save()
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
@@ -315,13 +315,14 @@ def at_work(pair: Pair, *, checked: bool, on_one_thread: bool) -> Iterator[None]
         yield
 
 
-def mean_report(step: Step, batches: Iterable[Batch]) -> dict[str, float]:
-    """The report of a step over batches, averaged over their rows."""
+def mean_report(pair: Pair, step: Step, batches: Batches, noise: int) -> dict[str, float]:
+    """The report of a step over batches in the order and on the noise of a seed, averaged over their rows."""
     total, count = torch.zeros(len(COLUMNS), dtype=torch.float64), 0
-    for batch in batches:
-        size = batch.size or 1
-        total += step.measure(batch).to("cpu", torch.float64) * size
-        count += size
+    with pair.evaluating(noise):
+        for batch in batches.epoch(noise, 0):
+            size = batch.size or 1
+            total += step.measure(batch).to("cpu", torch.float64) * size
+            count += size
     return dict(zip(COLUMNS, (total / count).tolist(), strict=True))
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
-from runs import PER_EPOCH, Run, data, differences, snapshot
+from runs import PER_EPOCH, Run, data, differences, plain, snapshot
 
+import ppl_vae
 from ppl_vae import Callback, EarlyStopping
 from ppl_vae.training import Trainer
 from ppl_vae.training.interrupts import deferred_interrupt
@@ -173,6 +178,81 @@ def test_a_handler_of_ones_own_comes_back():
         assert signal.getsignal(signal.SIGINT) is mine
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# SIGTERM
+
+TERMINATED = """
+import os, signal, sys
+from pathlib import Path
+from runs import Run, plain
+from ppl_vae import Callback
+class Wait(Callback):
+    def on_step(self, run, report):
+        if run.step == 6:
+            print("here", flush=True)
+            sys.stdin.readline()
+fit = Run(pair=plain)(400, folder=Path(sys.argv[1]), callbacks=[Wait()])
+assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+print(fit.ended, fit.steps, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGTERM")
+def test_a_process_that_is_asked_to_end_writes_its_state_at_that_step(tmp_path):
+    tests = str(Path(__file__).parents[1])
+    paths = os.pathsep.join([tests, str(Path(ppl_vae.__file__).parents[1])])
+    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", TERMINATED, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=env, **pipes) as process:
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate("\n")
+    assert process.returncode == 0
+    assert said == "interrupted 6\n"
+    run = Run(pair=plain, callbacks=lambda: [Callback()])
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+    cut = run(TOTAL, folder=tmp_path, resume=True, start=1)
+    assert differences(snapshot(run(TOTAL)), snapshot(cut)) == []
+
+
+@pytest.mark.parametrize("how", ["handler", "ignored", "default"])
+def test_a_handler_of_the_callers_for_sigterm_stays(how):
+    heard = []
+    mine = {"handler": lambda signum, frame: heard.append(signum), "ignored": signal.SIG_IGN, "default": signal.SIG_DFL}
+    before = signal.signal(signal.SIGTERM, mine[how])
+    try:
+        with deferred_interrupt(terminate=True) as flag:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is mine[how]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert flag.requested == (how == "default")
+    assert heard == ([signal.SIGTERM] if how == "handler" else [])
+
+
+def test_the_second_request_does_not_wait():
+    with pytest.raises(KeyboardInterrupt), deferred_interrupt(terminate=True):  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_worker_ends_when_it_is_told_to():
+    """As a DataLoader tells its own."""
+    with deferred_interrupt(terminate=True) as flag:
+        hear, tell = os.pipe()
+        if not (child := os.fork()):
+            os.write(tell, b"x")
+            time.sleep(30)
+            os._exit(0)
+        os.read(hear, 1)
+        os.kill(child, signal.SIGTERM)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == -signal.SIGTERM
+    assert not flag.requested
 
 
 def test_in_another_thread_signals_are_left_alone():
