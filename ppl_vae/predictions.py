@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ppl_vae.pair import Pair, predictive
+from ppl_vae.pair import Pair, imputing, predictive
 from ppl_vae.pair.centers import encode, lines
 
 
@@ -125,6 +125,46 @@ class Predictions:
         size = len(next(iter(given.values()))) if given else num_samples
         given = predictive.with_shared(self.pair, given, self.rows_of_fit(), size, mean=mean, seed=seed, who="predict")
         return self.pair.predict(data, given, seed=seed, mean=mean, num_samples=size)
+
+    def impute(
+        self,
+        data: Any,
+        mask: Any = None,
+        *,
+        mean: bool = True,
+        num_samples: int = 1000,
+        weighted: bool = True,
+        seed: int = 0,
+    ) -> Any:
+        r"""Fill the holes of data: entries that were not observed, given those of the same row that were.
+
+        .. math:: E[x_{miss} \mid x_{seen}] \approx \sum_k w_k E[x_{miss} \mid z_k], \quad
+            w_k \propto p(x_{seen}, z_k) / q(z_k \mid x_{seen}), \quad z_k \sim q
+
+        For models with an argument ``mask`` (all of ``ppl_vae.models``), and for sites with Pyro's ``obs_mask=``.
+
+        Args:
+            data: N rows, as ``{"x": X, "mask": seen}``; or X alone, whose holes are NaN or False in ``mask``. For
+                ``obs_mask=``, the arguments of the model.
+            mask: boolean, of the shape of X, True where an entry was observed, where ``data`` do not hold it.
+            mean: the conditional mean of each hole (of classes, the mode), else draws.
+            num_samples: S, draws of the latents a datum.
+            weighted: weigh the draws by the true posterior; else the guide is taken for it. Not done where latents are
+                shared by all data, or the guide is a point.
+            seed: of the draws.
+
+        Returns:
+            (N, ...) with what was seen kept as it is; (S, N, ...) for ``mean=False``. By site, if there are several.
+
+        Raises:
+            ValueError: the model has no way to hold holes, or it is not said where they are; the message says how.
+
+        Pierre-Alexandre Mattei, Jes Frellsen: "MIWAE: deep generative modelling and imputation of incomplete data
+        sets", 2019.
+        """
+        rows = imputing.rows_with_holes(self.pair, data, mask)
+        options: Any = {"num_samples": num_samples, "mean": mean, "weighted": weighted, "seed": seed}
+        return _single(imputing.impute(self.pair, rows, **options))
 
     def reconstruct(self, data: Any, *, mean: bool = True, seed: int = 0) -> Any:
         """Encode and decode each datum through the posterior mean: (N, ...)."""

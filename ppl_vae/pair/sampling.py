@@ -157,5 +157,6 @@ def _draw_summed(pair: Pair, batch: Batch, values: Mapping[str, Tensor], count: 
 
 def center(fn: Any) -> Tensor:
     """The mean of a distribution; of classes, which have none, the mode."""
-    found: Tensor = fn.mode if isinstance(unwrap(fn), Categorical) else fn.mean
+    inner = unwrap(fn)  # a mask has a mean, but no mode
+    found: Tensor = inner.mode if isinstance(inner, Categorical) else fn.mean
     return found
