@@ -17,8 +17,8 @@ from ppl_vae.capture import Explanation
 from ppl_vae.evidence import Evidence, log_evidence
 from ppl_vae.evidence.measured_elbo import elbo
 from ppl_vae.pair import Pair
-from ppl_vae.pair.centers import encode, lines
 from ppl_vae.plots.of_fit import FitPlots
+from ppl_vae.predictions import Predictions
 from ppl_vae.training import Trainer
 from ppl_vae.training.record import Record
 
@@ -44,7 +44,7 @@ def _of_pair(name: str) -> Any:
     return property(lambda self: getattr(self.pair, name), doc=f"``pair.{name}``.")
 
 
-class Fit:
+class Fit(Predictions):
     """A fitted pair: ``evidence`` and ``diagnostics`` take it as they take a :class:`~ppl_vae.pair.Pair`.
 
     Attributes:
@@ -88,8 +88,7 @@ class Fit:
     draw, draw_prior = _passed_on(Pair.draw), _passed_on(Pair.draw_prior)
     log_joint, log_guide = _passed_on(Pair.log_joint), _passed_on(Pair.log_guide)
     unconstrain, constrain = _passed_on(Pair.unconstrain), _passed_on(Pair.constrain)
-    density = _passed_on(Pair.density)
-    simulate, predict = _passed_on(Pair.simulate), _passed_on(Pair.predict)
+    density, simulate = _passed_on(Pair.density), _passed_on(Pair.simulate)
     template_state = _passed_on(Pair.template_state)
 
     # -- the run -------------------------------------------------------------------------------------------------------
@@ -118,6 +117,15 @@ class Fit:
                 "resume=True)"
             )
         return self._trainer
+
+    def rows_of_fit(self, fitted_to: Any = None) -> Any:
+        """The rows of the fit, if they are given or at hand; else None."""
+        if fitted_to is not None:
+            return self.pair.rows(fitted_to)
+        if self._trainer is not None and self._trainer.batches.rows is not None:
+            return self._trainer.batches.rows
+        template, size = self.pair.template, self.config.get("num_data") or self.pair.num_rows
+        return template if template is not None and len(template) == size else None
 
     @property
     def record(self) -> Record:
@@ -174,76 +182,13 @@ class Fit:
         """The posterior for ArviZ; see ``diagnostics.to_inference_data``."""
         from ppl_vae.diagnostics import to_inference_data
 
-        return to_inference_data(self.pair, data, **options)
+        return to_inference_data(self.pair, data, **{"fitted_to": self.rows_of_fit(), **options})
 
     def verdict(self, data: Any = None, **options: Any) -> Any:
         """How good it is in plain words; see ``diagnostics.verdict``."""
         from ppl_vae.diagnostics import verdict
 
         return verdict(self.pair, data, **options)
-
-    # -- latents and data ----------------------------------------------------------------------------------------------
-
-    def encode(self, data: Any, *, sample: bool = False, seed: int = 0) -> Any:
-        """The posterior mean of each datum's latent, or a draw: (N, ...), a dictionary if there are several latents.
-
-        A discrete latent gives its most probable value. Where the guide draws a latent given others, or has no mean in
-        closed form, 256 draws are averaged.
-
-        Args:
-            data: N rows.
-            sample: draw from q(z | x) instead.
-            seed: of the draws.
-        """
-        rows = self.pair.rows(data)
-        self.pair.require_whole_rows(rows)
-        return _single(encode(self.pair, rows, sample=sample, seed=seed))
-
-    def codes(self, data: Any, site: str | None = None, *, seed: int = 0) -> Tensor:
-        """The most probable class of each discrete latent: (N, M) long; see ``diagnostics.codes``.
-
-        Of a latent that the model sums out, the class that Bayes' rule gives.
-
-        Args:
-            data: N rows.
-            site: its name, where there are several discrete latents.
-            seed: of the draws that are averaged where the classes depend on other latents.
-        """
-        from ppl_vae.diagnostics import codes
-
-        return codes(self.pair, data, site, seed=seed)
-
-    def decode(self, latents: Any, *, mean: bool = True, seed: int = 0) -> Any:
-        """The data that latents stand for: the mean of p(x | z) or a draw; (n, ...) by observed site."""
-        given = self.pair.as_values(latents)
-        if unknown := sorted(set(given) - set(self.latents)):
-            raise ValueError(f"decode: the latent sites are {sorted(self.latents)}, got {unknown}")
-        sizes = [len(v) for name, v in given.items() if self.latents[name].is_local]
-        found = self.simulate(sizes[0] if sizes else 1, seed=seed, mean=mean, latents=given)
-        return _single({name: found[name] for name in self.observed if name in found})
-
-    def sample(self, n: int, *, mean: bool = False, seed: int = 0) -> Any:
-        """N new data from the model: z from its prior, x given z (``mean=True``: the mean of x given z).
-
-        The guide is not touched.
-        """
-        found = self.simulate(n, seed=seed, mean=mean)
-        return _single({name: found[name] for name in self.observed if name in found})
-
-    def reconstruct(self, data: Any, *, mean: bool = True, seed: int = 0) -> Any:
-        """Encode and decode each datum through the posterior mean: (N, ...)."""
-        codes = self.encode(data)
-        values = codes if isinstance(codes, dict) else {next(iter(self.latents)): codes}
-        found = self.predict(data, {name: value.unsqueeze(0) for name, value in values.items()}, mean=mean, seed=seed)
-        return _single({name: value[0] for name, value in found.items()})
-
-    def interpolate(self, first: Any, second: Any, steps: int = 8) -> Any:
-        """Decode the straight line between the codes of two sets of N data: (N, steps, ...)."""
-        self.pair.sites.require_local("interpolate")
-        decoded = self.decode(lines(self.encode(first), self.encode(second), steps).flatten(0, 1))
-        if isinstance(decoded, dict):
-            return {name: value.unflatten(0, (-1, steps)) for name, value in decoded.items()}
-        return decoded.unflatten(0, (-1, steps))
 
     # -- to keep -------------------------------------------------------------------------------------------------------
 
@@ -293,11 +238,6 @@ class Fit:
             f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in self.summary().items()
         )
         return f"<table><caption>Fit</caption>{cells}</table>"
-
-
-def _single(values: dict[str, Any]) -> Any:
-    """The value itself where there is one site."""
-    return next(iter(values.values())) if len(values) == 1 else values
 
 
 def _short(fn: Any) -> str:

@@ -28,7 +28,7 @@ FLOORS = (
     ("evidence",),
     ("diagnostics",),
     ("plots",),
-    ("saving",),
+    ("saving", "predictions"),
     ("result",),
     ("inference",),
     ("__init__",),  # the face: what stands above it may reach things by their public names

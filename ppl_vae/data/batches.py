@@ -26,6 +26,11 @@ class Batches(ABC):
     num_data: int
     per_epoch: int
 
+    @property
+    def rows(self) -> Source | None:
+        """All rows, as the pair is given them; None where they are not to be had as a whole."""
+        return None
+
     @abstractmethod
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch in its order, from position ``start``."""
@@ -73,6 +78,11 @@ class SourceBatches(Batches):
         tensors = (*source.args, *source.kwargs.values()) if isinstance(source, Rows) else ()
         self._device = next((t.device for t in tensors), None)
         self._order: tuple[tuple[int, int], Tensor] | None = None
+
+    @property
+    def rows(self) -> Source | None:
+        """The source."""
+        return self.source
 
     def _count(self) -> int:
         if self.batch_size is None:

@@ -18,6 +18,8 @@ from ppl_vae.data.forms import require_rows
 
 __all__ = ["Batch", "Column", "Rows"]
 
+HOLES = '; holes are told by a mask, {"x": X with any number there, "mask": seen}, to a model that takes one'
+
 
 class Column(NamedTuple):
     """One tensor of the data: its place or name, its kind (``torch.float32``, ...), and the shape of a row of it."""
@@ -197,4 +199,4 @@ def _refuse_nan(value: Tensor, name: str, columns: Sequence[Any] | None, numbers
     row = place[0] if numbers is None else int(numbers[place[0]])
     column = "" if len(place) < 2 else f", column {columns[place[1]] if columns is not None else place[1:]}"
     column = column.replace("[", "").replace("]", "")
-    raise ValueError(f"{name}: no NaN is allowed, found one at row {row}{column}")
+    raise ValueError(f"{name}: no NaN is allowed, found one at row {row}{column}{HOLES}")

@@ -18,6 +18,8 @@ from ppl_vae.diagnostics.usage import discrete_sites
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
 from ppl_vae.pair import Fitted, pair_of
 from ppl_vae.pair.particles import outward
+from ppl_vae.pair.predictive import latents_of, unseen_sites
+from ppl_vae.pair.sampling import predicted
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
@@ -38,6 +40,7 @@ GROUPS = (
 )
 
 DATUM = "datum"
+WHO = "to_inference_data"
 
 
 def to_inference_data(
@@ -51,6 +54,7 @@ def to_inference_data(
     dims: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
     max_elements: int = MAX_ELEMENTS,
+    fitted_to: Any = None,
 ) -> Any:
     """Hand a pair to ArviZ: an ``InferenceData`` (ArviZ 0.23) or a ``DataTree`` (1.x).
 
@@ -73,6 +77,10 @@ def to_inference_data(
             also the exact table: ``posterior`` and ``guide`` (datum, code), p(c | x) and q(c | x) of every value, and
             ``kl`` (datum), the divergence between them. Only for pairs with such latents.
 
+    Rows may come without what the model observes (``model(x, y=None)``: the x alone). Then ``posterior`` holds the
+    latents that all data share, ``posterior_predictive`` what is predicted, and there is no ``log_likelihood``,
+    ``sample_stats`` or ``observed_data`` of what was not seen.
+
     Args:
         pair: a Pair, or a Fit.
         data: N rows, as the pair takes them.
@@ -86,15 +94,20 @@ def to_inference_data(
             "z_dim_1", ...
         seed: of the draws.
         max_elements: how many numbers one run of the pair may handle; bounds memory beside the result.
+        fitted_to: the rows of the fit, where ``data`` come without what is predicted, and the posterior of shared
+            latents hangs on rows. A Fit's own method knows them.
 
     Raises:
-        ValueError: for an unknown group, or names of dimensions that do not fit.
+        ValueError: for an unknown group, or names of dimensions that do not fit; for a group that is asked for by name
+            and needs data that the rows do not hold.
     """
     pair = pair_of(pair)
     rows = pair.rows(data)
     plan = Plan.of(pair, rows, num_samples, max_elements)
-    wanted = _of_proper(pair, _known(groups), asked=groups is not None)
+    unseen, by_name = unseen_sites(pair, rows) if len(rows) else [], groups is not None
+    wanted = _without_data(_of_proper(pair, _known(groups), by_name=by_name), unseen, by_name=by_name)
     writer = _Writer(pair, len(rows), [name for name in wanted if name != "codes"], num_samples, num_predictive)
+    writer.unseen, writer.fitted_to = unseen, None if fitted_to is None else pair.rows(fitted_to)
     for place, chunk in plan.row_chunks(rows):
         for draws in slices(num_samples, plan.draws):
             block = _Block(chunk, place, draws, fold(seed, "inference_data", place.start, draws.start))
@@ -129,6 +142,8 @@ class _Writer:
         self.pair, self.num_rows = pair, num_rows
         self.groups: dict[str, dict[str, np.ndarray]] = {name: {} for name in wanted}
         capped = min(num_samples, num_predictive)
+        self.unseen: list[str] = []
+        self.fitted_to: Source | None = None
         self.draws = {name: capped if name.endswith("predictive") else num_samples for name in GROUPS}
 
     def wants(self, *groups: str) -> bool:
@@ -164,7 +179,14 @@ class _Writer:
 def _write_posterior(writer: _Writer, block: _Block) -> None:
     if not writer.wants("posterior", "posterior_predictive", "log_likelihood", "sample_stats"):
         return
-    found = writer.pair.draw(block.rows, block.count, seed=fold(block.noise, "posterior"))
+    noise = fold(block.noise, "posterior")
+    if writer.unseen:
+        values = latents_of(writer.pair, block.rows, writer.fitted_to, writer.unseen, block.count, seed=noise, who=WHO)
+        for name, value in values.items():
+            writer.put("posterior", name, value, block.draws, writer.rows_of(name, block.place))
+        _write_predictive(writer, "posterior_predictive", block, values)
+        return
+    found = writer.pair.draw(block.rows, block.count, seed=noise)
     for name, value in found.values.items():
         writer.put("posterior", name, value, block.draws, writer.rows_of(name, block.place))
     for name in [name for name in writer.pair.observed if name in found.log_p]:  # some are there only with their data
@@ -190,10 +212,11 @@ def _write_predictive(writer: _Writer, group: str, block: _Block, drawn: Mapping
     count = min(block.draws.stop, writer.draws[group]) - block.draws.start
     if count < 1 or not writer.wants(group):
         return
-    values = {name: value[:count] for name, value in drawn.items()}
+    values = writer.pair.as_values({name: value[:count] for name, value in drawn.items()})
     draws = slice(block.draws.start, block.draws.start + count)
     noise = fold(block.noise, group)
-    for name, value in writer.pair.predict(block.rows, values, seed=noise, num_samples=count).items():
+    seen = group == "posterior_predictive" and not writer.unseen  # else summed latents are the model's too
+    for name, value in predicted(writer.pair, block.rows, values, count, False, noise, given_data=seen).items():
         writer.put(group, name, value, draws, writer.rows_of(name, block.place))
 
 
@@ -205,7 +228,7 @@ def _write_observed(writer: _Writer, rows: Rows, place: slice) -> None:
     with pair.evaluating(0):
         trace = pair.run(rows.batch()).model_trace
     for name, site in pair.observed.items():
-        if name not in trace.nodes:
+        if name not in trace.nodes or not trace.nodes[name]["is_observed"]:
             continue
         value = outward(torch.as_tensor(trace.nodes[name]["value"]), site, pair.layout, False)[0]
         writer.put_observed(name, value.detach().cpu(), writer.rows_of(name, place))
@@ -224,12 +247,23 @@ def _known(groups: Iterable[str] | None) -> list[str]:
     return wanted
 
 
-def _of_proper(pair: Pair, wanted: list[str], *, asked: bool) -> list[str]:
+def _of_proper(pair: Pair, wanted: list[str], *, by_name: bool) -> list[str]:
     """Without the groups of the prior, where the prior has no draws; an error where they were asked for."""
     prior = [name for name in wanted if name.startswith("prior")]
-    if prior and asked:
+    if prior and by_name:
         pair.sites.require_proper(f"to_inference_data: {', '.join(prior)}")
     return [name for name in wanted if name not in prior] if pair.sites.improper else wanted
+
+
+def _without_data(wanted: list[str], unseen: list[str], *, by_name: bool) -> list[str]:
+    """The groups that can be made of rows without the data of some observed sites."""
+    need = [name for name in ("log_likelihood", "sample_stats") if unseen and name in wanted]
+    if need and by_name:
+        raise ValueError(
+            f"{WHO}: {', '.join(need)} require data that the model observes, got rows without "
+            f"{', '.join(map(repr, unseen))}; give them, or leave the groups out"
+        )
+    return [name for name in wanted if name not in need]
 
 
 def _dimensions(writer: _Writer, given: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from ppl_vae.distributions import PointMass
 from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.enumeration import cut, dims_in, drop_left
 from ppl_vae.pair.execution import Execution
-from ppl_vae.pair.handlers import same_rows
+from ppl_vae.pair.handlers import Substitute, same_rows
 from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.particles import outward, without_particles
 from ppl_vae.pair.scores import SiteScore
@@ -92,7 +92,15 @@ def _agrees(runs: Runs, batch: Batch, both: Execution, together: Mapping[str, Si
         fn, value = traced[name]["fn"], traced[name]["value"]
         drawn = without_particles(outward(value, site, layout, True)[i], site, layout)
         values[name] = fn.alone(value, drawn, i) if isinstance(fn, PointMass) else drawn
-    with same_rows(both.guide_trace, both.model_trace):
+    # What the model draws by itself (y, where the rows come without it) is held too: else other draws are compared.
+    by_model = {
+        name: without_particles(
+            outward(site["value"], runs.sites.model[name], layout, True)[i], runs.sites.model[name], layout
+        )
+        for name, site in sample_sites(both.model_trace)
+        if not site["is_observed"] and name in runs.sites.model and name not in {*runs.sites.guide, *runs.sites.summed}
+    }
+    with same_rows(both.guide_trace, both.model_trace), Substitute(by_model):
         one = runs.run(batch, values=values)
     alone = {**_tagged("model", one.score_model()), **_tagged("guide", one.score_guide())}
     return all(

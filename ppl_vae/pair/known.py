@@ -21,9 +21,9 @@ def require_known_rows(pair: Pair, rows: Source) -> None:
 
     Tables and images keep their last axis; a length before it (of a sequence, say) may change.
     """
-    if rows.index is None and len(rows) != pair._num_rows and pair.takes("index"):
+    if rows.index is None and len(rows) != pair.num_rows and pair.takes("index"):
         raise ValueError(
-            f"{type(pair.guide).__name__}: a free posterior exists only for the {pair._num_rows} rows that it was "
+            f"{type(pair.guide).__name__}: a free posterior exists only for the {pair.num_rows} rows that it was "
             f"fitted to (its signature names index), got {len(rows)} other rows"
         )
     known = pair.template.columns if pair.template is not None else ()

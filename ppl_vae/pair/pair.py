@@ -12,7 +12,7 @@ from torch import Tensor
 from ppl_vae._random import fold
 from ppl_vae.data.rows import Batch, Rows
 from ppl_vae.data.source import Source, source_of
-from ppl_vae.pair import sampling, scoring
+from ppl_vae.pair import predictive, sampling, scoring
 from ppl_vae.pair.axis import DataAxisError
 from ppl_vae.pair.calls import Call, names
 from ppl_vae.pair.density import Density
@@ -69,7 +69,7 @@ class Pair:
         self.model, self.guide = model, guide
         self.scope = Scope((model, guide), device, dtype)
         self.template: Rows | None = None
-        self._data_plate, self._num_rows = data_plate, 0
+        self._data_plate, self.num_rows = data_plate, 0
         self._runner: Runs | None = None
         allow_local_params(self.modules())
 
@@ -125,7 +125,7 @@ class Pair:
         if self.initialized:
             return self
         rows = self.rows(data)
-        self.template, self._num_rows = rows.take(slice(0, _TEMPLATE_ROWS)), num_data or len(rows)
+        self.template, self.num_rows = rows.take(slice(0, _TEMPLATE_ROWS)), num_data or len(rows)
         key, total = fold(seed, "initialize"), num_data or len(rows) or None
         if batch_size is None or batch_size >= len(rows):
             self._look(rows.batch(num_data=total), key)
@@ -370,12 +370,14 @@ class Pair:
     ) -> dict[str, Tensor]:
         """Sample the observed sites anew at given latents: (S, N, ...) by site, or their means.
 
-        Latents that the model sums out are drawn from p(c | x, z). Without latents S is ``num_samples``.
+        Latents that the model sums out are drawn from p(c | x, z), of rows without x from the model, as are latents
+        that are not given. Without latents S is ``num_samples``.
         """
         rows, given = self.rows(data), self.as_values(values)
         self.require_whole_rows(rows)
         size = len(next(iter(given.values()))) if given else num_samples
-        return sampling.predicted(self, rows, given, size, mean, seed)
+        seen = not self.summed or not predictive.unseen_sites(self, rows)
+        return sampling.predicted(self, rows, given, size, mean, seed, given_data=seen)
 
 
 class Fitted(Protocol):

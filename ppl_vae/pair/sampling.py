@@ -56,15 +56,25 @@ def _makes_any_number(pair: Pair) -> bool:
 def _simulated(pair: Pair, n: int, latents: Mapping[str, Tensor], mean: bool) -> dict[str, Tensor]:
     sites = pair.sites
     inner = {k: without_particles(v, sites.model[k], sites.layout) for k, v in latents.items()}
-    trace = _forward(pair, _rows_for(pair, n), inner, None, num_samples=n)
-    found = _read(pair, trace, [*sites.latent, *sites.observed], None, mean)
+    trace = forward(pair, _rows_for(pair, n), inner, None, num_samples=n)
+    found = read(pair, trace, [*sites.latent, *sites.observed], None, mean)
     return {name: value[0] for name, value in found.items()}
 
 
 def predicted(
-    pair: Pair, rows: Source, given: Mapping[str, Tensor], size: int, mean: bool, seed: int
+    pair: Pair,
+    rows: Source,
+    given: Mapping[str, Tensor],
+    size: int,
+    mean: bool,
+    seed: int,
+    *,
+    given_data: bool = True,
 ) -> dict[str, Tensor]:
-    """The observed sites at S given values of the latents, (S, N, ...) by site."""
+    """The observed sites at S given values of the latents, (S, N, ...) by site.
+
+    Latents that the model sums out are drawn given the data of the rows too, unless ``given_data`` is False.
+    """
     blocks = Blocks.of(pair, rows, size)
     columns = []
     start = 0
@@ -79,7 +89,7 @@ def predicted(
                 some = {k: v[:, place] if pair.sites.model[k].is_local else v for k, v in some.items()}
             done += count
             with pair.evaluating(noise):
-                parts.append(_predicted_at(pair, batch, some, count, mean))
+                parts.append(_predicted_at(pair, batch, some, count, mean, given_data))
         columns.append({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
     return {
         name: value if _is_shared(pair, name) else torch.cat([column[name] for column in columns], 1)
@@ -87,21 +97,25 @@ def predicted(
     }
 
 
-def _predicted_at(pair: Pair, batch: Batch, given: Mapping[str, Tensor], size: int, mean: bool) -> dict[str, Tensor]:
+def _predicted_at(
+    pair: Pair, batch: Batch, given: Mapping[str, Tensor], size: int, mean: bool, given_data: bool
+) -> dict[str, Tensor]:
     sites = pair.sites
     if pair.vectorizes(batch):
         inner = {n: inward(v, sites.model[n], sites.layout) for n, v in given.items()}
-        return _predicted(pair, batch, inner, size, mean)
+        return _predicted(pair, batch, inner, size, mean, given_data)
     parts = []
     for s in range(size):
         inner = {n: without_particles(v[s], sites.model[n], sites.layout) for n, v in given.items()}
-        parts.append(_predicted(pair, batch, inner, None, mean))
+        parts.append(_predicted(pair, batch, inner, None, mean, given_data))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _predicted(pair: Pair, batch: Batch, inner: dict[str, Tensor], count: int | None, mean: bool) -> dict[str, Tensor]:
-    inner = inner | _draw_summed(pair, batch, inner, count)
-    return _read(pair, _forward(pair, batch, inner, count), list(pair.sites.observed), count, mean)
+def _predicted(
+    pair: Pair, batch: Batch, inner: dict[str, Tensor], count: int | None, mean: bool, given_data: bool
+) -> dict[str, Tensor]:
+    inner = inner | (_draw_summed(pair, batch, inner, count) if given_data else {})
+    return read(pair, forward(pair, batch, inner, count), list(pair.sites.observed), count, mean)
 
 
 def _rows_for(pair: Pair, n: int) -> Batch | None:
@@ -114,7 +128,7 @@ def _rows_for(pair: Pair, n: int) -> Batch | None:
     return template.take(torch.arange(n, device=pair.device) % len(template)).batch()
 
 
-def _forward(
+def forward(
     pair: Pair, batch: Batch | None, values: Mapping[str, Tensor], count: int | None, num_samples: int = 0
 ) -> Trace:
     """A trace of the model with its observed sites sampled anew."""
@@ -125,7 +139,9 @@ def _forward(
     return poutine.trace(fn).get_trace(batch)
 
 
-def _read(pair: Pair, trace: Any, wanted: list[str], count: int | None, mean: bool) -> dict[str, Tensor]:
+def read(pair: Pair, trace: Any, wanted: list[str], count: int | None, mean: bool) -> dict[str, Tensor]:
+    """The wanted sites of a run, (S, N, ...) by site, detached on the CPU; of observed ones the mean, if asked for."""
+
     def value(name: str) -> Tensor:
         site = trace.nodes[name]
         kept = center(site["fn"]) if mean and name in pair.sites.observed else site["value"]
@@ -141,5 +157,6 @@ def _draw_summed(pair: Pair, batch: Batch, values: Mapping[str, Tensor], count: 
 
 def center(fn: Any) -> Tensor:
     """The mean of a distribution; of classes, which have none, the mode."""
-    found: Tensor = fn.mode if isinstance(unwrap(fn), Categorical) else fn.mean
+    inner = unwrap(fn)  # a mask has a mean, but no mode
+    found: Tensor = inner.mode if isinstance(inner, Categorical) else fn.mean
     return found

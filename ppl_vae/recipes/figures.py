@@ -44,7 +44,8 @@ def _panels(fit: Fit, dataset: Dataset, own: Mapping[str, Panel]) -> dict[str, P
     if _makes_images(fit, dataset):
         shape = dataset.image_shape
         if not own:
-            panels["samples"] = lambda ax: _titled(fit.plot.samples(64, ax=ax, shape=shape), "samples from the prior")
+            title = "new samples" if fit.has_global_latents else "samples from the prior"
+            panels["samples"] = lambda ax: _titled(fit.plot.samples(64, ax=ax, shape=shape), title)
         if not fit.counts_volume:  # a flow gives back what it was given
             panels["reconstructions"] = lambda ax: _titled(
                 fit.plot.reconstructions(shown[:32], columns=8, ax=ax, shape=shape),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppl_vae.pair.predictive import follows_the_rows
 from ppl_vae.storage import atomic_write
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 
 def draw(opened: Opened, count: int, *, mean: bool = False, seed: int = 0) -> Tensor:
-    """New data from the model, (count, ...), in the units of the data it was fitted to."""
-    rows = opened.fit.sample(count, mean=mean, seed=seed)
+    """New data from the posterior predictive, (count, ...), in the units of the data it was fitted to."""
+    known = opened.dataset().train if follows_the_rows(opened.fit.pair) else None
+    rows = opened.fit.sample(count, mean=mean, seed=seed, fitted_to=known)
     if isinstance(rows, dict):
         raise ValueError(f"sample: one observed site is required, the model has {', '.join(rows)}")
     return opened.scale.undo(rows) if opened.scale else rows

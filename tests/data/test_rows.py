@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from ppl_vae.data import Batch, Rows
+from ppl_vae.data.rows import HOLES
 
 X = np.arange(12.0).reshape(4, 3) / 7
 Y = np.array([0, 1, 1, 2])
@@ -153,8 +156,11 @@ ERRORS = {
 @pytest.mark.parametrize("case", ERRORS)
 def test_what_is_no_data_is_refused_by_its_place(case):
     value, message = ERRORS[case]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError) as error:
         Rows.of(value)
+    said = str(error.value)
+    assert re.search(message, said.removesuffix(HOLES))
+    assert said.endswith(HOLES) == ("no NaN" in said)
 
 
 def test_the_name_in_the_message_is_the_callers():

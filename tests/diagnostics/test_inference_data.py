@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ppl_vae import _arviz
-from ppl_vae.diagnostics import to_inference_data
+from ppl_vae.diagnostics import inference_data, to_inference_data
 from ppl_vae.diagnostics.inference_data import GROUPS
 from ppl_vae.pair import Pair
 
@@ -86,12 +86,12 @@ def test_the_draws_have_the_posterior_s_and_the_prior_s_moments(exact_pair, x):
 def test_no_run_and_no_prediction_is_larger_than_asked_for(local_pair, x, monkeypatch):
     local_pair.initialize(x)
     drawn, predicted = [], []
-    draw, predict = local_pair.draw, local_pair.predict
+    draw, predict = local_pair.draw, inference_data.predicted
     monkeypatch.setattr(local_pair, "draw", lambda r, k, seed: drawn.append(len(r) * k) or draw(r, k, seed=seed))
     monkeypatch.setattr(
-        local_pair,
-        "predict",
-        lambda r, v, **options: predicted.append(len(r) * len(v["z"])) or predict(r, v, **options),
+        inference_data,
+        "predicted",
+        lambda p, r, v, *rest, **options: predicted.append(len(r) * len(v["z"])) or predict(p, r, v, *rest, **options),
     )
     wanted = ["posterior", "posterior_predictive"]
     # 160 numbers are 20 draws of a datum; the pair is asked for two rows first, to see if it takes them apart
