@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 
 from ppl_vae import Fit, ImportanceWeighted, VariationalEM
+from ppl_vae.commands.fitting import prepare
+from ppl_vae.commands.plan import Plan
 from ppl_vae.evidence import Evidence
-from ppl_vae.recipes.session import Plan, prepare
 
 FLOOR = -17.5
 

@@ -69,7 +69,7 @@ def run(out: Path, *, steps: int, num_samples: int) -> None:
 
     flowers = [0, 50, 100]  # one of each species
     idata = fit.to_inference_data(x, num_samples=num_samples)
-    print(az.summary(idata, var_names=["z"], coords={"datum": flowers}, kind="stats"))
+    print(az.summary(idata, var_names=["z"], coords={"data": flowers}, kind="stats"))
     draw(fit, data, proposed, out / "own_pair.png")
 
 

@@ -44,7 +44,7 @@ def run(out: Path, *, epochs: int, more: int, num_samples: int) -> None:
     print(f"loaded                  {fit.elbo(data.test).mean():.3f} nats")
 
     idata = fit.to_inference_data(data.test, num_samples=num_samples)
-    print(az.summary(idata, var_names=["z"], coords={"datum": [0]}, kind="stats"))
+    print(az.summary(idata, var_names=["z"], coords={"data": [0]}, kind="stats"))
     draw(fit, data, out / "quickstart.png")
 
 

@@ -1,6 +1,6 @@
-"""The command line: ``ppl-vae fit``, ``evaluate``, ``sample``, ``list``.
+"""The command line: ``ppl-vae fit``, ``evaluate``, ``encode``, ``sample``, ``list``.
 
-Options and messages only; what the commands do is in :mod:`ppl_vae.recipes.session`. Everything heavy is
+Options and messages only; what the commands do is in :mod:`ppl_vae.commands`. Everything heavy is
 imported inside the commands, so help and ``--version`` answer at once.
 """
 
@@ -41,7 +41,7 @@ def one_clear_line(command: Callable[..., None]) -> Callable[..., None]:
         except (ValueError, OSError, ArithmeticError) as error:
             if debug:
                 raise
-            raise BadInput(_one_line(error)) from error
+            raise BadInput(_in_lines(error)) from error
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
@@ -51,6 +51,11 @@ def one_clear_line(command: Callable[..., None]) -> Callable[..., None]:
             raise click.ClickException(text) from error
 
     return wrapped
+
+
+def _in_lines(error: BaseException) -> str:
+    """One line; a list, which is to be read line by line, as it is."""
+    return str(error) if getattr(error, "is_list", False) else _one_line(error)
 
 
 def _one_line(error: BaseException) -> str:
@@ -72,17 +77,28 @@ def main() -> None:
       ppl-vae fit vae --data mnist:DIR --epochs 20   the same on MNIST
       ppl-vae fit ss-vae --num-labels 50             digits of which 50 have a label
       ppl-vae fit flow --data wine                   a normalizing flow of a table
+      ppl-vae fit vae --data people.csv --index id --label species --drop date,comment
       ppl-vae fit mine.py:pair --data table.csv      your own Pyro model and guide
       ppl-vae evaluate runs/vae-digits
+      ppl-vae encode runs/vae-people new.csv --out codes.csv
       ppl-vae sample runs/vae-digits -n 64
     """
 
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
 DATA = click.option(
-    "--data", metavar="SOURCE", help="digits, grey-digits, iris, wine, mnist:DIR, or a .csv, .npy, .npz."
+    "--data",
+    metavar="SOURCE",
+    help="digits, grey-digits, iris, wine, mnist:DIR, a .csv, .npy, .npz, or a folder of pictures.",
 )
 PAIR = click.option("--pair", metavar="FILE.py:FUNCTION", help="The pair, for a run of your own pair.")
+REPORT_SECONDS = click.option(
+    "--report-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Time for the draws of the report, about; where it is short, fewer draws, then fewer rows.",
+)
 SEED = click.option("--seed", type=click.IntRange(min=0), help="Of all noise.  [default: 0]")
 
 
@@ -99,16 +115,34 @@ SEED = click.option("--seed", type=click.IntRange(min=0), help="Of all noise.  [
 @click.option("--num-labels", type=click.IntRange(min=1), help="So many training rows have their label.")
 @click.option("--num-components", type=click.IntRange(min=2), help="How many clusters.")
 @click.option("--num-layers", type=click.IntRange(min=1), help="How many couplings a flow has.")
+@click.option("--columns", multiple=True, metavar="A,B,C", help="Columns of a table to model.  [default: all]")
+@click.option("--drop", multiple=True, metavar="A,B", help="Columns to leave out.")
+@click.option("--label", metavar="COLUMN", help="Classes, kept beside the model; of ss-vae the labels.")
+@click.option("--index", metavar="COLUMN", help="The names of the rows, kept everywhere.")
+@click.option("--grey", is_flag=True, help="Make the pictures of a folder grey.")
 @SEED
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@REPORT_SECONDS
+@click.option("--no-report", "judge", is_flag=True, flag_value=False, default=True, help="No numbers, no figures.")
+@click.option("--draws", type=click.IntRange(min=0), default=100, show_default=True, help="A row in posterior.nc.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/RECIPE-DATA]")
 @click.option("--overwrite", is_flag=True, help="Replace a run that is in the folder.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder, to --epochs in all.")
 @one_clear_line
-def fit(target: str, device: str, out: Path | None, overwrite: bool, resume: bool, **given: Any) -> None:
+def fit(
+    target: str,
+    device: str,
+    report_seconds: float,
+    judge: bool,
+    draws: int,
+    out: Path | None,
+    overwrite: bool,
+    resume: bool,
+    **given: Any,
+) -> None:
     """Fit a recipe, or a pair of your own, and write a run folder.
 
-    TARGET is the name of a recipe (ppl-vae list), or FILE.py:FUNCTION with
+    RECIPE is the name of a recipe (ppl-vae list), or FILE.py:FUNCTION with
 
     \b
       def pair(data):              # the training rows, a tensor (N, ...)
@@ -119,34 +153,50 @@ def fit(target: str, device: str, out: Path | None, overwrite: bool, resume: boo
     columns of real numbers are standardized for recipes; a pair of your own gets the data as they are. Ctrl-C
     (or SIGTERM) ends the fit and keeps what it has.
 
+    A .csv file may have commas, semicolons (then also decimal commas) or tabs. Its columns are chosen by name, or by
+    number from 0 where they have none; the options go with the run, so evaluate and encode find the same columns in
+    another file. Arrays (N, H, W) and (N, 1, H, W), and folders of .png and .jpg files of one size, are images.
+
     \b
     Examples:
       ppl-vae fit vae
+      ppl-vae fit mixture-vae --data people.csv --index id --label species --drop date,comment
+      ppl-vae fit vae --data pictures/ --grey
       ppl-vae fit vae --data table.csv --latent-dim 2 --out runs/table
       ppl-vae fit discrete-vae --num-classes 20
       ppl-vae fit vae --epochs 300 --resume
     """
-    from ppl_vae.recipes import session
-    from ppl_vae.recipes.claim import alone, require_run
+    from ppl_vae.commands import fitting
+    from ppl_vae.commands.claim import alone, require_run
+    from ppl_vae.commands.plan import Plan
+    from ppl_vae.commands.resuming import resumed
 
     if overwrite and resume:
         raise BadInput("--overwrite starts again and --resume goes on: give one of them")
-    plan = session.Plan.of(target, given)
+    plan = Plan.of(target, given)
     folder = out or plan.folder
     require_run(folder) if resume else _refuse_occupied(folder, overwrite)
     click.get_current_context().with_resource(alone(folder))
     if resume:
-        plan = session.resumed(plan, given, folder)
+        plan = resumed(plan, given, folder)
     else:
         _refuse_occupied(folder, overwrite)  # another process may have ended there just now
     _check_device(device)
-    prepared = session.prepare(plan)
-    click.echo(f"{plan.target} on {prepared.dataset!r}" + (f"\n{prepared.note}" if prepared.note else ""))
-    found = session.fit(prepared, folder, device=device, resume=resume)
+    prepared = fitting.prepare(plan)
+    click.echo(f"{plan.target} on {prepared.dataset!r}")
+    _say(*prepared.dataset.notes, prepared.note)
+    found = fitting.fit(prepared, folder, device=device, resume=resume)
     click.echo(f"{found.ended} after {found.epochs} epochs, {found.steps} steps, {found.seconds:.1f} s\n")
-    report = _report(plan.target, found, prepared.dataset, plan.seed)
-    names = session.save(found, prepared, folder, report, command=shlex.join(["ppl-vae", *sys.argv[1:]]))
+    report = _report(plan.target, found, prepared.dataset, plan.seed, report_seconds) if judge else None
+    command = shlex.join(["ppl-vae", *sys.argv[1:]])
+    names = fitting.save(found, prepared, folder, report, command=command, draws=draws)
     click.echo(f"\n{folder}: {', '.join(names)}")
+
+
+def _say(*notes: str) -> None:
+    for note in notes:
+        if note:
+            click.echo(note)
 
 
 def _refuse_occupied(folder: Path, overwrite: bool) -> None:
@@ -173,12 +223,13 @@ def _check_device(device: str) -> None:
         raise BadInput(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
-def _report(target: str, found: Any, dataset: Any, seed: int) -> Any:
+def _report(target: str, found: Any, dataset: Any, seed: int, seconds: float) -> Any:
+    from ppl_vae.commands.plan import recipe_of
     from ppl_vae.recipes.report import judge
-    from ppl_vae.recipes.session import recipe_of
 
     recipe = recipe_of(target)
-    report = judge(found, dataset, seed=seed, **({"measure": recipe.measure} if recipe else {}))
+    options: dict[str, Any] = {"measure": recipe.measure} if recipe else {}
+    report = judge(found, dataset, seed=seed, seconds=seconds, **options)
     click.echo(f"{report}\n\n{report.verdict}")
     return report
 
@@ -188,8 +239,9 @@ def _report(target: str, found: Any, dataset: Any, seed: int) -> Any:
 @DATA
 @PAIR
 @SEED
+@REPORT_SECONDS
 @one_clear_line
-def evaluate(run: Path, data: str | None, pair: str | None, seed: int | None) -> None:
+def evaluate(run: Path, data: str | None, pair: str | None, seed: int | None, report_seconds: float) -> None:
     """Judge a run again: ELBO, reconstruction, KL and log-likelihood, on its data or others, and what else fit says.
 
     \b
@@ -197,13 +249,49 @@ def evaluate(run: Path, data: str | None, pair: str | None, seed: int | None) ->
       ppl-vae evaluate runs/vae-digits
       ppl-vae evaluate runs/vae-digits --data other.npy --seed 1
     """
+    from ppl_vae.commands.opening import open_run
     from ppl_vae.recipes.pair_file import blame
-    from ppl_vae.recipes.session import open_run
 
     opened = open_run(run, pair=pair, data=data)
     dataset = opened.dataset(data)
+    _say(*dataset.notes)
     with blame(f"{run} on {dataset.name}"):
-        _report(opened.plan.target, opened.fit, dataset, seed or 0)
+        _report(opened.plan.target, opened.fit, dataset, seed or 0, report_seconds)
+
+
+@main.command()
+@RUN
+@click.argument("source", required=False)
+@click.option("--num-samples", type=click.IntRange(min=1), help="Draws a row for its log p.  [default: 1000]")
+@PAIR
+@SEED
+@click.option("--out", type=click.Path(path_type=Path), help="A file in .csv.  [default: RUN/codes.csv]")
+@one_clear_line
+def encode(
+    run: Path, source: str | None, num_samples: int | None, pair: str | None, seed: int | None, out: Path | None
+) -> None:
+    """Write what a run makes of each row of SOURCE (by default its own data): latents, classes, log p, k-hat.
+
+    One line a row, the oddest (least log p) first. SOURCE is what --data of fit may be; a .csv file needs the columns
+    of the run, by name, and may have others.
+
+    \b
+    Examples:
+      ppl-vae encode runs/vae-digits
+      ppl-vae encode runs/vae-people new.csv --out codes.csv
+    """
+    from ppl_vae.commands.encoding import encode_rows, in_words, write_codes
+    from ppl_vae.commands.opening import open_run
+    from ppl_vae.recipes.pair_file import blame
+
+    path = out or run / "codes.csv"
+    opened = open_run(run, pair=pair, data=source)
+    dataset = opened.dataset(source, hold_out=source is None)
+    _say(*dataset.notes)
+    with blame(f"{run} on {dataset.name}"):
+        table = encode_rows(opened, dataset, num_samples=num_samples, seed=seed or 0)
+    write_codes(path, table)
+    click.echo(f"{path}: {len(table)} rows, {', '.join(map(str, table.columns))}\n{in_words(table)}")
 
 
 @main.command()
@@ -224,13 +312,13 @@ def sample(run: Path, count: int, mean: bool, pair: str | None, seed: int | None
       ppl-vae sample runs/vae-digits -n 64
       ppl-vae sample runs/vae-digits -n 64 --mean --out digits.png
     """
-    from ppl_vae.recipes.samples import draw, write_samples
-    from ppl_vae.recipes.session import open_run
+    from ppl_vae.commands.opening import open_run
+    from ppl_vae.commands.samples import draw, write_samples
 
     opened = open_run(run, pair=pair)
     path = out or run / "samples.npy"
     rows = draw(opened, count, mean=mean, seed=seed or 0)
-    write_samples(path, rows, opened.image_shape)
+    write_samples(path, rows, opened.origin.image_shape, names=opened.origin.feature_names)
     click.echo(f"{path}: {tuple(rows.shape)}")
 
 
@@ -240,8 +328,8 @@ def list_recipes() -> None:
     """List the recipes and the data sources."""
     from dataclasses import asdict
 
+    from ppl_vae.commands.plan import option
     from ppl_vae.recipes import RECIPES
-    from ppl_vae.recipes.session import option
     from ppl_vae.recipes.sources import NAMED
 
     click.echo("recipes")
@@ -250,7 +338,7 @@ def list_recipes() -> None:
         defaults = {"data": recipe.data, **asdict(recipe.training), **recipe.sizes}
         shown = [f"{option(name)} {value}" for name, value in defaults.items() if value]
         click.echo(f"  {recipe.name:<{width}}{recipe.description}\n  {'':<{width}}{' '.join(shown)}")
-    click.echo(f"data\n  {', '.join(NAMED)}, mnist:DIR, or a file in .csv, .npy, .npz")
+    click.echo(f"data\n  {', '.join(NAMED)}, mnist:DIR, a file in .csv, .npy, .npz, or a folder of pictures")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from ppl_vae.storage import RunFolder, Snapshot, StorageError, environment
 
 CONFIG_FORMAT = 1
 
+POSTERIOR = {"num_samples": 100, "num_predictive": 10}
+"""How many draws go into ``posterior.nc``."""
+
 
 def save_fit(
     fit: Any,
@@ -23,6 +26,7 @@ def save_fit(
     *,
     overwrite: bool = False,
     data: Any = None,
+    posterior: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -30,7 +34,10 @@ def save_fit(
 
     Args:
         fit: a :class:`~ppl_vae.result.Fit` (which calls this).
-        data: rows whose posterior goes into ``posterior.nc`` (the caller keeps them few).
+        data: rows whose posterior goes into ``posterior.nc`` (the caller keeps them few). In the file values are of
+            32 bits; log densities keep 64.
+        posterior: options of ``to_inference_data`` for it; by default 100 draws (it was 1000 in earlier versions), and
+            10 of the predictive groups.
         recipe: plain fields from which ``ppl_vae.load`` builds the pair again.
         extra: further files by name, as ``RunFolder.write`` takes them.
 
@@ -42,11 +49,17 @@ def save_fit(
     run = RunFolder(folder).claim(overwrite=overwrite)
     with run.alone():
         run.claim(overwrite=overwrite)  # somebody may have saved here meanwhile
-        run.write(_files(fit, data, recipe, extra), keep=False)
+        run.write(_files(fit, data, posterior, recipe, extra), keep=False)
     return folder
 
 
-def _files(fit: Any, data: Any, recipe: Mapping[str, Any] | None, extra: Mapping[str, Any] | None) -> dict[str, Any]:
+def _files(
+    fit: Any,
+    data: Any,
+    posterior: Mapping[str, Any] | None,
+    recipe: Mapping[str, Any] | None,
+    extra: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     weights = {name: tensor.detach() for name, tensor in tensors_of(fit).items()}
     files: dict[str, Any] = {
         RunFolder.CONFIG: _config(fit, recipe),
@@ -57,7 +70,7 @@ def _files(fit: Any, data: Any, recipe: Mapping[str, Any] | None, extra: Mapping
     }
     files[RunFolder.STATE] = _state(fit, weights)
     if data is not None:
-        files[RunFolder.POSTERIOR] = _posterior_writer(fit, data)
+        files[RunFolder.POSTERIOR] = _posterior_writer(fit, data, {**POSTERIOR, **(posterior or {})})
     return {**files, **(extra or {})}
 
 
@@ -105,10 +118,10 @@ def _card(fit: Any) -> str:
     return f"# {fit.config.get('model', 'A fit')}\n\n{lines}\n"
 
 
-def _posterior_writer(fit: Any, data: Any) -> Callable[[Path], None]:
-    from ppl_vae._arviz import to_netcdf
+def _posterior_writer(fit: Any, data: Any, options: Mapping[str, Any]) -> Callable[[Path], None]:
+    from ppl_vae._arviz import compacted, to_netcdf
 
-    return partial(to_netcdf, fit.to_inference_data(data))
+    return partial(to_netcdf, compacted(fit.to_inference_data(data, **options)))
 
 
 def read_config(saved: Snapshot) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from click.testing import CliRunner, Result
 
 import ppl_vae
 from ppl_vae.cli import main
+from ppl_vae.commands import fitting
+from ppl_vae.commands.plan import SIZES, Plan
 from ppl_vae.data import load_digits
-from ppl_vae.recipes import session
 from ppl_vae.recipes.sources import NAMED
 from ppl_vae.storage import RunFolder
 
@@ -71,7 +72,7 @@ def table_of(output: str) -> str:
 # help
 
 
-@pytest.mark.parametrize("command", [[], ["fit"], ["evaluate"], ["sample"]])
+@pytest.mark.parametrize("command", [[], ["fit"], ["evaluate"], ["sample"], ["encode"]])
 def test_help_has_examples(command: list[str]) -> None:
     text = succeed(*command, "--help")
     assert "Examples:" in text
@@ -206,7 +207,7 @@ def test_a_finished_run_goes_on_as_if_it_had_not_ended(place: Path, longer: Path
 
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not(place: Path, longer: Path, tmp_path: Path) -> None:
     given = {"data": str(place / "bits.npz"), "epochs": 3, "batch_size": 10, "latent_dim": 2}
-    session.fit(session.prepare(session.Plan.of("vae", given)), tmp_path / "run", progress=False)
+    fitting.fit(fitting.prepare(Plan.of("vae", given)), tmp_path / "run", progress=False)
     refused = run("fit", "vae", "--data", place / "bits.npz", "--out", tmp_path / "run")
     assert refused.exit_code == 2
     assert "a run was cut off here; --resume goes on with it, --overwrite starts again" in refused.stderr
@@ -254,7 +255,7 @@ def test_samples_go_to_the_run_folder_by_default(fitted: tuple[Path, str]) -> No
 def test_samples_of_a_standardized_table_are_in_its_own_units(place: Path, tmp_path: Path) -> None:
     succeed("fit", "vae", "--data", place / "table.csv", *FIT, "--out", tmp_path / "run")
     succeed("sample", tmp_path / "run", "-n", 400, "--out", tmp_path / "a.csv")
-    rows = np.loadtxt(tmp_path / "a.csv", delimiter=",")
+    rows = np.loadtxt(tmp_path / "a.csv", delimiter=",", skiprows=1)
     assert rows.shape == (400, 3)
     assert np.allclose(rows.mean(0), [0.0, 5.0, 1e4], atol=[1.0, 1e-3, 1e3])
     assert "standard deviations of the column" in RunFolder(tmp_path / "run").read_text("README.md")
@@ -262,7 +263,7 @@ def test_samples_of_a_standardized_table_are_in_its_own_units(place: Path, tmp_p
 
 def test_digits_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The default recipe on the real digits, a few steps of it, with every picture."""
-    monkeypatch.setattr("ppl_vae.recipes.report.BUDGET", 100_000)
+    monkeypatch.setattr("ppl_vae.recipes.budget.BUDGET", 100_000)
     out = succeed("fit", "vae", "--epochs", 1, "--batch-size", 500, "--out", tmp_path / "run")
     names = RunFolder(tmp_path / "run").names()
     assert {"plots/samples.png", "plots/reconstructions.png", "plots/latent.png"} <= set(names)
@@ -343,7 +344,7 @@ def test_a_flow_of_a_table_is_exact_and_says_so(place: Path, tmp_path: Path) -> 
     assert "plots/kl.png" not in RunFolder(out).names()
     assert table_of(succeed("evaluate", out)) == table_of(said)
     succeed("sample", out, "-n", 300, "--out", tmp_path / "a.csv")
-    rows = np.loadtxt(tmp_path / "a.csv", delimiter=",")
+    rows = np.loadtxt(tmp_path / "a.csv", delimiter=",", skiprows=1)
     assert np.allclose(rows.mean(0), [0.0, 5.0, 1e4], atol=[1.0, 1e-3, 1e3])
 
 
@@ -368,7 +369,7 @@ def test_digits_of_every_class_are_drawn(tmp_path: Path, monkeypatch: pytest.Mon
         test_labels=digits.test_labels[:40],
     )
     monkeypatch.setitem(NAMED, "digits", lambda: few)
-    monkeypatch.setattr("ppl_vae.recipes.report.BUDGET", 10_000)
+    monkeypatch.setattr("ppl_vae.recipes.budget.BUDGET", 10_000)
     figure = {"discrete-vae": "classes", "ss-vae": "classes", "mixture-vae": "clusters"}
     for recipe, name in figure.items():
         succeed("fit", recipe, "--epochs", 1, "--out", tmp_path / recipe)
@@ -387,7 +388,7 @@ def test_a_run_of_the_first_version_is_opened_and_resumed(fitted: tuple[Path, st
     out = tmp_path / "run"
     shutil.copytree(fitted[0], out)
     config = RunFolder(out).read_json("config.json")
-    for name in ("weight_decay", *set(session.SIZES) - {"latent_dim"}):
+    for name in ("weight_decay", *set(SIZES) - {"latent_dim"}):
         del config["fit"]["source"][name]
     del config["recipe"]["facts"]["num_classes"]
     RunFolder(out).write({"config.json": config}, keep=True)
@@ -480,11 +481,20 @@ def bad_files(place: Path) -> None:
 BAD = {
     "unknown recipe": (["fit", "vea"], "unknown recipe 'vea'; did you mean vae?"),
     "unknown data": (["fit", "vae", "--data", "digit"], "unknown data 'digit'; did you mean digits or grey-digits?"),
-    "no such file": (["fit", "vae", "--data", "{place}/no.csv"], "no.csv must be a file, and there is none"),
+    "no such file": (
+        ["fit", "vae", "--data", "{place}/no.csv"],
+        "no.csv must be a file or a folder of pictures, and there is none",
+    ),
     "unreadable": (["fit", "vae", "--data", "{place}/garbage.npz"], "must be a readable .npz file"),
-    "words": (["fit", "vae", "--data", "{place}/words.csv"], "must hold numbers, got 'cat' at row 1, column 1"),
+    "words": (
+        ["fit", "vae", "--data", "{place}/words.csv"],
+        "must hold numbers; column '1': 1 of 2 cells are no numbers ('cat' at row 1): --drop 1",
+    ),
     "NaN": (["fit", "vae", "--data", "{place}/nan.npy"], "got NaN at row 1, column 1"),
-    "NaN by name": (["fit", "vae", "--data", "{place}/nan.csv"], "got NaN at row 1, column 'b'"),
+    "NaN by name": (
+        ["fit", "vae", "--data", "{place}/nan.csv"],
+        "column 'b': 1 of 2 cells is empty (the first at row 1): fill them in the file, or --drop b",
+    ),
     "shapes": (["fit", "vae", "--data", "{place}/shapes.npz"], "test must be (M, 3) as train is, got (5, 4)"),
     "no rows": (["fit", "vae", "--data", "{place}/empty.npy"], "must hold at least one row, got shape (0, 3)"),
     "empty file": (["fit", "vae", "--data", "{place}/empty.csv"], "must hold at least one row, got an empty file"),
@@ -579,7 +589,7 @@ def test_a_mistake_of_the_program_is_told_from_bad_input(monkeypatch: pytest.Mon
     def broken(*_: object) -> None:
         raise KeyError("oh")
 
-    monkeypatch.setattr("ppl_vae.recipes.session.Plan.of", broken)
+    monkeypatch.setattr("ppl_vae.commands.plan.Plan.of", broken)
     result = run("fit", "vae")
     assert result.exit_code == 1
     assert "Error: KeyError: 'oh' (unexpected; --debug shows where)" in result.stderr

@@ -22,6 +22,10 @@ class Dataset:
         feature_names: the names of the entries of a row, where it is flat and they have names.
         label_names: the names of the classes, by number.
         unit: what one unit of an entry is, in words.
+        train_index: the name or number of each row of ``train``, where they have any.
+        test_index: likewise of ``test``.
+        index_name: what the column of these is called, where it has a name.
+        notes: what was not read to the letter, a sentence each.
 
     Raises:
         ValueError: shapes that do not fit together.
@@ -41,6 +45,10 @@ class Dataset:
     feature_names: tuple[str, ...] | None = None
     label_names: tuple[str, ...] | None = None
     unit: str = ""
+    train_index: tuple[str | int, ...] | None = None
+    test_index: tuple[str | int, ...] | None = None
+    index_name: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         event = tuple(self.train.shape[1:])
@@ -51,6 +59,10 @@ class Dataset:
             if labels is not None and (rows is None or labels.shape != rows.shape[:1]):
                 required = "absent without test rows" if rows is None else f"({len(rows)},)"
                 raise ValueError(f"Dataset: {part}_labels must be {required}, got {tuple(labels.shape)}")
+        for part, index in (("train", self.train_index), ("test", self.test_index)):
+            count = 0 if getattr(self, part) is None else len(getattr(self, part))
+            if index is not None and len(index) != count:
+                raise ValueError(f"Dataset: {part}_index must name {count} rows, got {len(index)}")
         if self.image_shape is not None and math.prod(self.image_shape) != math.prod(event):
             raise ValueError(f"Dataset: image_shape must hold {math.prod(event)} entries, got {self.image_shape}")
         if self.feature_names is not None and event != (len(self.feature_names),):
@@ -91,6 +103,17 @@ class Dataset:
         if self.feature_names is not None:
             coords[names[0]] = list(self.feature_names)
         return coords
+
+    def index_of(self, part: str) -> tuple[str | int, ...]:
+        """The name or number of each row of ``"train"`` or ``"test"``; numbers from 0 where they have none.
+
+        >>> from ppl_vae.data import load_iris
+        >>> load_iris().index_of("train")[:3]
+        (0, 1, 2)
+        """
+        index: tuple[str | int, ...] | None = getattr(self, f"{part}_index")
+        rows = getattr(self, part)
+        return index if index is not None else tuple(range(0 if rows is None else len(rows)))
 
     def as_images(self) -> Dataset:
         """Return the same rows as images (N, C, H, W), for networks that convolve.

@@ -1,37 +1,57 @@
-"""A person's own data: one csv, npy or npz file."""
+"""A person's own data: a csv, npy or npz file, or a folder of pictures."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.data.columns import Columns
+from ppl_vae.data.csv_file import Cells, read_cells
 from ppl_vae.data.dataset import Dataset
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ppl_vae.data.pictures import load_pictures
+from ppl_vae.data.table import dataset_of
 
 _NPZ_NAMES = ("train", "test", "train_labels", "test_labels")
 
 
-def load_file(path: str | Path) -> Dataset:
-    """Load rows of numbers from a ``.csv``, ``.npy`` or ``.npz`` file.
+def load_file(
+    path: str | Path,
+    *,
+    columns: str | Sequence[str] = (),
+    drop: str | Sequence[str] = (),
+    label: str | None = None,
+    index: str | None = None,
+    class_names: Sequence[str] | None = None,
+    grey: bool = False,
+) -> Dataset:
+    """Load rows of numbers from a ``.csv``, ``.npy`` or ``.npz`` file, or a folder of pictures.
 
-    - csv: one datum a line, with or without a line of column names (a first line that is not all numbers is
-      one);
-    - npy: one array, axis 0 is the datum; a plain vector (N,) becomes (N, 1);
+    - csv: one datum a line, with or without a line of column names; commas, semicolons (then numbers may have decimal
+      commas) or tabs between cells;
+    - npy: one array, axis 0 is the datum; a plain vector (N,) becomes (N, 1); (N, H, W), (N, C, H, W) and
+      (N, H, W, C) with C = 1 or 3 are images, which become (N, H, W) and (N, C, H, W);
     - npz: one array under any name, or ``train`` and, where there are, ``test``, ``train_labels``,
-      ``test_labels``.
+      ``test_labels``;
+    - a folder: its .png and .jpg files, from 0 (black) to 1 (white); see :func:`ppl_vae.data.pictures.load_pictures`.
 
     Nothing in the file is executed: arrays of Python objects are refused.
 
     Args:
         path: the file; its suffix says the format.
+        columns: of a table, the columns to model, by name (in a csv file without names, and in an array (N, D), by
+            number); by default all that have no other role. A text with commas names several.
+        drop: columns to leave out.
+        label: a column of classes (words, whole numbers), kept as labels.
+        index: a column of names of rows, kept as ``train_index``.
+        class_names: the classes by number, for files in which not all may occur; others have no number (-1).
+        grey: of a folder: make coloured pictures grey.
 
     Returns:
         A :class:`Dataset` named after the file, float32, all rows in ``train`` unless an npz file says
@@ -39,57 +59,53 @@ def load_file(path: str | Path) -> Dataset:
 
     Raises:
         FileNotFoundError: there is no such file.
+        ColumnsError: a ValueError that lists every column of a csv file that is no numbers, with what to do about it.
         ValueError: an unknown suffix, an unreadable or empty file, something that is no number, or a number
             that is not finite (with its row, counted from 0 after the header, and its column).
     """
     path = Path(path)
+    choice = Columns(_texts(columns), _texts(drop), label, index)
+    if path.is_dir():
+        _refuse_columns(choice, path)
+        return load_pictures(path, grey=grey)
+    if grey:
+        raise ValueError(f"load_file: {path} must be a folder of pictures to be made grey")
     if not path.is_file():
-        raise FileNotFoundError(f"load_file: {path} must be a file, and there is none")
-    readers: dict[str, Callable[[Path], Dataset]] = {".csv": _read_csv, ".npy": _read_npy, ".npz": _read_npz}
+        raise FileNotFoundError(f"load_file: {path} must be a file or a folder of pictures, and there is none")
+    if path.suffix.lower() == ".csv":
+        return dataset_of(read_cells(path), choice, name=path.stem, where=str(path), class_names=class_names)
+    readers: dict[str, Callable[[Path], Dataset]] = {".npy": _read_npy, ".npz": _read_npz}
     if path.suffix.lower() not in readers:
-        raise ValueError(f"load_file: the suffix must be one of {', '.join(readers)}, got {path.name}")
-    return readers[path.suffix.lower()](path)
+        raise ValueError(f"load_file: the suffix must be one of .csv, {', '.join(readers)}, got {path.name}")
+    dataset = readers[path.suffix.lower()](path)
+    return _chosen(dataset, choice, path, class_names) if choice != Columns() else dataset
 
 
-def _read_csv(path: Path) -> Dataset:
+def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _refuse_columns(choice: Columns, path: Path) -> None:
+    if choice != Columns():
+        raise ValueError(f"load_file: {path}: columns are chosen in a table, got images")
+
+
+def _chosen(dataset: Dataset, choice: Columns, path: Path, class_names: Sequence[str] | None) -> Dataset:
+    """A choice of columns of an array (N, D), by their numbers."""
     import pandas as pd
 
-    try:
-        cells = pd.read_csv(path, header=None, dtype=str, skipinitialspace=True)
-    except pd.errors.EmptyDataError:
-        raise ValueError(f"load_file: {path} must hold at least one row, got an empty file") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"load_file: {path} must be a readable csv file, got: {error}") from None
-    # A first line with a word in it is the header; one with an empty cell is a datum with a hole.
-    names = [str(cell).strip() for cell in cells.iloc[0]] if _words(cells.iloc[:1]).any() else None
-    body = cells if names is None else cells.iloc[1:]
-    if (words := _words(body)).any():
-        row, column = (int(i) for i in np.argwhere(words)[0])
-        raise ValueError(
-            f"load_file: {path} must hold numbers, got {body.iat[row, column]!r} at row {row}, "
-            f"column {_column(column, names)}"
-        )
-    numbers = _numeric(body)
-    rows = _rows(numbers.to_numpy(np.float64), path, names)
-    return Dataset(name=path.stem, train=rows, feature_names=None if names is None else tuple(names))
-
-
-def _numeric(cells: pd.DataFrame) -> pd.DataFrame:
-    import pandas as pd
-
-    return cells.apply(pd.to_numeric, errors="coerce")
-
-
-def _words(cells: pd.DataFrame) -> np.ndarray:
-    """Mark the cells that hold something which is no number; empty cells and NaN are none of these."""
-    return (_numeric(cells).isna() & cells.notna()).to_numpy()
+    if dataset.train.dim() != 2 or dataset.test is not None:
+        _refuse_columns(choice, path)
+    frame = pd.DataFrame(dataset.train.numpy())
+    cells = Cells(tuple(str(i) for i in range(frame.shape[1])), frame, has_header=False)
+    return dataset_of(cells, choice, name=dataset.name, where=str(path), class_names=class_names)
 
 
 def _read_npy(path: Path) -> Dataset:
     array = _load_numpy(path)
     if not isinstance(array, np.ndarray):
         raise ValueError(f"load_file: {path} must hold one array, got {type(array).__name__}")
-    return Dataset(name=path.stem, train=_rows(array, path, None))
+    return _as_images(Dataset(name=path.stem, train=_rows(array, path)))
 
 
 def _read_npz(path: Path) -> Dataset:
@@ -106,10 +122,22 @@ def _read_npz(path: Path) -> Dataset:
             f"load_file: {path} must hold one array, or train and any of {', '.join(_NPZ_NAMES[1:])}, "
             f"got {', '.join(arrays) or 'none'}"
         )
-    parts: dict[str, Any] = {
-        k: (_labels if k.endswith("labels") else _rows)(v, path, None, k) for k, v in arrays.items()
-    }
-    return Dataset(name=path.stem, **parts)
+    parts: dict[str, Any] = {k: (_labels if k.endswith("labels") else _rows)(v, path, k) for k, v in arrays.items()}
+    return _as_images(Dataset(name=path.stem, **parts))
+
+
+def _as_images(dataset: Dataset) -> Dataset:
+    """The data set with its shape of an image, where its rows are images by their shape; channels come first."""
+    shape = dataset.event_shape
+    if len(shape) == 2:
+        return replace(dataset, image_shape=(1, *shape))
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return replace(dataset, image_shape=shape)
+    if len(shape) == 3 and shape[2] in (1, 3):
+        test = None if dataset.test is None else dataset.test.movedim(-1, 1).contiguous()
+        train = dataset.train.movedim(-1, 1).contiguous()
+        return replace(dataset, train=train, test=test, image_shape=(shape[2], *shape[:2]))
+    return dataset
 
 
 def _load_numpy(path: Path) -> np.ndarray | np.lib.npyio.NpzFile:
@@ -131,7 +159,7 @@ def _reason(error: Exception) -> str:
     return "pickled objects, or no array of numpy; neither is read" if "pickle" in str(error) else str(error)
 
 
-def _rows(array: np.ndarray, path: Path, names: list[str] | None, part: str = "") -> Tensor:
+def _rows(array: np.ndarray, path: Path, part: str = "") -> Tensor:
     """Check an array and return it as (N, *event) float32."""
     where = f"{path}[{part}]" if part else str(path)
     if array.dtype.kind not in "fiub":
@@ -143,17 +171,13 @@ def _rows(array: np.ndarray, path: Path, names: list[str] | None, part: str = ""
     if not bool(rows.isfinite().all()):
         place = [int(i) for i in (~rows.isfinite()).nonzero()[0]]
         value = "NaN" if bool(rows[tuple(place)].isnan()) else "infinity"
-        column = _column(place[1], names) if len(place) == 2 else str(tuple(place[1:]))
+        column = str(place[1]) if len(place) == 2 else str(tuple(place[1:]))
         raise ValueError(f"load_file: {where} must hold finite numbers, got {value} at row {place[0]}, column {column}")
     return rows
 
 
-def _labels(array: np.ndarray, path: Path, names: list[str] | None, part: str) -> Tensor:
+def _labels(array: np.ndarray, path: Path, part: str) -> Tensor:
     """Check labels and return them as (N,) long."""
     if array.ndim != 1 or array.dtype.kind not in "iub":
         raise ValueError(f"load_file: {path}[{part}] must be (N,) integers, got {array.shape} of {array.dtype}")
     return torch.from_numpy(array.astype(np.int64))
-
-
-def _column(number: int, names: list[str] | None) -> str:
-    return str(number) if names is None else repr(names[number])

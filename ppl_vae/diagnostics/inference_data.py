@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ppl_vae import _arviz
 from ppl_vae._random import fold
+from ppl_vae.data.headers import header_of
 from ppl_vae.diagnostics.code_group import code_group
+from ppl_vae.diagnostics.dimension_names import Names
 from ppl_vae.diagnostics.usage import discrete_sites
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
 from ppl_vae.pair import Fitted, pair_of
@@ -39,7 +41,6 @@ GROUPS = (
     "codes",
 )
 
-DATUM = "datum"
 WHO = "to_inference_data"
 
 
@@ -63,19 +64,23 @@ def to_inference_data(
     be taken for it says k-hat; and ``az.loo`` on them is silently optimistic, since it does not know of log
     q.
 
+    Dimensions: that of the rows is called by the data plate ("data" below), and labelled by the index of a data frame,
+    or else by the numbers of the rows. Other plates give their names too. What is left is "z_dim_0", "z_dim_1", ...;
+    where x is a data frame, its columns label that of the site x.
+
     Groups:
-        posterior: latents drawn from the guide, (chain=1, draw, datum, ...); no datum outside the data plate.
+        posterior: latents drawn from the guide, (chain=1, draw, data, ...); no data outside the data plate.
         posterior_predictive: data drawn anew at the first ``num_predictive`` of these.
         prior, prior_predictive: the same with latents drawn from the prior.
-        log_likelihood: of the observed sites, (chain, draw, datum), nats, float64.
-        sample_stats: ``log_p`` = log p(x, z) and ``log_q`` = log q(z | x) of each draw, (chain, draw, datum),
+        log_likelihood: of the observed sites, (chain, draw, data), nats, float64.
+        sample_stats: ``log_p`` = log p(x, z) and ``log_q`` = log q(z | x) of each draw, (chain, draw, data),
             nats, float64; (chain, draw) with latents shared by all data. ``log_p - log_q`` are log weights.
-        observed_data: (datum, ...).
-        codes: of each discrete latent site c that its data have: ``c_probs`` (datum, latent, class) of the guide and
+        observed_data: (data, ...).
+        codes: of each discrete latent site c that its data have: ``c_probs`` (data, latent, class) of the guide and
             ``c_usage`` (latent, class), their mean; by latent ``c_entropy``, ``c_kl_from_uniform`` and
             ``c_mutual_information`` in nats, ``c_perplexity`` and ``c_dead``. Where all latents are discrete and few,
-            also the exact table: ``posterior`` and ``guide`` (datum, code), p(c | x) and q(c | x) of every value, and
-            ``kl`` (datum), the divergence between them. Only for pairs with such latents.
+            also the exact table: ``posterior`` and ``guide`` (data, code), p(c | x) and q(c | x) of every value, and
+            ``kl`` (data), the divergence between them. Only for pairs with such latents.
 
     Rows may come without what the model observes (``model(x, y=None)``: the x alone). Then ``posterior`` holds the
     latents that all data share, ``posterior_predictive`` what is predicted, and there is no ``log_likelihood``,
@@ -89,9 +94,9 @@ def to_inference_data(
             images of 28x28 are 6 GB.
         groups: those to make; by default all (of a pair with a ``Flat`` prior, which has no draws, all but the
             prior's).
-        coords: labels by dimension, such as ``{"z_dim_0": [...], "datum": [...]}``.
-        dims: names of the dimensions of a site, with or without a leading "datum"; by default "z_dim_0",
-            "z_dim_1", ...
+        coords: labels by dimension, such as ``{"z_dim_0": [...], "data": [...]}``; ``"datum"`` stands for the rows
+            whatever their plate is called.
+        dims: names of the dimensions of a site, with or without a leading "data" or "datum".
         seed: of the draws.
         max_elements: how many numbers one run of the pair may handle; bounds memory beside the result.
         fitted_to: the rows of the fit, where ``data`` come without what is predicted, and the posterior of shared
@@ -114,10 +119,12 @@ def to_inference_data(
             _write_posterior(writer, block)
             _write_prior(writer, block)
         _write_observed(writer, chunk, place)
-    labels = {**({DATUM: _row_numbers(rows)} if len(rows) else {}), **(coords or {})}
-    idata = _arviz.inference_data(writer.groups, coords=labels, dims=_dimensions(writer, dims or {}))
+    names = Names.of(pair, header_of(data), dims or {})
+    labels = names.labels(rows, coords or {})
+    idata = _arviz.inference_data(writer.groups, coords=labels, dims=names.of_variables(writer.groups))
     if "codes" in wanted and discrete_sites(pair):
-        _arviz.add_group(idata, "codes", code_group(pair, rows, seed=seed, max_elements=max_elements), coords=labels)
+        group = code_group(pair, rows, datum=names.datum, seed=seed, max_elements=max_elements)
+        _arviz.add_group(idata, "codes", group, coords=labels)
     return idata
 
 
@@ -234,10 +241,6 @@ def _write_observed(writer: _Writer, rows: Rows, place: slice) -> None:
         writer.put_observed(name, value.detach().cpu(), writer.rows_of(name, place))
 
 
-def _row_numbers(rows: Source) -> list[int]:
-    return list(range(len(rows))) if rows.index is None else rows.index.tolist()
-
-
 def _known(groups: Iterable[str] | None) -> list[str]:
     wanted = list(GROUPS if groups is None else groups)
     for name in wanted:
@@ -264,36 +267,3 @@ def _without_data(wanted: list[str], unseen: list[str], *, by_name: bool) -> lis
             f"{', '.join(map(repr, unseen))}; give them, or leave the groups out"
         )
     return [name for name in wanted if name not in need]
-
-
-def _dimensions(writer: _Writer, given: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Names of the dimensions after (chain, draw) of every variable."""
-    for name in given:
-        known = sorted({**writer.pair.latents, **writer.pair.observed})
-        if name not in known:
-            raise ValueError(f"to_inference_data: dims names {name!r}, which is no site; the sites are {known}")
-    names: dict[str, list[str]] = {}
-    for group, variables in writer.groups.items():
-        for name, table in variables.items():
-            rank = table.ndim - (0 if group == "observed_data" else 2)
-            if group == "sample_stats":
-                names[name] = [DATUM][:rank]
-            elif group != "log_likelihood":
-                names[name] = _site_dimensions(name, rank, writer.site(name).is_local, given.get(name))
-            else:  # has no dimensions of the event; what the other groups say of the site fits as well
-                names.setdefault(name, [DATUM][:rank])
-    return names
-
-
-def _site_dimensions(name: str, rank: int, local: bool, given: Sequence[str] | None) -> list[str]:
-    lead = [DATUM] if local else []
-    size = rank - len(lead)
-    if given is None:
-        return lead + [f"{name.replace('/', '.')}_dim_{i}" for i in range(size)]
-    own = list(given)[1:] if local and list(given)[:1] == lead else list(given)
-    if len(own) != size:
-        raise ValueError(
-            f"to_inference_data: dims[{name!r}] must name {size} dimensions "
-            f"after {' and '.join(['draw', *lead])}, got {own}"
-        )
-    return lead + own

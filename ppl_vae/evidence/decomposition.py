@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,13 @@ class Decomposition:
 
 
 def decomposition(
-    pair: Pair | Fitted, data: Any = None, *, num_samples: int = 1000, seed: int = 0, max_elements: int = MAX_ELEMENTS
+    pair: Pair | Fitted,
+    data: Any = None,
+    *,
+    num_samples: int = 1000,
+    seed: int = 0,
+    max_elements: int = MAX_ELEMENTS,
+    progress: Callable[[int], None] | None = None,
 ) -> Decomposition:
     """Take log p(x) apart, per datum, by Monte Carlo with draws of the guide.
 
@@ -83,6 +90,7 @@ def decomposition(
         num_samples: K, draws of the guide a datum, where it is not exact.
         seed: of the draws.
         max_elements: how many numbers one run of the pair may handle; bounds memory.
+        progress: called with the number of rows that are done.
 
     Returns:
         the Decomposition.
@@ -91,9 +99,14 @@ def decomposition(
     rows = pair.rows(data)
     pair.initialize(rows)
     pair.sites.require_density("decomposition")
+    told = progress or (lambda done: None)
     if (count := few_codes(pair)) is not None:
         some = max(1, max_elements // (count * numbers_per_datum(pair, rows)))
-        return _join([_exact(pair, rows.take(place)) for place in slices(len(rows), some)])
+        exact_parts = []
+        for place in slices(len(rows), some):
+            exact_parts.append(_exact(pair, rows.take(place)))
+            told(place.stop)
+        return _join(exact_parts)
     plan, resolution = Plan.of(pair, rows, num_samples, max_elements), resolution_of(pair)
     bound: Bound = "exact" if pair.is_exact else "lower"
     parts = []
@@ -102,6 +115,7 @@ def decomposition(
             pair, chunk, num_samples, plan.draws, fold(seed, "decomposition", place.start)
         )
         parts.append(_pieces(likelihood, prior, log_q, f"ImportanceWeighted({num_samples})", resolution, bound))
+        told(place.stop)
     return parts[0] if plan.rows is None else _join(parts)
 
 

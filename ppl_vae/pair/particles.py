@@ -22,8 +22,8 @@ class Site:
     """What is known of a sample site before it is drawn again.
 
     ``event_shape`` of one value; ``is_local``: inside the data plate; ``plate_dims``: the tensor dimensions (negative)
-    of its other plates; ``is_discrete``: its support is discrete; ``num_values``: how many values it has, None if they
-    are not finitely many; ``is_masked``: a mask takes its density away in some rows.
+    of its other plates, and ``plates``: their names; ``is_discrete``: its support is discrete; ``num_values``: how many
+    values it has, None if they are not finitely many; ``is_masked``: a mask takes its density away in some rows.
     """
 
     name: str
@@ -33,23 +33,25 @@ class Site:
     is_discrete: bool
     num_values: int | None
     is_masked: bool
+    plates: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, name: str, site: Mapping[str, Any], layout: Layout) -> Site:
         """Read it off a site of an unvectorized trace."""
         fn = site["fn"]
         frames = [f for f in site["cond_indep_stack"] if f.vectorized]
-        others = sorted(f.dim for f in frames if layout.axis is None or f.name != layout.axis.name)
+        others = sorted((f.dim, f.name) for f in frames if layout.axis is None or f.name != layout.axis.name)
         support = getattr(fn, "support", None)
         discrete = bool(getattr(support, "is_discrete", False))
         return cls(
             name,
             torch.Size(fn.event_shape),
             layout.is_local(site),
-            tuple(others),
+            tuple(dim for dim, _ in others),
             discrete,
             num_values(fn) if discrete else None,
             is_masked(site),
+            tuple(name for _, name in others),
         )
 
 

@@ -1,11 +1,24 @@
 """Figures: each takes what it draws and ``ax=``, and returns the axes; none is left behind in pyplot."""
 
 from ppl_vae.plots.code_bars import code_bars
+from ppl_vae.plots.columns import columns
 from ppl_vae.plots.curves import history
 from ppl_vae.plots.gradient_noise import gradient_noise
 from ppl_vae.plots.images import images, reconstructions
 from ppl_vae.plots.khat_points import khat_points
 from ppl_vae.plots.kl_bars import kl_bars
 from ppl_vae.plots.latent import latent
+from ppl_vae.plots.log_p_points import log_p_points
 
-__all__ = ["code_bars", "gradient_noise", "history", "images", "khat_points", "kl_bars", "latent", "reconstructions"]
+__all__ = [
+    "code_bars",
+    "columns",
+    "gradient_noise",
+    "history",
+    "images",
+    "khat_points",
+    "kl_bars",
+    "latent",
+    "log_p_points",
+    "reconstructions",
+]

@@ -10,7 +10,18 @@ import torch
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["ACCENT", "CLASSES", "INK", "MUTED", "SECOND", "array", "axes_or_new", "quiet"]
+__all__ = [
+    "ACCENT",
+    "CLASSES",
+    "INK",
+    "MUTED",
+    "SECOND",
+    "array",
+    "axes_or_new",
+    "outside_note",
+    "quiet",
+    "robust_limits",
+]
 
 ACCENT, SECOND = "#0072B2", "#D55E00"
 """Blue and vermilion of Masataka Okabe and Kei Ito: "Color Universal Design", 2008."""
@@ -42,6 +53,28 @@ def quiet(ax: Axes, *, xlabel: str = "", ylabel: str = "") -> Axes:
     ax.set_xlabel(xlabel, color=INK)
     ax.set_ylabel(ylabel, color=INK)
     return ax
+
+
+def robust_limits(values: np.ndarray) -> tuple[float, float, int]:
+    """The least and the greatest value but for a few far out, and how many those are.
+
+    Far out is what lies beyond the range from the tenth to the 90th percentile by one and a half of that range: of a
+    normal distribution, what is five standard deviations from the mean.
+    """
+    low, high = np.quantile(values, [0.1, 0.9])
+    reach = 1.5 * (high - low)
+    if reach == 0:  # nearly all values are one
+        low, high = float(values.min()), float(values.max())
+        return (low, high, 0) if high > low else (low - 0.5, high + 0.5, 0)
+    inside = values[(low - reach <= values) & (values <= high + reach)]
+    return float(inside.min()), float(inside.max()), len(values) - len(inside)
+
+
+def outside_note(ax: Axes, count: int) -> None:
+    """Say how many values lie outside the frame, if any."""
+    if count:
+        words = f"{count} outside"
+        ax.text(0.99, 0.98, words, transform=ax.transAxes, ha="right", va="top", color=SECOND, fontsize=7)
 
 
 def array(values: Any) -> np.ndarray:

@@ -129,7 +129,7 @@ class Recipe(Generic[S]):
     - a line in ``ppl_vae/recipes/registry.py``;
     - a line in the table of ``tests/recipes/test_recipes.py``;
     - sizes of its own: a frozen dataclass of whole numbers and tuples of them, and an option of that name in
-      ``ppl_vae/cli.py`` and ``session.Plan``.
+      ``ppl_vae/cli.py`` and ``commands.plan.Plan``.
 
     Args:
         name: what the command line calls it.
@@ -145,6 +145,7 @@ class Recipe(Generic[S]):
         panels: figures by name, of a fit and its data, in the place of samples from the prior.
         standardize: whether tables of real numbers are brought to mean 0 and standard deviation 1, column by
             column.
+        label_site: the latent whose classes are the labels of the data, where there is one.
     """
 
     name: str
@@ -159,6 +160,7 @@ class Recipe(Generic[S]):
     measure: Callable[[Fit, Tensor, Tensor | None], Mapping[str, float]] = no_numbers
     panels: Callable[[Fit, Dataset], Mapping[str, Panel]] = no_panels
     standardize: bool = True
+    label_site: str | None = None
 
     @property
     def sizes(self) -> dict[str, int]:

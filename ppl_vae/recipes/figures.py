@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,20 +14,33 @@ if TYPE_CHECKING:
 
     from ppl_vae.data import Dataset
     from ppl_vae.recipes.base import Panel
+    from ppl_vae.recipes.sources import Scale
     from ppl_vae.result import Fit
 
 PLOTTED_ROWS = 2000
 
 
-def figures(fit: Fit, dataset: Dataset, own: Mapping[str, Panel]) -> dict[str, Callable[[Path], None]]:
+@dataclass(frozen=True)
+class Judged:
+    """log p(x) of the rows that were judged last, nats, and what they are called."""
+
+    log_p: Tensor
+    names: Sequence[Any]
+
+
+def figures(
+    fit: Fit, dataset: Dataset, own: Mapping[str, Panel], *, judged: Judged | None = None, scale: Scale | None = None
+) -> dict[str, Callable[[Path], None]]:
     """The figures that suit the data, by name in the run folder: functions that write a file to a path.
 
     Args:
         fit: the fitted pair.
         dataset: its data.
         own: figures of the recipe, in the place of samples from the prior.
+        judged: log p(x) by row, drawn of tables.
+        scale: by what a table was standardized; its columns are drawn in their own units.
     """
-    panels = _panels(fit, dataset, own)
+    panels = _panels(fit, dataset, own) | _of_table(fit, dataset, judged, scale)
     single = {f"plots/{name}.png": partial(_save, draw) for name, draw in panels.items()}
     return {"plots/overview.png": partial(_save_overview, panels), **single}
 
@@ -35,8 +49,7 @@ def _panels(fit: Fit, dataset: Dataset, own: Mapping[str, Panel]) -> dict[str, P
     """Functions that draw into axes, by name, in reading order."""
     from ppl_vae.diagnostics.usage import discrete_sites
 
-    shown = dataset.train if dataset.test is None or fit.takes("index") else dataset.test
-    labels = dataset.train_labels if shown is dataset.train else dataset.test_labels
+    shown, labels = _shown(fit, dataset)
     panels: dict[str, Panel] = {}
     if len(fit.history):
         panels["elbo"] = lambda ax: _titled(fit.plot.history(ax=ax), "ELBO")
@@ -51,14 +64,58 @@ def _panels(fit: Fit, dataset: Dataset, own: Mapping[str, Panel]) -> dict[str, P
                 fit.plot.reconstructions(shown[:32], columns=8, ax=ax, shape=shape),
                 "originals and reconstructions",
             )
-    if _has_a_code(fit):
-        codes, colors = shown[:PLOTTED_ROWS], None if labels is None else labels[:PLOTTED_ROWS]
-        title = "latent space" if labels is None else "latent space by class"
-        panels["latent"] = lambda ax: _titled(fit.plot.latent(codes, color=colors, ax=ax), title)
-        if _has_marginals(fit, shown[:2]):
-            panels["kl"] = lambda ax: _titled(fit.plot.kl(codes, ax=ax), "KL of each latent dimension")
+    if (site := _code(fit)) is not None:
+        few = shown[:PLOTTED_ROWS]
+        if "clusters" not in own or dataset.image_shape is not None or labels is not None:
+            title = "latent space" if labels is None else "latent space by class"
+            colors = None if labels is None else class_names(labels[:PLOTTED_ROWS], dataset.label_names)
+            panels["latent"] = lambda ax: _titled(latent_space(fit, few, site, colors, ax), title)
+        if len(fit.latents) == 1 and _has_marginals(fit, few[:2]):
+            panels["kl"] = lambda ax: _titled(fit.plot.kl(few, ax=ax), "KL of each latent dimension")
     elif len(found := discrete_sites(fit.pair)) == 1:
         panels["use"] = lambda ax: fit.plot.codes(shown, site=next(iter(found)), ax=ax)
+    return panels
+
+
+def _shown(fit: Fit, dataset: Dataset) -> tuple[Tensor, Tensor | None]:
+    """The rows that are drawn, and their labels."""
+    if dataset.test is None or fit.takes("index"):
+        return dataset.train, dataset.train_labels
+    return dataset.test, dataset.test_labels
+
+
+def class_names(labels: Tensor, names: Sequence[str] | None) -> list[Any]:
+    """Labels by name, or by number; "" for a row without one."""
+    return ["" if c < 0 else names[c] if names else str(c) for c in labels.tolist()]
+
+
+def latent_space(fit: Fit, rows: Tensor, site: str, colors: Any, ax: Axes | None) -> Axes:
+    """The posterior means of a site as points; of a flow that draws its z, one draw each."""
+    from ppl_vae.plots import latent
+
+    found = fit.encode(rows, sample=fit.counts_volume and not fit.is_exact)
+    return latent(found[site] if isinstance(found, dict) else found, color=colors, ax=ax)
+
+
+def _of_table(fit: Fit, dataset: Dataset, judged: Judged | None, scale: Scale | None) -> dict[str, Panel]:
+    """What is drawn of rows that are no images: columns beside draws, and log p(x) by row."""
+    if dataset.image_shape is not None or dataset.train.dim() != 2:
+        return {}
+    from ppl_vae.plots import columns, log_p_points
+
+    panels: dict[str, Panel] = {}
+    if "x" in fit.observed and tuple(fit.observed["x"].event_shape) == dataset.event_shape:
+        rows = dataset.train[:PLOTTED_ROWS]
+
+        def beside(ax: Axes | None) -> Axes:
+            found = fit.sample(PLOTTED_ROWS)
+            draws = found["x"] if isinstance(found, dict) else found
+            both = [scale.undo(part) if scale else part for part in (rows, draws)]
+            return columns(*both, names=dataset.feature_names, ax=ax)
+
+        panels["columns"] = beside
+    if judged is not None and judged.log_p.dim() and len(judged.log_p) > 1:
+        panels["log_p"] = lambda ax: _titled(log_p_points(judged.log_p, names=judged.names, ax=ax), "log p(x) by row")
     return panels
 
 
@@ -67,10 +124,12 @@ def _makes_images(fit: Fit, dataset: Dataset) -> bool:
     return dataset.image_shape is not None and len(drawn) == 1 and not fit.has_global_latents
 
 
-def _has_a_code(fit: Fit) -> bool:
-    """One continuous latent vector a datum."""
-    sites = list(fit.latents.values())
-    return len(sites) == 1 and sites[0].is_local and not sites[0].is_discrete and len(sites[0].event_shape) == 1
+def _code(fit: Fit) -> str | None:
+    """The one continuous latent vector of a datum, beside which there may be classes; None where there is none."""
+    sites = [(name, site) for name, site in fit.latents.items() if not (site.is_discrete and site.is_local)]
+    if len(sites) != 1 or not sites[0][1].is_local or len(sites[0][1].event_shape) != 1:
+        return None
+    return sites[0][0]
 
 
 def _has_marginals(fit: Fit, few: Tensor) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae.recipes.base import Facts, Panel, Recipe, Settings, Training
@@ -58,11 +59,11 @@ def measure(fit: Fit, rows: Tensor, labels: Tensor | None) -> Mapping[str, float
 
 
 def panels(fit: Fit, dataset: Dataset) -> Mapping[str, Panel]:
-    """Samples of each component, a row each, the most used first."""
+    """Samples of each component, a row each, the most used first; of a table, the rows by component."""
     from ppl_vae.diagnostics import code_usage
 
     if dataset.image_shape is None:
-        return {}
+        return {"clusters": partial(_by_component, fit, dataset)}
     order = code_usage(fit, dataset.train, "c").usage[0].argsort(descending=True, stable=True)
 
     def clusters(ax: Axes | None) -> Axes:
@@ -75,6 +76,16 @@ def panels(fit: Fit, dataset: Dataset) -> Mapping[str, Panel]:
         return ax
 
     return {"clusters": clusters}
+
+
+def _by_component(fit: Fit, dataset: Dataset, ax: Axes | None) -> Axes:
+    """The latent space, coloured by the most probable component."""
+    from ppl_vae.recipes.figures import PLOTTED_ROWS, latent_space
+
+    rows = (dataset.train if dataset.test is None else dataset.test)[:PLOTTED_ROWS]
+    ax = latent_space(fit, rows, "z", fit.codes(rows, "c")[:, 0], ax)
+    ax.set_title("latent space by cluster", fontsize=10)
+    return ax
 
 
 RECIPE = Recipe(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ppl_vae.recipes.base import no_numbers
+from ppl_vae.recipes.budget import SECONDS, Effort, affordable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,11 +18,7 @@ if TYPE_CHECKING:
     from ppl_vae.evidence import Decomposition
     from ppl_vae.result import Fit
 
-MOST_SAMPLES = 5000  # importance samples a datum
-BUDGET = 1_500_000  # draws of the guide in all, for each part of the data
-FLOW_BUDGET = 150_000  # the same for a flow, each of whose draws is a pass through all of its layers
 MOST_ROWS = 5000  # rows of a part that are judged
-POSTERIOR_ROWS = 300  # rows in posterior.nc
 
 NOUNS = {"digits": "digits", "mnist": "digits", "iris": "flowers", "wine": "wines"}
 
@@ -37,6 +34,7 @@ class Report:
         latents: the names of the latents that the guide draws.
         further: what else was measured, by part and name; counts are whole numbers. Not in nats.
         is_flow: is the guide a point, whose volume the site of x counts?
+        efforts: which rows were judged, by part.
     """
 
     parts: dict[str, Decomposition]
@@ -45,6 +43,7 @@ class Report:
     latents: tuple[str, ...] = ("z",)
     further: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     is_flow: bool = False
+    efforts: Mapping[str, Effort] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
@@ -81,7 +80,7 @@ class Report:
 
     def header(self) -> list[str]:
         """The names of the columns: which rows, how many, with how many importance samples."""
-        return [f"{name} ({_rows_of(part)})" for name, part in self.parts.items()]
+        return [f"{name} ({_rows_of(part, self.efforts.get(name))})" for name, part in self.parts.items()]
 
     def numbers(self) -> dict[str, dict[str, float]]:
         """The same as plain data."""
@@ -114,10 +113,19 @@ class Report:
 Measure = Callable[["Fit", "Tensor", "Tensor | None"], Mapping[str, float]]
 
 
-def judge(fit: Fit, dataset: Dataset, *, measure: Measure = no_numbers, seed: int = 0) -> Report:
+def judge(
+    fit: Fit,
+    dataset: Dataset,
+    *,
+    measure: Measure = no_numbers,
+    seed: int = 0,
+    seconds: float = SECONDS,
+    progress: bool = True,
+) -> Report:
     """Take the evidence of train and test rows apart, and put it in words.
 
-    Importance samples a datum: 5000, fewer where the rows are many. With latents that all data share, or with
+    Importance samples a datum: 5000, fewer where the rows are many; fewer still, and in the end fewer rows, where they
+    would take longer than ``seconds``; the head of the table says how many. With latents that all data share, or with
     parameters for each row, only the train rows are judged: the others were never seen by the guide. No labels are
     given to the pair: those of the data are for ``measure`` alone.
 
@@ -126,18 +134,22 @@ def judge(fit: Fit, dataset: Dataset, *, measure: Measure = no_numbers, seed: in
         dataset: its data.
         measure: further numbers, of the fit, rows and their labels.
         seed: of the draws.
+        seconds: for the draws, about.
+        progress: show a bar, in a terminal or a notebook.
     """
     from ppl_vae.diagnostics import Verdict as VerdictOf
     from ppl_vae.diagnostics import active_units
     from ppl_vae.evidence import decomposition
+    from ppl_vae.training.progress import stage
 
     parts = {"train": dataset.train[:MOST_ROWS]}
     if dataset.test is not None and not fit.has_global_latents and not fit.takes("index"):
         parts["test"] = dataset.test[:MOST_ROWS]
-    pieces = {
-        name: decomposition(fit, rows, num_samples=_num_samples(fit, len(rows)), seed=seed)
-        for name, rows in parts.items()
-    }
+    pieces, efforts = {}, {}
+    for name, rows in parts.items():
+        efforts[name] = effort = affordable(fit, rows, seconds=seconds / len(parts), seed=seed)
+        with stage(f"log p(x) of {name} rows", len(effort.rows), enabled=progress) as done:
+            pieces[name] = decomposition(fit, effort.rows, num_samples=effort.num_samples, seed=seed, progress=done)
     last = list(parts)[-1]
     # In a flow every dimension moves with the datum.
     units = active_units(fit, parts[last], seed=seed) if len(parts[last]) > 1 and not fit.counts_volume else None
@@ -146,15 +158,7 @@ def judge(fit: Fit, dataset: Dataset, *, measure: Measure = no_numbers, seed: in
         name: {**_codes(fit, rows), **measure(fit, rows, _labels(dataset, name))} for name, rows in parts.items()
     }
     verdict = VerdictOf.of(pieces[last], units, noun=noun)
-    return Report(pieces, verdict, dataset.unit, tuple(fit.latents), further, fit.counts_volume)
-
-
-def _num_samples(fit: Fit, num_rows: int) -> int:
-    """Draws a datum; of an exact flow all are the same, and two show it."""
-    if fit.is_exact:
-        return 2
-    budget = min(BUDGET, FLOW_BUDGET) if fit.counts_volume else BUDGET
-    return max(100, min(MOST_SAMPLES, budget // num_rows))
+    return Report(pieces, verdict, dataset.unit, tuple(fit.latents), further, fit.counts_volume, efforts)
 
 
 def _labels(dataset: Dataset, part: str) -> Tensor | None:
@@ -183,8 +187,10 @@ def _shown(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def _rows_of(part: Decomposition) -> str:
+def _rows_of(part: Decomposition, effort: Effort | None) -> str:
     count = f"{len(part.elbo)} rows" if part.elbo.dim() else "all rows at once"
+    if effort is not None and len(effort.rows) < effort.num_rows:
+        count = f"{len(effort.rows)} of {effort.num_rows} rows"
     samples = part.evidence.estimator.partition("(")[2].rstrip(")")
     return f"{count}, K = {samples}" if part.evidence.bound != "exact" else count
 
@@ -197,16 +203,6 @@ def _numbers(part: Decomposition) -> dict[str, float]:
         "log_likelihood": evidence.value,
         "log_likelihood_standard_error": evidence.standard_error,
     }
-
-
-def posterior_rows(fit: Fit, dataset: Dataset) -> Any:
-    """The rows whose posterior is kept: the first test rows, or all train rows where the latents are shared
-    by all.
-    """
-    if fit.has_global_latents:
-        return dataset.train
-    rows = dataset.train if dataset.test is None or fit.takes("index") else dataset.test
-    return rows[:POSTERIOR_ROWS]
 
 
 # the model card

@@ -52,18 +52,23 @@ NAMED: dict[str, Callable[[], Dataset]] = {
 }
 
 
-def open_source(text: str) -> Dataset:
+def open_source(text: str, *, hold_out: bool = True, **reading: Any) -> Dataset:
     """The data set that ``text`` stands for, with test rows.
 
     Args:
         text: ``digits`` (zeros and ones), ``grey-digits`` (17 levels), ``iris``, ``wine``, ``mnist:DIR`` (the IDX
-            files in DIR, as zeros and ones), or a file in .csv, .npy or .npz. Where the data bring no test rows, one
-            row in five is held out, always the same ones; of fewer than 20 rows, none.
+            files in DIR, as zeros and ones), a file in .csv, .npy or .npz, or a folder of pictures. Where the data
+            bring no test rows, one row in five is held out, always the same ones; of fewer than 20 rows, none.
+        hold_out: False leaves all rows of a file together, in their order.
+        reading: how a file is read; see :func:`ppl_vae.data.load_file`.
 
     Raises:
         ValueError, FileNotFoundError: neither a name nor a file that can be read; the message has the nearest
             names.
     """
+    reading = {name: value for name, value in reading.items() if value}
+    if (text in NAMED or text.startswith("mnist:")) and set(reading) - {"class_names"}:
+        raise ValueError(f"{text}: columns are chosen, and pictures made grey, in a file of your own")
     if text in NAMED:
         return _with_test_rows(NAMED[text]())
     if text.startswith("mnist:"):
@@ -72,10 +77,14 @@ def open_source(text: str) -> Dataset:
         return load_mnist(text.removeprefix("mnist:"), binary=True)
     if Path(text).suffix.lower() not in SUFFIXES and not Path(text).exists():
         near = get_close_matches(text, [*NAMED, "mnist:DIR"], n=2, cutoff=0.5) or [*NAMED, "mnist:DIR"]
-        raise ValueError(f"unknown data {text!r}; did you mean {' or '.join(near)}? (or a file in .csv, .npy, .npz)")
+        raise ValueError(
+            f"unknown data {text!r}; did you mean {' or '.join(near)}? (or a file in .csv, .npy, .npz, or a folder of "
+            "pictures)"
+        )
     from ppl_vae.data import load_file
 
-    return _with_test_rows(load_file(text))
+    dataset = load_file(text, **reading)
+    return _with_test_rows(dataset) if hold_out else dataset
 
 
 def _with_test_rows(dataset: Dataset) -> Dataset:
@@ -91,13 +100,15 @@ def _with_test_rows(dataset: Dataset) -> Dataset:
         order[: len(order) // HELD_OUT].sort().values,
         order[len(order) // HELD_OUT :].sort().values,
     )
-    labels = dataset.train_labels
+    labels, index = dataset.train_labels, dataset.index_of("train")
     return replace(
         dataset,
         train=dataset.train[rest],
         test=dataset.train[held_out],
         train_labels=None if labels is None else labels[rest],
         test_labels=None if labels is None else labels[held_out],
+        train_index=tuple(index[i] for i in rest.tolist()),
+        test_index=tuple(index[i] for i in held_out.tolist()),
     )
 
 

@@ -127,4 +127,5 @@ RECIPE = Recipe(
     note=note,
     measure=measure,
     panels=panels,
+    label_site="y",
 )

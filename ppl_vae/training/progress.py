@@ -3,7 +3,30 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+
+def is_watched() -> bool:
+    """Does a person see what is printed: in a terminal, or a notebook?"""
+    return "ipykernel" in sys.modules or sys.stderr.isatty()
+
+
+@contextmanager
+def stage(what: str, total: int, *, unit: str = "row", enabled: bool = True) -> Iterator[Callable[[int], None]]:
+    """A bar over one part of the work after a fit; it goes away at the end.
+
+    Yields:
+        what to call with how much is done.
+    """
+    if not (enabled and is_watched()):
+        yield lambda done: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc=what, unit=unit, dynamic_ncols=True, leave=False) as bar:
+        yield lambda done: bar.update(done - bar.n) and None
 
 
 class Progress:
@@ -11,8 +34,7 @@ class Progress:
 
     def __init__(self, total: int | None, initial: int, *, enabled: bool) -> None:
         self._bar: Any = None
-        notebook = "ipykernel" in sys.modules
-        if enabled and (notebook or sys.stderr.isatty()):
+        if enabled and is_watched():
             from tqdm.auto import tqdm
 
             self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True, leave=True)

@@ -79,11 +79,23 @@ PICKLE = np.array([Canary()], dtype=object)
 REFUSED = {
     "csv empty": ("a.csv", csv(""), "must hold at least one row, got an empty file"),
     "csv with a header only": ("a.csv", csv("a,b\n"), r"must hold at least one row, got shape \(0, 2\)"),
-    "csv NaN": ("a.csv", csv("a,b\n1,2\n3,nan\n"), "must hold finite numbers, got NaN at row 1, column 'b'"),
-    "csv hole": ("a.csv", csv("1,2\n,4\n"), "must hold finite numbers, got NaN at row 1, column 0"),
-    "csv hole at the start": ("a.csv", csv("1,\n3,4\n"), "got NaN at row 0, column 1"),
-    "csv infinity": ("a.csv", csv("1,2\n3,inf\n"), "got infinity at row 1, column 1"),
-    "csv word": ("a.csv", csv("a,b\n1,2\n3,blue\n"), "must hold numbers, got 'blue' at row 1, column 'b'"),
+    "csv NaN": (
+        "a.csv",
+        csv("a,b\n1,2\n3,nan\n"),
+        r"column 'b': 1 of 2 cells is empty \(the first at row 1\): fill them in the file, or --drop b",
+    ),
+    "csv hole": (
+        "a.csv",
+        csv("1,2\n,4\n"),
+        r"must hold numbers; column '0': 1 of 2 cells is empty \(the first at row 1\)",
+    ),
+    "csv hole at the start": ("a.csv", csv("1,\n3,4\n"), r"column '1': 1 of 2 cells is empty \(the first at row 0\)"),
+    "csv infinity": ("a.csv", csv("1,2\n3,inf\n"), "column '1': infinity at row 1: --drop 1"),
+    "csv word": (
+        "a.csv",
+        csv("a,b\n1,2\n3,blue\n"),
+        r"must hold numbers; column 'b': 1 of 2 cells are no numbers \('blue' at row 1\): --drop b",
+    ),
     "csv ragged": ("a.csv", csv("1,2\n3,4,5\n"), "must be a readable csv file, got: .*line 2"),
     "csv binary": ("a.csv", lambda p: p.write_bytes(b"\xff\xfe\x80\x81,"), "must be a readable csv file"),
     "npy NaN": (
@@ -142,5 +154,7 @@ def test_what_is_wrong_is_said(tmp_path, name):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"load_file: .*none\.csv must be a file, and there is none"):
+    with pytest.raises(
+        FileNotFoundError, match=r"load_file: .*none\.csv must be a file or a folder of pictures, and there is none"
+    ):
         load_file(tmp_path / "none.csv")

@@ -228,7 +228,7 @@ def test_arviz_gets_the_codes(tmp_path):
     np.testing.assert_array_equal(found["kl"], table.kl)
     np.testing.assert_allclose(found["b_probs"].sum("b_class"), 1.0)
     np.testing.assert_allclose(found["b_usage"], class_probabilities(pair, X).mean(0))
-    assert found["posterior"].dims == ("datum", "code") and found["b_entropy"].dims == ("b_latent",)
+    assert found["posterior"].dims == ("data", "code") and found["b_entropy"].dims == ("b_latent",)
 
 
 def test_predictions_use_the_component_that_fits_the_datum():

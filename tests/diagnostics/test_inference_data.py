@@ -16,14 +16,14 @@ from ppl_vae.pair import Pair
 SMALL = {"num_samples": 60, "num_predictive": 7}
 
 LOCAL = {
-    ("posterior", "z"): (("chain", "draw", "datum", "z_dim_0"), (1, 60, 40, 4)),
-    ("prior", "z"): (("chain", "draw", "datum", "z_dim_0"), (1, 60, 40, 4)),
-    ("posterior_predictive", "x"): (("chain", "draw", "datum", "x_dim_0"), (1, 7, 40, 4)),
-    ("prior_predictive", "x"): (("chain", "draw", "datum", "x_dim_0"), (1, 7, 40, 4)),
-    ("log_likelihood", "x"): (("chain", "draw", "datum"), (1, 60, 40)),
-    ("sample_stats", "log_p"): (("chain", "draw", "datum"), (1, 60, 40)),
-    ("sample_stats", "log_q"): (("chain", "draw", "datum"), (1, 60, 40)),
-    ("observed_data", "x"): (("datum", "x_dim_0"), (40, 4)),
+    ("posterior", "z"): (("chain", "draw", "data", "z_dim_0"), (1, 60, 40, 4)),
+    ("prior", "z"): (("chain", "draw", "data", "z_dim_0"), (1, 60, 40, 4)),
+    ("posterior_predictive", "x"): (("chain", "draw", "data", "x_dim_0"), (1, 7, 40, 4)),
+    ("prior_predictive", "x"): (("chain", "draw", "data", "x_dim_0"), (1, 7, 40, 4)),
+    ("log_likelihood", "x"): (("chain", "draw", "data"), (1, 60, 40)),
+    ("sample_stats", "log_p"): (("chain", "draw", "data"), (1, 60, 40)),
+    ("sample_stats", "log_q"): (("chain", "draw", "data"), (1, 60, 40)),
+    ("observed_data", "x"): (("data", "x_dim_0"), (40, 4)),
 }
 GLOBAL = {
     **{key: value for key, value in LOCAL.items() if key[1] == "x"},
@@ -131,17 +131,17 @@ def test_dimensions_and_coordinates_by_name(local_pair, x, names):
         dims={"x": names, "z": ["code"]},
         coords={"pixel": list("abcd"), "datum": [f"row {n}" for n in range(40)]},
     )
-    assert idata["observed_data"]["x"].dims == ("datum", "pixel")
-    assert idata["posterior"]["z"].dims == ("chain", "draw", "datum", "code")
-    assert idata["log_likelihood"]["x"].dims == ("chain", "draw", "datum")
+    assert idata["observed_data"]["x"].dims == ("data", "pixel")
+    assert idata["posterior"]["z"].dims == ("chain", "draw", "data", "code")
+    assert idata["log_likelihood"]["x"].dims == ("chain", "draw", "data")
     assert list(idata["posterior_predictive"]["pixel"].values) == list("abcd")
-    assert str(idata["sample_stats"]["datum"].values[3]) == "row 3"
+    assert str(idata["sample_stats"]["data"].values[3]) == "row 3"
 
 
 def test_rows_keep_their_numbers(local_pair, x):
     rows = local_pair.rows(x).take(torch.tensor([3, 5, 8]))
     idata = to_inference_data(local_pair, rows, **SMALL, groups=["posterior"])
-    assert idata["posterior"]["datum"].values.tolist() == [3, 5, 8]
+    assert idata["posterior"]["data"].values.tolist() == [3, 5, 8]
 
 
 MISTAKES = {
@@ -180,7 +180,7 @@ def test_images_counts_and_several_sites():
     idata = to_inference_data(Pair(model, guide), data, **SMALL, max_elements=100)
     assert idata["posterior_predictive"]["x"].shape == (1, 7, 5, 1, 2, 3)
     assert idata["posterior"]["c"].dtype.kind == "i"
-    assert idata["posterior"]["z"].dims == ("chain", "draw", "datum")
+    assert idata["posterior"]["z"].dims == ("chain", "draw", "data")
     assert set(idata["log_likelihood"].data_vars) == {"x", "y"}
     assert idata["observed_data"]["y"].values.tolist() == [0, 1, 2, 3, 4]
 
@@ -219,3 +219,86 @@ def test_arviz_reads_it(case, x, tmp_path):
     _arviz.to_netcdf(idata, tmp_path / "posterior.nc")
     back = _arviz.from_netcdf(tmp_path / "posterior.nc")
     np.testing.assert_array_equal(back["sample_stats"]["log_q"], idata["sample_stats"]["log_q"])
+
+
+# names: of plates, rows and columns
+
+
+def plates(x):
+    with pyro.plate("rows", len(x), dim=-2):
+        with pyro.plate("parts", 3, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z.sum(-2, keepdim=True), 1.0).to_event(1), obs=x.unsqueeze(1))
+
+
+def plates_guide(x):
+    with pyro.plate("rows", len(x), dim=-2), pyro.plate("parts", 3, dim=-1):
+        pyro.sample("z", dist.Normal(x.unsqueeze(1) / 4, 1.0).to_event(1))
+
+
+def test_dimensions_are_called_by_their_plates(x):
+    idata = to_inference_data(Pair(plates, plates_guide), x[:, :2], **SMALL)
+    assert idata["posterior"]["z"].dims == ("chain", "draw", "rows", "parts", "z_dim_1")
+    assert idata["posterior_predictive"]["x"].dims == ("chain", "draw", "rows", "x_dim_0")
+    assert idata["sample_stats"]["log_q"].dims == ("chain", "draw", "rows")
+    named = to_inference_data(
+        Pair(plates, plates_guide), x[:, :2], **SMALL, dims={"z": ["part", "k"]}, coords={"datum": range(100, 140)}
+    )
+    assert named["posterior"]["z"].dims == ("chain", "draw", "rows", "part", "k")
+    assert named["posterior"]["rows"].values.tolist() == list(range(100, 140))
+
+
+def test_a_plate_that_is_called_as_the_draws_gives_no_name(x):
+    def model(x):
+        with pyro.plate("draw", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("draw", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    idata = to_inference_data(Pair(model, guide), x[:, 0], **SMALL, groups=["posterior"])
+    assert idata["posterior"]["z"].dims == ("chain", "draw", "datum")
+
+
+def test_a_data_frame_gives_its_index_and_its_columns(local_pair, x):
+    import pandas as pd
+
+    names = [f"row {n}" for n in range(40)]
+    frame = pd.DataFrame(x.numpy(), columns=["a", "b", "c", "d"], index=names)
+    idata = to_inference_data(local_pair, frame, **SMALL)
+    for group in ("posterior", "observed_data", "sample_stats"):
+        assert idata[group]["data"].values.tolist() == names
+    for group in ("posterior_predictive", "observed_data"):
+        assert idata[group]["x_dim_0"].values.tolist() == ["a", "b", "c", "d"]
+    called = to_inference_data(local_pair, frame, **SMALL, dims={"x": ["column"]})
+    assert called["observed_data"]["column"].values.tolist() == ["a", "b", "c", "d"]
+    plain = to_inference_data(local_pair, x, **SMALL)
+    np.testing.assert_array_equal(plain["posterior"]["z"], idata["posterior"]["z"])
+
+
+def test_dates_and_two_levels_of_an_index_become_words(local_pair, x, tmp_path):
+    import pandas as pd
+
+    dates = pd.date_range("2024-01-01", periods=40)
+    for index, first in (
+        (dates, "2024-01-01 00:00:00"),
+        (pd.MultiIndex.from_product([list("ab"), range(20)]), "('a', 0)"),
+    ):
+        idata = to_inference_data(local_pair, pd.DataFrame(x.numpy(), index=index), **SMALL, groups=["posterior"])
+        assert str(idata["posterior"]["data"].values[0]) == first
+        _arviz.to_netcdf(idata, tmp_path / "posterior.nc")
+
+
+def test_what_is_made_compact_keeps_its_log_densities(local_pair, x):
+    whole = to_inference_data(local_pair, x, **SMALL)
+    values = whole["posterior"]["z"].values.astype(np.float64)
+    log_q = whole["sample_stats"]["log_q"].values.copy()
+    wide = _arviz.inference_data(
+        {"posterior": {"z": values, "n": values.astype(np.int64)}, "sample_stats": {"log_q": log_q}}
+    )
+    small = _arviz.compacted(wide)
+    assert (small["posterior"]["z"].dtype, small["posterior"]["n"].dtype) == (np.float32, np.int32)
+    assert small["sample_stats"]["log_q"].dtype == np.float64
+    np.testing.assert_array_equal(small["posterior"]["z"], values.astype(np.float32))
+    assert small["posterior"]["z"].dims == ("chain", "draw", "z_dim_0", "z_dim_1")

@@ -43,6 +43,21 @@ def report() -> GradientReport:
     return GradientReport({name: {"phi": p} for name, p in found.items()}, 100, dict.fromkeys(found, "enumeration"))
 
 
+def far_out() -> torch.Tensor:
+    """Codes of which the first is a hundred times as far out as the rest."""
+    codes = noise(32, 4)
+    codes[0] = 100.0
+    return codes
+
+
+def kinds() -> torch.Tensor:
+    """Columns of zeros and ones, whole numbers, one value, a few fractions, and any numbers with one far out."""
+    rows = torch.arange(60.0)
+    any_number = noise(60)
+    any_number[7] = 1e4
+    return torch.stack([rows % 2, rows % 37, 0 * rows, rows % 3 / 4, any_number], 1)
+
+
 FIGURES = {
     "history": lambda ax: plots.history(curve(), ax=ax),
     "history of one step": lambda ax: plots.history(curve(1), ax=ax),
@@ -54,6 +69,12 @@ FIGURES = {
     "latent, 1": lambda ax: plots.latent(noise(30, 1), color=torch.arange(30) % 3, ax=ax),
     "latent, 2": lambda ax: plots.latent(noise(30, 2), ax=ax),
     "latent, 5": lambda ax: plots.latent(noise(30, 5), color=noise(30), ax=ax),
+    "latent, a code far out": lambda ax: plots.latent(far_out(), color=[9] + [0, 1] * 15 + [1], ax=ax),
+    "latent, long names": lambda ax: plots.latent(noise(4, 2), color=["setosa", "", "virginica", "setosa"], ax=ax),
+    "columns": lambda ax: plots.columns(noise(30, 3), noise(40, 3), names=["a", "b", "c"], ax=ax),
+    "columns, of all kinds": lambda ax: plots.columns(kinds(), kinds() + 0.1, ax=ax),
+    "log_p_points": lambda ax: plots.log_p_points(noise(30), ax=ax),
+    "log_p_points, far below": lambda ax: plots.log_p_points([-1e6, -math.inf, *range(30)], ax=ax),
     "kl_bars": lambda ax: plots.kl_bars([2.0, 0.001, 3.0], ax=ax),
     "code_bars, one latent": lambda ax: plots.code_bars(usage(1), ax=ax),
     "code_bars, four latents": lambda ax: plots.code_bars(usage(4), ax=ax),
@@ -115,6 +136,16 @@ MISTAKES = {
         lambda: plots.latent(noise(4, 2), color=[1]),
         ValueError,
         "each of the 4 codes is required, got 1",
+    ),
+    "columns": (
+        lambda: plots.columns(noise(4, 2), noise(4, 3)),
+        ValueError,
+        r"two tables of the same columns are required, got \(4, 2\) and \(4, 3\)",
+    ),
+    "log_p_points": (
+        lambda: plots.log_p_points([1.0, 2.0], names=["a"]),
+        ValueError,
+        "a name for each of 2 data is required, got 1",
     ),
     "kl_bars": (
         lambda: plots.kl_bars([1.0], active=[True, False]),
@@ -215,3 +246,47 @@ def test_no_two_classes_share_a_colour():
 def test_train_and_validation_differ_without_colour_too(given):
     plots.history(curve(), ax=given)
     assert len({line.get_linestyle() for line in given.lines}) == 2
+
+
+def test_a_code_far_out_squashes_neither_the_frame_nor_the_components(given):
+    plots.latent(far_out(), ax=given)
+    low, high = given.get_xlim()
+    assert high - low < 12
+    assert "1 outside" in [text.get_text() for text in given.texts]
+
+
+def test_columns_are_those_that_differ_most_and_count_what_is_far_out(given):
+    data, draws = noise(50, 20), noise(50, 20)
+    draws[:, [3, 17]] += 4
+    data[0, 3] = 1e5
+    plots.columns(data, draws, names=[f"c{i}" for i in range(20)], most=2, ax=given)
+    insets = given.child_axes
+    assert [inset.get_title() for inset in insets] == ["c3", "c17"]
+    assert [text.get_text() for text in insets[0].texts] == ["1 outside"]
+    assert insets[0].get_xlim()[1] < 10
+    assert "2 of 20 columns, where they differ most" in given.get_title()
+
+
+def test_a_column_of_whole_numbers_has_a_bar_for_each(given):
+    counts = torch.tensor([0.0, 1.0, 1.0, 3.0])[:, None] * (1 + 1e-7)  # as standardizing leaves them
+    plots.columns(counts, counts, ax=given)
+    (bars, _) = given.child_axes[0].patches
+    values, edges, _ = bars.get_data()
+    assert edges.tolist() == [-0.5, 0.5, 1.5, 2.5, 3.5]
+    assert values.tolist() == [0.25, 0.5, 0.0, 0.25]
+
+
+def test_the_least_log_p_are_named_and_those_far_below_are_no_part_of_the_frame(given):
+    values = torch.linspace(-10, -5, 40)
+    values[11], values[30] = -3e4, -13.0
+    plots.log_p_points(values, names=[f"row {i}" for i in range(40)], named=2, ax=given)
+    (text,) = given.texts
+    assert text.get_text().splitlines() == ["the least  (1 below the frame)", "row 11  -30,000", "row 30  -13.0"]
+    assert given.get_ylim()[0] > -40
+
+
+def test_robust_limits_keep_a_normal_sample_whole():
+    values = noise(1000).double().numpy()
+    assert axes.robust_limits(values) == (values.min(), values.max(), 0)
+    assert axes.robust_limits(np.array([0.0, 0.0, 0.0, 5.0])) == (0.0, 5.0, 0)
+    assert axes.robust_limits(np.array([2.0, 2.0])) == (1.5, 2.5, 0)

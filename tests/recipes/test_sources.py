@@ -43,7 +43,7 @@ def test_of_few_rows_none_is_held_out(tmp_path: Path) -> None:
     [
         ("digit", r"unknown data 'digit'; did you mean digits or grey-digits\?"),
         ("mnits:data", "unknown data 'mnits:data'; did you mean mnist:DIR"),
-        ("absent.csv", "absent.csv must be a file, and there is none"),
+        ("absent.csv", "absent.csv must be a file or a folder of pictures, and there is none"),
         ("mnist:absent", "absent must hold train-images-idx3-ubyte"),
     ],
 )

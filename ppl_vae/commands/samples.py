@@ -1,9 +1,9 @@
-"""Samples of a run, as a file."""
+"""``ppl-vae sample``: new data of a run, as a file."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from ppl_vae.storage import atomic_write
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ppl_vae.recipes.session import Opened
+    from ppl_vae.commands.opening import Opened
 
 
 def draw(opened: Opened, count: int, *, mean: bool = False, seed: int = 0) -> Tensor:
@@ -22,14 +22,16 @@ def draw(opened: Opened, count: int, *, mean: bool = False, seed: int = 0) -> Te
     rows = opened.fit.sample(count, mean=mean, seed=seed, fitted_to=known)
     if isinstance(rows, dict):
         raise ValueError(f"sample: one observed site is required, the model has {', '.join(rows)}")
-    return opened.scale.undo(rows) if opened.scale else rows
+    return opened.origin.scale.undo(rows) if opened.origin.scale else rows
 
 
-def write_samples(path: Path, rows: Tensor, image_shape: tuple[int, ...] | None) -> None:
-    """Write (n, ...) numbers as ``.npy`` or ``.csv``, or images as ``.png``."""
+def write_samples(
+    path: Path, rows: Tensor, image_shape: tuple[int, ...] | None, *, names: Sequence[str] | None = None
+) -> None:
+    """Write (n, ...) numbers as ``.npy`` or ``.csv`` (headed by the names of columns), or images as ``.png``."""
     writers: dict[str, Callable[[], bytes]] = {
         ".npy": lambda: _npy(rows.numpy()),
-        ".csv": lambda: _csv(rows.flatten(1).numpy()),
+        ".csv": lambda: _csv(rows.flatten(1).numpy(), names),
         ".png": lambda: _png(rows, image_shape),
     }
     if path.suffix.lower() not in writers:
@@ -45,12 +47,11 @@ def _npy(array: Any) -> bytes:
     return file.getvalue()
 
 
-def _csv(table: Any) -> bytes:
-    import numpy as np
+def _csv(table: Any, names: Sequence[str] | None) -> bytes:
+    import pandas as pd
 
-    file = io.BytesIO()
-    np.savetxt(file, table, delimiter=",", fmt="%.9g")
-    return file.getvalue()
+    text: str = pd.DataFrame(table, columns=names).to_csv(index=False, header=names is not None, float_format="%.9g")
+    return text.encode()
 
 
 def _png(rows: Tensor, image_shape: tuple[int, ...] | None) -> bytes:
