@@ -17,12 +17,15 @@ from ppl_vae.recipes.registry import get_recipe, record
 from ppl_vae.recipes.sources import Scale, open_source
 from ppl_vae.storage import (
     RunFolder,
+    StorageError,
     load_tree,
     read_json,
     require_plain_folder,
+    require_plain_name,
     save_tree,
     write_json,
 )
+from ppl_vae.storage.form import require_form
 
 if TYPE_CHECKING:
     from ppl_vae.data import Dataset
@@ -272,10 +275,13 @@ def _same_file(target: str) -> str:
 
 def _source_in(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     source = config["fit"].get("source")
-    required = {field.name for field in fields(Plan) if field.default is MISSING}
-    if not isinstance(source, dict) or not required <= set(source):
+    if not isinstance(source, dict) or not _required() <= set(source):
         raise ValueError(f"{folder}: this run was not made by the command line")
     return source
+
+
+def _required() -> set[str]:
+    return {field.name for field in fields(Plan) if field.default is MISSING}
 
 
 def _plan_in(source: Mapping[str, Any]) -> Plan:
@@ -283,12 +289,16 @@ def _plan_in(source: Mapping[str, Any]) -> Plan:
 
 
 def _saved_plan(checkpoint: Path, run: RunFolder, cut_off: bool) -> Plan:
-    if cut_off:
-        return Plan(**read_json(checkpoint / RunFolder.CONFIG))
-    from ppl_vae.saving import read_config
+    from ppl_vae.saving import SOURCE, read_config
 
-    with run.snapshot([RunFolder.CONFIG]) as saved:
-        return _plan_in(_source_in(read_config(saved), run.path))
+    if not cut_off:
+        with run.snapshot([RunFolder.CONFIG]) as saved:
+            return _plan_in(_source_in(read_config(saved), run.path))
+    path = require_plain_name(checkpoint, RunFolder.CONFIG)
+    require_form(source := read_json(path), SOURCE, path)
+    if missing := sorted(_required() - set(source)):
+        raise StorageError(path, f"{', '.join(missing)} must be there")
+    return _plan_in(source)
 
 
 def save(found: Fit, prepared: Prepared, folder: Path, report: Report, *, command: str) -> list[str]:
@@ -350,7 +360,7 @@ def open_run(folder: Path, *, pair: str | None = None, data: str | None = None) 
     with RunFolder(folder).snapshot() as saved:
         source = _source_in(read_config(saved), folder)
         plan = _plan_in(source)
-        scale = Scale(**source["scale"]) if source.get("scale") else None
+        scale = Scale(source["scale"]["mean"], source["scale"]["sd"]) if source.get("scale") else None
         shape = tuple(source["image_shape"]) if source.get("image_shape") else None
         if not is_pair_file(plan.target):
             if pair is not None:
