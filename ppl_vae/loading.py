@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 
 from ppl_vae.pair import Pair
 from ppl_vae.result import Fit
-from ppl_vae.saving import put_weights, read_config
+from ppl_vae.saving import put_weights, read_config, read_weights
 from ppl_vae.storage import RunFolder, Snapshot, StorageError
+from ppl_vae.storage.environment import ENVIRONMENT
+from ppl_vae.storage.form import require_form
 from ppl_vae.training.record import Record
+from ppl_vae.training.state_form import require_state
 
 
 def load(
@@ -54,17 +58,38 @@ def load_saved(
     """:func:`load`, of one save that is held while others may follow."""
     saved.verify()
     config = read_config(saved)
+    if RunFolder.ENVIRONMENT in saved:
+        require_form(saved.read_json(RunFolder.ENVIRONMENT), ENVIRONMENT, saved.path / RunFolder.ENVIRONMENT)
     if (model is None) != (guide is None):
         raise ValueError("load: give both model and guide, or neither")
+    weights = read_weights(saved, config)
+    state_file = saved.path / RunFolder.STATE
+    state = require_state(saved.read_tree(RunFolder.STATE), state_file) if RunFolder.STATE in saved else None
     if model is None or guide is None:
-        model, guide = _from_recipe(config, saved)
-    dtype = _dtype(config, saved)
-    plate = config["fit"].get("data_plate")
-    pair = Pair(model, guide, data_plate=plate, device=device, dtype=dtype)
-    state = saved.read_tree(RunFolder.STATE) if RunFolder.STATE in saved else None
-    pair.initialize(_template(data, state, saved), seed=int(config["fit"].get("seed", 0)))
-    put_weights(pair, saved)
+        model, guide = _from_recipe(config, saved, sum(tensor.numel() for tensor in weights.values()))
+        blamed = state_file if data is None else None
+    else:
+        blamed = None
+    with _blamed_on(blamed):
+        pair = Pair(
+            model, guide, data_plate=config["fit"].get("data_plate"), device=device, dtype=_dtype(config, saved)
+        )
+        pair.initialize(_template(data, state, saved), seed=int(config["fit"].get("seed", 0)))
+    put_weights(pair, weights, saved.path / RunFolder.MODEL)
     return Fit(pair, Record.saved(config["run"], state), dict(config["fit"]))
+
+
+@contextmanager
+def _blamed_on(path: Path | None) -> Iterator[None]:
+    """All that a pair is made of and run on comes from the folder: so what goes wrong there is its fault."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        if path is None:
+            raise
+        raise StorageError(path, f"the pair cannot be run on its rows ({type(error).__name__}: {error})") from error
 
 
 def _template(data: Any, state: Any, run: Snapshot) -> Any:
@@ -79,12 +104,15 @@ def _template(data: Any, state: Any, run: Snapshot) -> Any:
     return rows or None  # a pair without data is run on none
 
 
-def _from_recipe(config: dict[str, Any], run: Snapshot) -> tuple[Any, Any]:
+def _from_recipe(config: dict[str, Any], run: Snapshot, num_weights: int) -> tuple[Any, Any]:
     from ppl_vae.recipes import rebuild
 
     if not config.get("recipe"):
         raise ValueError(f"load: {run.path} is not of a recipe; give the model and the guide")
-    return rebuild(config["recipe"])
+    try:
+        return rebuild(config["recipe"], num_weights=num_weights)
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise StorageError(run.path / RunFolder.CONFIG, f"no pair can be built of it ({error})") from error
 
 
 _DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}

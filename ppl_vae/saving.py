@@ -13,6 +13,22 @@ from torch import Tensor
 from ppl_vae.pair import Pair
 from ppl_vae.pair.parameters import buffers_of
 from ppl_vae.storage import RunFolder, Snapshot, StorageError, environment
+from ppl_vae.storage.form import (
+    anything,
+    each,
+    finite,
+    flag,
+    kind,
+    maybe,
+    number,
+    one_of,
+    positive,
+    record,
+    require_form,
+    table,
+    text,
+    whole,
+)
 
 CONFIG_FORMAT = 1
 
@@ -135,7 +151,24 @@ def read_config(saved: Snapshot) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format_version") != CONFIG_FORMAT:
         found = config.get("format_version") if isinstance(config, dict) else type(config).__name__
         raise StorageError(path, f"format {CONFIG_FORMAT} of a run is required, got {found}")
+    require_form(config, CONFIG, path)
     return config
+
+
+def read_weights(saved: Snapshot, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Every weight by name, of the shapes that the config speaks of.
+
+    Raises:
+        StorageError: the file is damaged or holds something else, or the two files are of different pairs.
+    """
+    path, weights = saved.path / RunFolder.MODEL, saved.read_tree(RunFolder.MODEL)
+    require_form(weights, table(kind("a tensor", lambda value: isinstance(value, Tensor))), path)
+    for name, entry in config["parameters"].items():
+        found = list(weights[name].shape) if name in weights else None
+        if found != entry["shape"]:
+            problem = f"parameters.{name}.shape: {found} is required, as in {RunFolder.MODEL}, got {entry['shape']}"
+            raise StorageError(saved.path / RunFolder.CONFIG, problem)
+    return dict(weights)
 
 
 def _not_persistent(pair: Pair) -> set[str]:
@@ -144,20 +177,69 @@ def _not_persistent(pair: Pair) -> set[str]:
     return every - {f"buffer.{name}" for name in pair.buffers_by_name()}
 
 
-def put_weights(pair: Pair, folder: Snapshot) -> None:
-    """Copy the folder's weights into the pair's own tensors.
+def put_weights(pair: Pair, saved: Mapping[str, Tensor], path: Path) -> None:
+    """Copy weights that were read from ``path`` into the pair's own tensors.
 
     Raises:
-        StorageError: a weight is missing, unknown, or of another shape than the pair's.
+        StorageError: a weight is missing, unknown, of another shape or dtype than the pair's, or nothing but NaN.
     """
-    saved, live = folder.read_tree(RunFolder.MODEL), tensors_of(pair)
-    path = folder.path / RunFolder.MODEL
+    live = tensors_of(pair)
     missing, unknown = sorted(set(live) - set(saved)), sorted(set(saved) - set(live) - _not_persistent(pair))
     if missing or unknown:
         raise StorageError(path, f"it is of another pair: no weights for {missing}, unknown {unknown}")
     for name, tensor in live.items():
         if saved[name].shape != tensor.shape:
             raise StorageError(path, f"{name}: shape {tuple(tensor.shape)} is required, got {tuple(saved[name].shape)}")
+        if saved[name].dtype != tensor.dtype:
+            raise StorageError(path, f"{name}: {tensor.dtype} is required, got {saved[name].dtype}")
+        if _is_nan(saved[name]) and not _is_nan(tensor):
+            raise StorageError(path, f"{name}: numbers are required, got nothing but NaN")
     with torch.no_grad():
         for name, tensor in live.items():
             tensor.copy_(saved[name])
+
+
+def _is_nan(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.numel() > 0 and bool(tensor.isnan().all())
+
+
+# what config.json must look like: what no reader uses is looked at too, for a person reads it
+
+SOURCE = record(
+    {
+        **dict.fromkeys(("target", "data"), text),
+        **dict.fromkeys(("epochs", "seed"), whole()),
+        **dict.fromkeys(("lr", "weight_decay"), finite),
+        **dict.fromkeys(("latent_dim", "num_latents", "num_classes", "num_labels"), maybe(whole(1))),
+        **dict.fromkeys(("num_components", "num_layers"), maybe(whole(1))),
+        "batch_size": whole(1),
+        "scale": maybe(record(mean=each(finite), sd=each(positive))),
+        "image_shape": maybe(each(whole(1))),
+        **dict.fromkeys(("columns", "drop"), each(text)),
+        **dict.fromkeys(("label", "index"), maybe(text)),
+        "grey": flag,
+        **dict.fromkeys(("feature_names", "label_names"), maybe(each(text))),
+    }
+)
+_fit = record(
+    {
+        **dict.fromkeys(("model", "guide", "objective", "schedule", "optimizer", "device", "dtype"), text),
+        **dict.fromkeys(("lr", "e_lr", "m_lr"), positive),
+        "clip_norm": maybe(positive),
+        "batch_size": maybe(whole(1)),
+        "num_data": whole(),
+        "seed": kind("a whole number", lambda value: type(value) is int),
+        "data_plate": maybe(text),
+        "source": SOURCE,
+        "results": table(table(number)),
+    }
+)
+_parameter = record(group=one_of("theta", "phi", "shared"), shape=each(whole()))
+CONFIG = record(
+    format_version=whole(),
+    recipe=maybe(record(name=text, facts=table(anything), settings=table(anything))),
+    fit=_fit,
+    run=record(ended=text, steps=whole(), epochs=whole(), seconds=finite),
+    parameters=table(_parameter),
+    latents=table(each(whole())),
+)

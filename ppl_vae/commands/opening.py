@@ -44,7 +44,7 @@ class Origin:
 
         return cls(
             Plan.saved(source),
-            Scale(**source["scale"]) if source.get("scale") else None,
+            Scale(source["scale"]["mean"], source["scale"]["sd"]) if source.get("scale") else None,
             tuple(source["image_shape"]) if source.get("image_shape") else None,
             words("feature_names"),
             words("label_names"),
@@ -148,7 +148,11 @@ def source_in(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         ValueError: the run was made in Python.
     """
     source = config["fit"].get("source")
-    required = {part.name for part in fields(Plan) if part.default is MISSING}
-    if not isinstance(source, dict) or not required <= set(source):
+    if not isinstance(source, dict) or not required_of_plan() <= set(source):
         raise ValueError(f"{folder}: this run was not made by the command line")
     return source
+
+
+def required_of_plan() -> set[str]:
+    """What every saved plan says."""
+    return {part.name for part in fields(Plan) if part.default is MISSING}

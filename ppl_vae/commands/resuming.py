@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ppl_vae.commands.claim import require_run
-from ppl_vae.commands.opening import source_in
+from ppl_vae.commands.opening import required_of_plan, source_in
 from ppl_vae.commands.plan import READING, SIZES, Plan, option
-from ppl_vae.storage import RunFolder, load_tree, read_json, require_plain_folder, save_tree, write_json
+from ppl_vae.storage import (
+    RunFolder,
+    StorageError,
+    load_tree,
+    read_json,
+    require_plain_folder,
+    require_plain_name,
+    save_tree,
+    write_json,
+)
+from ppl_vae.storage.form import require_form
 
 
 def resumed(plan: Plan, given: Mapping[str, Any], folder: Path) -> Plan:
@@ -43,12 +53,16 @@ def resumed(plan: Plan, given: Mapping[str, Any], folder: Path) -> Plan:
 
 
 def _saved_plan(checkpoint: Path, run: RunFolder, cut_off: bool) -> Plan:
-    if cut_off:
-        return Plan.saved(read_json(checkpoint / RunFolder.CONFIG))
-    from ppl_vae.saving import read_config
+    from ppl_vae.saving import SOURCE, read_config
 
-    with run.snapshot([RunFolder.CONFIG]) as saved:
-        return Plan.saved(source_in(read_config(saved), run.path))
+    if not cut_off:
+        with run.snapshot([RunFolder.CONFIG]) as saved:
+            return Plan.saved(source_in(read_config(saved), run.path))
+    path = require_plain_name(checkpoint, RunFolder.CONFIG)
+    require_form(source := read_json(path), SOURCE, path)
+    if missing := sorted(required_of_plan() - set(source)):
+        raise StorageError(path, f"{', '.join(missing)} must be there")
+    return Plan.saved(source)
 
 
 def _shown(value: Any) -> str:

@@ -34,6 +34,7 @@ from ppl_vae.training import (
     leaves_by_group,
     read_state,
 )
+from ppl_vae.training.checkpoint import taking_back
 from ppl_vae.training.compilation import Choice, Compilation
 from ppl_vae.training.ending import with_the_fit
 from ppl_vae.training.processes import require_one_process
@@ -194,7 +195,8 @@ class VariationalEM:
         fit.attach(trainer, self._config(pair, batches, batch_size, seed))
         with with_the_fit(fit), trainer.checkpoint.alone():
             if resume and state_file is not None and state_file.exists():
-                trainer.load_state(read_state(state_file))
+                with taking_back(state_file):
+                    trainer.load_state(read_state(state_file))
             trainer.run(epochs=epochs, steps=steps, progress=progress)
         return fit
 

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from ppl_vae.recipes import discrete_vae, flow, mixture_vae, ss_vae, survae, vae, vae_flow
-from ppl_vae.recipes.base import Facts, Recipe
+from ppl_vae.recipes.base import MOST_STEPS, Facts, Recipe
 
 _ALL: tuple[Recipe[Any], ...] = (
     vae.RECIPE,
@@ -46,20 +46,32 @@ def record(recipe: Recipe[Any], facts: Facts, settings: Any) -> dict[str, Any]:
     return {"name": recipe.name, "facts": asdict(facts), "settings": asdict(settings)}
 
 
-def rebuild(record: Mapping[str, Any]) -> tuple[Any, Any]:
+def rebuild(record: Mapping[str, Any], *, num_weights: int | None = None) -> tuple[Any, Any]:
     """A new model and guide from what :func:`record` gave: a registered name and plain numbers, nothing
     executed.
 
+    Args:
+        num_weights: how many numbers the weights have that are to go into the pair: sizes beyond these are refused
+            before a network of them is made.
+
     Raises:
-        ValueError: the name is not registered, or a field is missing or of another type.
+        ValueError: the name is not registered, a field is missing or of another type, or the sizes are beyond.
     """
     recipe = get_recipe(_field(record, "name", str))
     facts, settings = _facts(_field(record, "facts", Mapping)), _field(record, "settings", Mapping)
-    return recipe.build(facts, _settings(recipe, settings))
+    if num_weights is None:
+        return recipe.build(facts, _settings(recipe, settings))
+    from ppl_vae.recipes.ration import SLACK, Ration, require_sizes_within
+
+    require_sizes_within(record, num_weights + SLACK)
+    with Ration(2 * num_weights + SLACK):
+        return recipe.build(facts, _settings(recipe, settings))
 
 
 def _facts(record: Mapping[str, Any]) -> Facts:
     optional = {name: _optional(record, name) for name in ("num_classes", "steps_per_unit")}
+    if (steps := optional["steps_per_unit"]) is not None and steps > MOST_STEPS:
+        raise ValueError(f"recipe: the field 'steps_per_unit' must be at most {MOST_STEPS}, got {steps}")
     return Facts(_sizes(record, "event_shape"), _field(record, "binary", bool), **optional)
 
 
@@ -79,8 +91,10 @@ def _settings(recipe: Recipe[Any], record: Mapping[str, Any]) -> Any:
 
 def _field(record: Mapping[str, Any], name: str, kind: type) -> Any:
     value = record.get(name) if isinstance(record, Mapping) else None
-    if not isinstance(value, kind):
-        raise ValueError(f"recipe: the field {name!r} must be a {kind.__name__}, got {value!r}")
+    fits = type(value) is int and value > 0 if kind is int else isinstance(value, kind)
+    if not fits:
+        required = "positive whole number" if kind is int else kind.__name__
+        raise ValueError(f"recipe: the field {name!r} must be a {required}, got {value!r}")
     return value
 
 

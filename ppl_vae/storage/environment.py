@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ppl_vae._version import __version__
+from ppl_vae.storage.form import maybe, record, table, text, whole
 
 PACKAGES = (
     "ppl-vae",
@@ -21,6 +22,12 @@ PACKAGES = (
     "scipy",
     "safetensors",
 )
+
+_text, _count = maybe(text), maybe(whole(1))
+ENVIRONMENT = record(
+    {"python": _text, "platform": _text, "machine": _text, "cpus": _count, "threads": _count, "packages": table(_text)}
+)
+"""The form of what :func:`environment` gives."""
 
 
 def environment() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from ppl_vae.storage.atomic import atomic_write
 from ppl_vae.storage.digest import UNSEALED, check_seal, seal
 from ppl_vae.storage.errors import StorageError
-from ppl_vae.storage.reading import read_bytes
+from ppl_vae.storage.reading import JSON_LIMIT, read_bytes
 
 VERSION = 1
 
@@ -49,16 +49,23 @@ def decode_json(raw: bytes, path: str | Path = "<bytes>") -> Any:
     check_version(document.get("format_version"), VERSION, path)
     try:
         return from_plain(document["content"])
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
         raise StorageError(path, "the content has a form that this version does not know") from None
 
 
 def parse(raw: bytes, path: str | Path) -> Any:
-    """``json.loads`` with an error that names the file."""
+    """``json.loads`` of so much that a memory takes it, with an error that names the file."""
+    if len(raw) > JSON_LIMIT:
+        raise StorageError(path, f"at most {JSON_LIMIT} bytes of JSON are read, got {len(raw)}")
     try:
-        return json.loads(raw)
+        return json.loads(raw, parse_constant=_no_constant)
     except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise StorageError(path, "not valid JSON; the file is truncated, damaged or of another kind") from None
+
+
+def _no_constant(name: str) -> Any:
+    """NaN and infinities stand as tagged values; bare, they are no JSON."""
+    raise ValueError(name)
 
 
 def check_version(found: object, known: int | str, path: str | Path) -> None:
@@ -107,6 +114,13 @@ def _plain_key(key: Any, where: str) -> Any:
     return key
 
 
+def _no_finite(words: Any) -> float:
+    """A number that JSON has none for: an infinity or NaN, as a text."""
+    if words not in ("inf", "-inf", "nan"):
+        raise ValueError(words)
+    return float(words)
+
+
 def from_plain(value: Any, tags: Tags | None = None) -> Any:
     """The inverse of :func:`to_plain` (tuples come back as lists); ``tags`` reads the tags of other
     leaves.
@@ -119,7 +133,7 @@ def from_plain(value: Any, tags: Tags | None = None) -> Any:
     if not tag.startswith("$"):
         return {key: from_plain(item, tags) for key, item in value.items()}
     if tag == "$float":
-        return float(value[tag])
+        return _no_finite(value[tag])
     if tag == "$dict":
         return {key: from_plain(item, tags) for key, item in value[tag]}
     return (tags or {})[tag](value[tag])

@@ -26,7 +26,7 @@ from ppl_vae.storage.digest import sha256
 from ppl_vae.storage.errors import StorageError
 from ppl_vae.storage.json_file import encode_json, write_json
 from ppl_vae.storage.lock import LOCK, locked
-from ppl_vae.storage.manifest import MANIFEST, Entry, Manifest, identity_of, read_manifest, require_inside
+from ppl_vae.storage.manifest import MANIFEST, Entry, Manifest, identity_of, names_in, read_manifest, require_inside
 from ppl_vae.storage.patience import patiently
 from ppl_vae.storage.plain_file import is_plain, require_plain_name
 from ppl_vae.storage.snapshot import STATE, Snapshot, place_now, snapshot
@@ -215,10 +215,14 @@ class RunFolder:
         manifest = Manifest(files={}, obsolete=[])
         try:
             if self.exists():
-                manifest = patiently(self.path, lambda: self._settle(self._manifest()))
+                manifest = self._manifest()
         except StorageError:
             if not damaged_is_empty:
                 raise
+        for name in names_in(manifest):
+            self._place(name)
+        if manifest["files"] or manifest["obsolete"]:
+            manifest = patiently(self.path, partial(self._settle, manifest))
         self._remove_staged()
         return manifest
 

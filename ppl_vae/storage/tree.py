@@ -8,6 +8,7 @@ once and share it again when they come back.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # torch takes a second to import, and a folder can be checked
     from torch import Tensor
 
 VERSION = 1
+_REPEATS, _SMALL = 100, 1 << 20  # a view may repeat its numbers so often, or have so many
 
 
 def save_tree(path: str | Path, tree: Any) -> None:
@@ -78,6 +80,7 @@ def decode_tree(raw: bytes, path: str | Path = "<bytes>") -> Any:
         SafetensorError,
         LookupError,
         TypeError,
+        AttributeError,
         ValueError,
         RuntimeError,
     ):  # RecursionError is a RuntimeError
@@ -143,7 +146,12 @@ def _settle_one(name: str, rows: list[tuple[Tensor, list[Any]]]) -> Tensor:
 
 def _resolve(reference: list[Any], entries: dict[str, Tensor]) -> Tensor:
     name, *geometry = reference
-    return entries[name].as_strided(*geometry) if geometry else entries[name]
+    if not geometry:
+        return entries[name]
+    size, _, _ = geometry
+    if math.prod(size) > max(entries[name].numel() * _REPEATS, _SMALL):
+        raise ValueError("a view of a few numbers that would fill the memory")
+    return entries[name].as_strided(*geometry)
 
 
 def _storable(value: Any, where: str) -> Tensor:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ppl_vae.storage import RunFolder, StorageError, load_tree, locked, save_tree
+from ppl_vae.storage import RunFolder, StorageError, load_tree, locked, require_plain_name, save_tree
+from ppl_vae.training.state_form import require_state
 
-__all__ = ["STATE_FORMAT", "Checkpoint", "ResumeError", "read_state", "require_same", "saved_state"]
+__all__ = ["STATE_FORMAT", "Checkpoint", "ResumeError", "read_state", "require_same", "saved_state", "taking_back"]
 
 STATE_FORMAT = 2
 """1 had the history as rows and reports; it is still read."""
@@ -91,21 +93,42 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         StorageError: it is damaged, of a layout that is not known, or the weights that it speaks of are not there.
     """
+    require_plain_name(path.parent, path.name)
     state = load_tree(path)
-    if not isinstance(state, dict) or state.get("format") not in (1, STATE_FORMAT):
-        found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise StorageError(path, f"a state of format 1 or {STATE_FORMAT} is required, got {found}")
+    _require_known(state, path)
     return saved_state(RunFolder(path.parent)) if state.get("weights_apart") else state
 
 
 def saved_state(run: RunFolder) -> dict[str, Any]:
     """The state of the last save, whole: its manifest vouches that state and weights belong together."""
+    path = run.path / RunFolder.STATE
     with run.snapshot([RunFolder.STATE, RunFolder.MODEL]) as saved:
         state: dict[str, Any] = saved.read_tree(RunFolder.STATE)
+        _require_known(state, path)
         if not state.get("weights_apart"):
             return state
-        whole = {**saved.read_tree(RunFolder.MODEL), **state["tensors"]}
-        return {**state, "tensors": whole, "weights_apart": False}
+        weights = saved.read_tree(RunFolder.MODEL)
+    whole = {**weights, **state["tensors"]} if isinstance(weights, dict) else weights
+    return require_state({**state, "tensors": whole, "weights_apart": False}, path, of_a_run=True)
+
+
+@contextmanager
+def taking_back(path: Path) -> Iterator[None]:
+    """What of a state cannot be taken back (an optimizer's tensors, a callback's numbers) is blamed on its file."""
+    try:
+        yield
+    except (ResumeError, StorageError):
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        problem = f"it cannot be taken back by this run ({type(error).__name__}: {error})"
+        raise StorageError(path, problem) from error
+
+
+def _require_known(state: Any, path: Path) -> None:
+    if not isinstance(state, dict) or state.get("format") not in (1, STATE_FORMAT):
+        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise StorageError(path, f"a state of format 1 or {STATE_FORMAT} is required, got {found}")
+    require_state(state, path, of_a_run=True)
 
 
 def require_same(state: dict[str, Any], fingerprint: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -78,7 +79,12 @@ def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) 
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, state: Mapping[str, Any], leaves: Mapping[str, Tensor]
 ) -> None:
-    """Put back what :func:`optimizer_state` gave, into tensors of the leaves' device."""
+    """Put back what :func:`optimizer_state` gave, into tensors of the leaves' device.
+
+    Raises:
+        ValueError: an option or a value is of another kind than the optimizer's own.
+    """
+    _require_kinds(optimizer, state)
     for group, saved in zip(optimizer.param_groups, state["groups"], strict=True):
         group.update({k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in saved.items()})
     optimizer.state.clear()
@@ -91,3 +97,29 @@ def load_optimizer_state(
             else value
             for key, value in values.items()
         }
+
+
+def _require_kinds(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """An option is of the kind that it has now; what is remembered under one name is of one kind for all leaves."""
+    for group, saved in zip(optimizer.param_groups, state["groups"], strict=True):
+        for key, value in saved.items():
+            if key in group and not _is_alike(group[key], value):
+                raise ValueError(f"optimizer: {key} must be of the kind of {group[key]!r}, got {value!r}")
+    first: dict[str, Any] = {}
+    for name, values in state["state"].items():
+        for key, value in values.items():
+            if not _is_alike(first.setdefault(key, value), value):
+                raise ValueError(f"optimizer: {key} of {name} must be of one kind for all, got {value!r}")
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    if _kind(one) != _kind(other):
+        return False
+    if _kind(one) == "list":
+        return len(one) == len(other) and all(map(_is_alike, one, other))
+    return _kind(one) != "number" or math.isfinite(one) == math.isfinite(other)
+
+
+def _kind(value: Any) -> str:
+    kinds = {bool: "switch", type(None): "switch", int: "number", float: "number", tuple: "list"}
+    return "tensor" if isinstance(value, Tensor) else kinds.get(type(value), type(value).__name__)
