@@ -40,4 +40,4 @@ def precision_of(dtype: Any) -> torch.dtype | None:
     """
     if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         return dtype
-    raise TypeError(f"dtype: a precision such as torch.float32 or torch.float64 is required, got {dtype!r}")
+    raise TypeError(f"dtype: a floating precision such as torch.float32 or torch.float64 is required, got {dtype!r}")
