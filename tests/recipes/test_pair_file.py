@@ -65,7 +65,7 @@ def test_a_function_that_gives_no_pair_is_refused(name: str, message: str, file:
 
 def test_the_line_is_the_last_of_the_file_itself(file: Path) -> None:
     """Not the line of a library that the file has called, nor that of the function that was asked for."""
-    lines = ["import torch", "def pair(data):", "    return made(data)", "", "def made(data):", "    torch.zeros(2) @ data"]
+    lines = ["import torch", "def pair(x):", "    return made(x)", "", "def made(x):", "    torch.zeros(2) @ x"]
     file.write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"mine.py:pair: TypeError: .* \(line 6\)"):
         load_pair_function(f"{file}:pair")("no tensor")
