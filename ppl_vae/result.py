@@ -82,7 +82,7 @@ class Fit(Predictions):
     latents, observed, summed = _of_pair("latents"), _of_pair("observed"), _of_pair("summed")
     layout, data_plate, sites, scope = _of_pair("layout"), _of_pair("data_plate"), _of_pair("sites"), _of_pair("scope")
     has_global_latents, is_exact = _of_pair("has_global_latents"), _of_pair("is_exact")
-    counts_volume, initialized = _of_pair("counts_volume"), _of_pair("initialized")
+    counts_volume, initialized, modules = _of_pair("counts_volume"), _of_pair("initialized"), _of_pair("modules")
     parameters_by_name, buffers_by_name = _passed_on(Pair.parameters_by_name), _passed_on(Pair.buffers_by_name)
     frozen_by_name, rows, takes = _passed_on(Pair.frozen_by_name), _passed_on(Pair.rows), _passed_on(Pair.takes)
     draw, draw_prior = _passed_on(Pair.draw), _passed_on(Pair.draw_prior)

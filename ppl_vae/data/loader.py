@@ -31,9 +31,9 @@ class LoaderBatches(Batches):
             self.num_data, self.per_epoch = len(chosen), len(loader)  # type: ignore[arg-type]
         except TypeError:
             raise ValueError(
-                "fit: a DataLoader over a data set with a length and rows by number is required, got one over the "
-                f"iterable {type(loader.dataset).__name__}, whose rows can be neither shuffled from a seed nor found "
-                "again; give it __len__ and __getitem__ (a map-style Dataset), or collect the rows in a tensor"
+                "fit: a DataLoader over a data set with a length is required, and with rows by number, got one over "
+                f"the iterable {type(loader.dataset).__name__}, whose rows can be neither shuffled from a seed nor "
+                "found again; give it __len__ and __getitem__ (a map-style Dataset), or collect the rows in a tensor"
             ) from None
         _require_all_rows(loader)
         self.loader, self._place = loader, place

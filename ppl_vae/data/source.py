@@ -9,8 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from ppl_vae.data.reading import Reader
 from ppl_vae.data.rows import Batch, Column, Rows
 
 __all__ = ["Source", "Stored", "source_of"]
@@ -116,8 +117,9 @@ def source_of(data: Any, *, name: str = "data", dtype: torch.dtype | None = None
     """What a person gives, as a source of rows.
 
     Memory maps (``np.load(path, mmap_mode="r")``), data frames of 64 MiB and more, tuples and dictionaries that hold
-    one of these, and map-style data sets stay where they are, and are read a batch at a time. Everything else is copied
-    into tensors once.
+    one of these, and map-style data sets stay where they are, and are read a batch at a time (all rows at once, where
+    that is asked for, in blocks; a ``Subset`` or ``ConcatDataset`` of ``TensorDataset`` by its tensors). Everything
+    else is copied into tensors once.
 
     Args:
         data: as for :meth:`Rows.of`; or a ``torch.utils.data.Dataset`` with a length, whose items are tensors, tuples
@@ -178,15 +180,7 @@ def _of_dataset(data: Any, name: str, dtype: torch.dtype | None) -> Stored:
             "__len__ or __getitem__: define both (a map-style Dataset), or collect the rows, as in "
             "torch.stack(list(data))"
         )
-    several = getattr(data, "__getitems__", None)
-
-    def fetch(place: Any) -> Any:
-        numbers = range(*place.indices(len(data))) if isinstance(place, slice) else [int(i) for i in place]
-        items = several(list(numbers)) if several is not None else [data[i] for i in numbers]
-        found = default_collate(items)
-        return tuple(found) if isinstance(found, list) else found
-
-    return _begun(Stored(fetch, len(data), None, dtype, name))
+    return _begun(Stored(Reader(data, name, dtype), len(data), None, dtype, name))
 
 
 def _begun(source: Stored) -> Stored:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pyro.distributions import ImproperUniform
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, transform_to
 
 from ppl_vae.distributions.unwrap import unwrap
 
@@ -57,18 +57,21 @@ class Flat(ImproperUniform):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Flat:
         """The same on another batch shape."""
-        return Flat(self._support, event_shape=self.event_shape, batch_shape=batch_shape)
+        return Flat(self.support, event_shape=self.event_shape, batch_shape=batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density, 0, in the batch's shape."""
-        if self._validate_args:
-            self._validate_sample(value)
+        if self._validate_args and not bool(self.support.check(value).all()):
+            raise ValueError(f"Flat: a value in the support {self.support} is required, got one outside of it")
         shape = torch.broadcast_shapes(self.batch_shape, value.shape[: value.dim() - len(self.event_shape)])
         return value.new_zeros(shape, dtype=value.dtype if value.is_floating_point() else None)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Starts: uniform on (-2, 2) in the unconstrained space, carried onto the support; no draws of a prior."""
-        transform = biject_to(self._support)
+        try:
+            transform = biject_to(self.support)
+        except NotImplementedError:  # of matrices that are positive definite, and others
+            transform = transform_to(self.support)
         shape = transform.inverse_shape(torch.Size(sample_shape) + self.batch_shape + self.event_shape)
         value: Tensor = transform(torch.empty(shape).uniform_(-START, START))
         return value

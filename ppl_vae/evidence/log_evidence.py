@@ -52,8 +52,8 @@ def log_evidence(
     flat = pair.initialize(rows).sites.improper
     if flat:
         warnings.warn(
-            f"log_evidence: the prior of {', '.join(map(repr, flat))} is improper (Flat), so the integral of p(x | z) is "
-            "no probability of the data: compare it with nothing but fits under the very same flat priors",
+            f"log_evidence: the prior of {', '.join(map(repr, flat))} is improper (Flat), so the integral of p(x | z) "
+            "is no probability of the data: compare it with nothing but fits under the very same flat priors",
             stacklevel=2,
         )
     if estimator is None:

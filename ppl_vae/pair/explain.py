@@ -18,7 +18,8 @@ from ppl_vae.pair.calls import Call
 
 __all__ = ["described", "explained", "infinity_in", "locals_along"]
 
-_TYPES = ("same dtype", "scalar type", "input type", "bool", "indices", "must be long", "unsupported operand")
+_FRACTIONS = ("same dtype", "scalar type", "input type", "bool")
+_WHOLE = ("must be long", "scalar types: long", "used as indices", "index tensor")
 
 _SHAPES = ("not broadcastable", "shape mismatch inside plate", "invalid index")
 
@@ -50,11 +51,10 @@ def _cause(error: Exception, model: Call, guide: Call, batch: Batch, known: bool
     if isinstance(error, NotImplementedError):
         return _of_an_improper_prior(error)
     words = str(error).partition("Trace Shapes:")[0].lower()
-    kinds = _of_kinds(model, batch) if any(word in words for word in _TYPES) else None
-    if kinds is not None and not isinstance(error, ValueError):
+    if isinstance(error, RuntimeError | IndexError) and (kinds := _of_kinds(model, batch, words)):
         return f"Pair: {kinds}; {_first_line(error)}"
     infinite = infinity_in(batch) if isinstance(error, ValueError) else None
-    if infinite is not None and ("invalid values" in words or "nan" in words or "inf" in words):
+    if infinite is not None and any(word in words for word in ("invalid values", "nan", "outside of its support")):
         return f"Pair: {infinite}, and the pair makes of it what no distribution takes; {_first_line(error)}"
     plates = "create_plates" if getattr(guide.fn, "create_plates", None) is not None else ""
     if isinstance(error, ValueError) and any(word in words for word in _SHAPES) and (known or plates):
@@ -92,7 +92,7 @@ def _misfit(role: str, call: Call, signature: inspect.Signature, batch: Batch, e
         return (
             f"Pair: the {role} asks for `index`, the numbers of its rows in the whole, and they are not known here: a "
             "DataLoader does not tell them, nor do rows given by hand; give fit the whole data and batch_size=, or let "
-            "the data hold the numbers as a column of their own"
+            "the data hold the numbers as a column of their own, under another name"
         )
     unknown = [key for key in batch.kwargs if key not in places]
     if unknown:
@@ -121,16 +121,21 @@ def _named_parts(call: Call | None, batch: Batch) -> Iterator[tuple[str, Tensor]
             yield key, value
 
 
-def _of_kinds(model: Call, batch: Batch) -> str | None:
+def _of_kinds(model: Call, batch: Batch, words: str) -> str | None:
+    asks_for_whole = any(word in words for word in _WHOLE)
+    if not asks_for_whole and not any(word in words for word in _FRACTIONS):
+        return None
     kinds = {name: _kind(part) for name, part in _named_parts(model, batch)}
     whole = [name for name, part in _named_parts(model, batch) if not part.is_floating_point()]
     listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
-    if whole:
+    if whole and not asks_for_whole:
         calls = ", ".join(f"{name}.float()" for name in whole)
         return (
             f"the pair computes with fractions, and the data hold other numbers: {listed}; give {calls}, or (of labels "
             "and counts, which stay whole) convert them in the model where a network takes them"
         )
+    if len(whole) == len(kinds):
+        return None
     return f"the pair asks for whole numbers (labels, indices), and the data hold fractions: {listed}; give data.long()"
 
 

@@ -61,7 +61,8 @@ def look(
     noise = isolated_rng(seed, scope.device) if seed is not None else nullcontext()
     try:
         # In eval mode: a look at the pair must not move running means.
-        with scope(), noise, validation(True), torch.enable_grad(), scope.mode(training=False):
+        still, said = scope.mode(training=False), explained(model, guide, batch, known=False)
+        with scope(), noise, validation(True), torch.enable_grad(), still, said:
             return _look(model, guide, scope, batch, data_plate, strict)
     except (NotImplementedError, AttributeError) as error:
         known = "local param mode" in str(error) or "param_state" in str(error)
@@ -76,12 +77,10 @@ def look(
 def _look(model: Call, guide: Call, scope: Scope, batch: Batch, data_plate: str | None, strict: bool) -> Look:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "trying to observe a value outside of inference")
-        with explained(model, guide, batch, known=False):
-            guide_trace = poutine.trace(guide).get_trace(batch)
+        guide_trace = poutine.trace(guide).get_trace(batch)
         by_guide = reached_by(guide_trace)
         detach(guide_trace)  # z carries φ into log p; at constant z the model shows what is its own
-        with explained(model, guide, batch, known=False):
-            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(batch)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(batch)
     try:
         axis = find_data_axis((model_trace, guide_trace), batch.size, data_plate, batch.num_data)
     except DataAxisError:

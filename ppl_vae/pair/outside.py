@@ -9,6 +9,7 @@ from typing import Any
 from pyro.poutine.trace_struct import Trace
 
 from ppl_vae.data.rows import Batch
+from ppl_vae.pair.explain import infinity_in
 
 __all__ = ["OutsideSupportError", "inside", "outside"]
 
@@ -70,6 +71,8 @@ def outside(name: str, site: Mapping[str, Any], batch: Batch) -> OutsideSupportE
     where = f"at row {batch.number_of(place[rows[0]])}" if rows else "outside the data plate"
     entry = [str(i) for axis, i in enumerate(place) if axis not in rows and value.shape[axis] > 1]
     where += f", entry {', '.join(entry)}" if entry else ""
+    if not bool(value[tuple(place)].isfinite().all()) and (cause := infinity_in(batch)):
+        return OutsideSupportError(f"Pair: {cause}, and with it the value of {name!r} is no number", name)
     kind = "observed" if site["is_observed"] else "latent"
     return OutsideSupportError(
         f"the value of the {kind} site {name!r} {where} is {_number(value[tuple(place)])}, outside of its support "
@@ -84,8 +87,8 @@ def misshapen(name: str, site: Mapping[str, Any], batch: Batch) -> ValueError | 
     if all(a == b or 1 in (a, b) for a, b in zip(reversed(shape), reversed(value), strict=False)):
         return None
     return ValueError(
-        f"Pair: in a run on {batch.size} rows the site {name!r} has a value of shape {tuple(value)}, and a distribution "
-        f"of shape {tuple(shape)}; a plate of a fixed size does this: make it `pyro.plate(name, len(x))`"
+        f"Pair: in a run on {batch.size} rows the site {name!r} has a value of shape {tuple(value)}, and a "
+        f"distribution of shape {tuple(shape)}; a plate of a fixed size does this: make it `pyro.plate(name, len(x))`"
     )
 
 

@@ -23,10 +23,11 @@ def place_of(device: Any) -> torch.device:
         if place.type != "cpu":
             torch.zeros((), device=place).item()
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        said = str(error).partition(". ")[0].splitlines()[0]
         here = "there is one" if torch.cuda.is_available() else "none is found here: torch.cuda.is_available() is False"
         raise ValueError(
             f"device: 'cpu', 'cuda', 'cuda:0', ... or a torch.device is required, got {device!r} "
-            f"({str(error).splitlines()[0]}); VariationalEM's default 'auto' takes a GPU where torch finds one, and "
+            f"({said}); VariationalEM's default 'auto' takes a GPU where torch finds one, and "
             f"{here}"
         ) from None
     return place
@@ -40,4 +41,4 @@ def precision_of(dtype: Any) -> torch.dtype | None:
     """
     if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         return dtype
-    raise TypeError(f"dtype: a precision such as torch.float32 or torch.float64 is required, got {dtype!r}")
+    raise TypeError(f"dtype: a floating precision such as torch.float32 or torch.float64 is required, got {dtype!r}")

@@ -143,7 +143,7 @@ ERRORS = {
     ),
     "a list of words": (["a", "b"], r"^data: numbers are required"),
     "objects": (np.array([{}, {}]), r"^data: numbers are required, got ndarray"),
-    "complex numbers": (np.array([1j, 2j]), r"^data: numbers are required, got an array of complex128$"),
+    "complex numbers": (np.array([1j, 2j]), r"^data: numbers are required, got an array of complex128; no distrib"),
     "dates": (np.array(["2020-01-01"], "datetime64[D]"), r"^data: numbers are required, got an array of datetime64"),
     "a number": (3.0, r"^data: rows along axis 0 are required, got a single number$"),
     "a 0-dim tensor": (torch.tensor(3.0), r"^data: rows along axis 0 are required, got a single number$"),

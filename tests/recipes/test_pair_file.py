@@ -55,12 +55,23 @@ def test_what_is_no_function_is_refused(name: str, message: str, file: Path) -> 
     [
         ("one", r"mine.py:one: must return \(model, guide\), two callables, got function"),
         ("three", r"mine.py:three: must return \(model, guide\), two callables, got tuple"),
-        ("broken", "mine.py:broken: ZeroDivisionError: division by zero"),
+        ("broken", r"mine.py:broken: ZeroDivisionError: division by zero \(line 7\)$"),
     ],
 )
 def test_a_function_that_gives_no_pair_is_refused(name: str, message: str, file: Path) -> None:
     with pytest.raises(ValueError, match=message):
         load_pair_function(f"{file}:{name}")([1])
+
+
+def test_the_line_is_the_last_of_the_file_itself(file: Path) -> None:
+    """Not the line of a library that the file has called, nor that of the function that was asked for."""
+    lines = ["import torch", "def pair(x):", "    return made(x)", "", "def made(x):", "    torch.zeros(2) @ x"]
+    file.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"mine.py:pair: TypeError: .* \(line 6\)"):
+        load_pair_function(f"{file}:pair")("no tensor")
+    file.write_text("x = 1\nraise KeyError('of the file')")
+    with pytest.raises(ValueError, match=r"mine.py: KeyError: 'of the file' \(line 2\)"):
+        load_pair_function(f"{file}:pair")
 
 
 def test_a_file_that_does_not_run_is_named(file: Path) -> None:
