@@ -184,11 +184,11 @@ class Fit(Predictions):
 
         return to_inference_data(self.pair, data, **{"fitted_to": self.rows_of_fit(), **options})
 
-    def verdict(self, data: Any = None, **options: Any) -> Any:
-        """How good it is in plain words; see ``diagnostics.verdict``."""
+    def verdict(self, data: Any = None, *, train: Any = None, **options: Any) -> Any:
+        """How good it is in plain words; see ``diagnostics.verdict``. ``train``: by default the rows of the run."""
         from ppl_vae.diagnostics import verdict
 
-        return verdict(self.pair, data, **options)
+        return verdict(self.pair, data, train=self.rows_of_fit(train), **options)
 
     # -- to keep -------------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Diagnostics: draws for ArviZ, k-hat per datum, collapsed dimensions, and the verdict in words."""
 
+from ppl_vae.diagnostics.baseline import Baseline, baselines
 from ppl_vae.diagnostics.clusters import ClusterAgreement, cluster_agreement
 from ppl_vae.diagnostics.code_history import CodeHistory
 from ppl_vae.diagnostics.collapse import ActiveUnits, active_units, kl_per_dimension
@@ -13,6 +14,7 @@ from ppl_vae.diagnostics.verdict import Verdict, verdict
 
 __all__ = [
     "ActiveUnits",
+    "Baseline",
     "ClusterAgreement",
     "CodeHistory",
     "CodeUsage",
@@ -21,6 +23,7 @@ __all__ = [
     "PosteriorTable",
     "Verdict",
     "active_units",
+    "baselines",
     "class_probabilities",
     "cluster_agreement",
     "code_usage",

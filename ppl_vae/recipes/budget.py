@@ -40,7 +40,7 @@ class Effort:
     @property
     def index(self) -> list[int]:
         """The numbers of the rows that are judged."""
-        return _spread(self.num_rows, len(self.rows))
+        return spread(self.num_rows, len(self.rows))
 
 
 def num_samples(fit: Fit, num_rows: int, *, most: int = MOST_SAMPLES) -> int:
@@ -73,7 +73,7 @@ def affordable(fit: Fit, rows: Tensor, *, seconds: float = SECONDS, seed: int = 
         fewer = next((k for k in LADDER if k <= share * samples), FEWEST_SAMPLES)
         share, samples = share * samples / fewer, fewer
     some = min(count, max(FEWEST_ROWS, int(share * count)))
-    return Effort(rows[_spread(count, some)], count, samples)
+    return Effort(rows[spread(count, some)], count, samples)
 
 
 def _size(fit: Fit, rows: Tensor) -> int:
@@ -86,17 +86,17 @@ def _seconds_of(fit: Fit, rows: Tensor, samples: int, seed: int) -> float:
     """The time that a row takes, by the second of two tries: what is made once is made in the first."""
     from ppl_vae.evidence import decomposition
 
-    some = rows[_spread(len(rows), TRIED)]
+    some = rows[spread(len(rows), TRIED)]
     decomposition(fit, some, num_samples=FEWEST_SAMPLES, seed=seed)
     began = time.perf_counter()
     decomposition(fit, some, num_samples=samples, seed=seed)
     return max(1e-9, (time.perf_counter() - began) / len(some))
 
 
-def _spread(count: int, some: int) -> list[int]:
+def spread(count: int, some: int) -> list[int]:
     """So many of ``count`` numbers, as evenly as can be.
 
-    >>> _spread(10, 3)
+    >>> spread(10, 3)
     [0, 3, 6]
     """
     return [i * count // some for i in range(some)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppl_vae.recipes.base import no_numbers
-from ppl_vae.recipes.budget import SECONDS, Effort, affordable
+from ppl_vae.recipes.budget import SECONDS, Effort, affordable, spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +138,7 @@ def judge(
         progress: show a bar, in a terminal or a notebook.
     """
     from ppl_vae.diagnostics import Verdict as VerdictOf
-    from ppl_vae.diagnostics import active_units
+    from ppl_vae.diagnostics import active_units, baselines
     from ppl_vae.evidence import decomposition
     from ppl_vae.training.progress import stage
 
@@ -157,7 +157,17 @@ def judge(
     further = {
         name: {**_codes(fit, rows), **measure(fit, rows, _labels(dataset, name))} for name, rows in parts.items()
     }
-    verdict = VerdictOf.of(pieces[last], units, noun=noun)
+    judged = efforts[last].rows
+    index = dataset.index_of(last)
+    verdict = VerdictOf.of(
+        pieces[last],
+        units,
+        noun=noun,
+        num_rows=len(judged),
+        train=pieces["train"].evidence if last != "train" else None,
+        baselines=baselines(fit, dataset.train, judged, columns="pixels" if dataset.image_shape else "columns"),
+        names=[index[i] for i in spread(len(parts[last]), len(judged))],
+    )
     return Report(pieces, verdict, dataset.unit, tuple(fit.latents), further, fit.counts_volume, efforts)
 
 

@@ -3,36 +3,60 @@ from __future__ import annotations
 import math
 import re
 
+import pandas as pd
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pairs import LinearGaussian, rows
 
+import ppl_vae
 from ppl_vae.diagnostics import Verdict, active_units, verdict
-from ppl_vae.evidence import decomposition
+from ppl_vae.evidence import Evidence, decomposition
+from ppl_vae.pair import Pair
 
-NAN, KHATS = math.nan, torch.tensor([0.1] * 93 + [0.8] * 7)
-DIGITS = "93 % of test digits have k-hat < 0.7"
-
-BELOW = "the ELBO is {} nats below the evidence"
+NAN = math.nan
+GOOD, MIXED = torch.tensor([0.1] * 93 + [0.5] * 7), torch.tensor([0.1] * 93 + [0.8] * 7)
+DIGITS = "100 % of 100 test digits have k-hat < 0.7"
+BELOW = "the ELBO is {} nats per row below the evidence"
+DOUBT = "the estimate of log p(x) is not reliable"
 
 SENTENCES = {
     "as announced": (
-        (6, 8, KHATS, 0.93),
-        "6 of 8 latent dimensions are active; 93 % of test digits have k-hat < 0.7; "
-        "the ELBO is 0.9 nats below the evidence",
+        (6, 8, GOOD, 0.93),
+        f"6 of 8 latent dimensions are active; {DIGITS}; {BELOW.format(0.9)}",
     ),
-    "one dimension": (
-        (1, 1, KHATS, 0.93),
-        f"1 of 1 latent dimension is active; {DIGITS}; {BELOW.format(0.9)}",
+    "some k-hats above the limit": (
+        (6, 8, MIXED, 0.93),
+        "6 of 8 latent dimensions are active; 93 % of 100 test digits have k-hat < 0.7; "
+        f"the ELBO is at least 0.9 nats per row below log p(x); {DOUBT} for 7 of 100 test digits",
     ),
-    "no local dimensions": ((0, 0, KHATS, 0.93), f"{DIGITS}; {BELOW.format(0.9)}"),
-    "a small gap": ((0, 0, KHATS, 0.0341), f"{DIGITS}; {BELOW.format(0.034)}"),
-    "a large gap": ((0, 0, KHATS, 12.34), f"{DIGITS}; {BELOW.format(12.3)}"),
-    "no gap": ((0, 0, KHATS, 1e-6), f"{DIGITS}; the ELBO equals the evidence within 0.001 nats"),
-    "one k-hat": ((0, 0, torch.tensor(0.434), 0.93), f"k-hat is 0.43 (< 0.7); {BELOW.format(0.9)}"),
-    "one bad k-hat": ((0, 0, torch.tensor(0.75), 0.93), f"k-hat is 0.75 (>= 0.7); {BELOW.format(0.9)}"),
+    "all of them": (
+        (0, 0, torch.ones(4), 0.93),
+        "0 % of 4 test digits have k-hat < 0.7; "
+        f"the ELBO is at least 0.9 nats per row below log p(x); {DOUBT} for any test digits",
+    ),
+    "one dimension": ((1, 1, GOOD, 0.93), f"1 of 1 latent dimension is active; {DIGITS}; {BELOW.format(0.9)}"),
+    "no local dimensions": ((0, 0, GOOD, 0.93), f"{DIGITS}; {BELOW.format(0.9)}"),
+    "a small gap": ((0, 0, GOOD, 0.0341), f"{DIGITS}; {BELOW.format(0.034)}"),
+    "a large gap": ((0, 0, GOOD, 12.34), f"{DIGITS}; {BELOW.format(12.3)}"),
+    "no gap": ((0, 0, GOOD, 1e-6), f"{DIGITS}; the ELBO equals the evidence within 0.001 nats per row"),
+    "one row": ((0, 0, torch.tensor([0.434]), 0.93), f"k-hat of the one row is 0.43 (< 0.7); {BELOW.format(0.9)}"),
+    "one k-hat": (
+        (0, 0, torch.tensor(0.434), 0.93),
+        "k-hat is 0.43 (< 0.7); the ELBO is 0.9 nats in all below the evidence",
+    ),
+    "one bad k-hat": (
+        (0, 0, torch.tensor(3.14), 0.93),
+        f"k-hat is 3.14 (>= 0.7); the ELBO is at least 0.9 nats in all below log p(x); {DOUBT} (k-hat 3.1)",
+    ),
+    "no gap that could be seen": (
+        (0, 0, torch.tensor(NAN), 1e-6),
+        f"k-hat is not known; how far the ELBO lies below log p(x) is not known; {DOUBT}",
+    ),
     "no numbers": (
         (0, 0, torch.tensor([NAN, NAN]), NAN),
-        "k-hat is not known; the gap between ELBO and evidence is not known",
+        "k-hat is not known; the gap between the ELBO and log p(x) is not known",
     ),
 }
 
@@ -45,7 +69,44 @@ def test_the_sentence(name):
 
 def test_an_exact_evidence_needs_no_khat():
     found = Verdict(0, 0, torch.zeros(9), 0.93, 0.0, "test digits", exact=True)
-    assert str(found) == f"the log-likelihood is exact; {BELOW.format(0.9)}"
+    assert str(found) == f"the log-likelihood of all 9 test digits is exact; {BELOW.format(0.9)}"
+
+
+@pytest.mark.parametrize(
+    ("signs", "trusted"),
+    [
+        ({"standard_error": 0.1, "ess": 50.0}, True),
+        ({"standard_error": 0.1, "ess": 1.0}, False),
+        ({"standard_error": math.inf, "ess": 50.0}, False),
+        ({"standard_error": NAN, "ess": 50.0}, False),
+    ],
+)
+def test_no_sentence_calls_an_estimate_by_one_draw_the_evidence(signs, trusted):
+    """A k-hat may look well where a single weight makes the estimate."""
+    numbers = {name: torch.tensor(value) for name, value in signs.items()}
+    evidence = Evidence(torch.tensor(-1e6), khat=torch.tensor(0.2), bound="lower", estimator="", **numbers)
+    found = str(Verdict(0, 0, evidence.khat, 616.0, 0.1, evidence=evidence, num_rows=400))
+    if trusted:
+        assert found.endswith("the ELBO is 616.0 nats in all (400 rows) below the evidence")
+    else:
+        assert found.endswith(f"616.0 nats in all (400 rows) below log p(x); {DOUBT} (k-hat 0.2, ESS {signs['ess']})")
+        assert "the evidence" not in found
+
+
+def test_a_fit_far_from_its_posterior():
+    x = 1000 + torch.randn(40, generator=torch.Generator().manual_seed(0))
+
+    def model(x):
+        m = pyro.sample("m", dist.Normal(0.0, 1000.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(m, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("m", dist.Normal(0.0, 1.0))
+
+    found = str(verdict(Pair(model, guide), x, num_samples=200))
+    assert re.search(r"the ELBO is at least \d+\.\d nats in all \(40 rows\) below log p\(x\)", found)
+    assert "the evidence" not in found and f"{DOUBT} (k-hat " in found
 
 
 def test_a_pair_is_judged(local_pair, x):
@@ -54,8 +115,8 @@ def test_a_pair_is_judged(local_pair, x):
     truth = 4 * (0.5 * (1.5**2 - 1) - math.log(1.5))  # KL of the four dimensions, each with 1.5 times its sd
     assert abs(found.gap - truth) < 4.5 * found.gap_error
     pattern = (
-        r"2 of 4 latent dimensions are active; 100 % of toys have k-hat < 0.7; "
-        r"the ELBO is 0\.\d nats below the evidence"
+        rf"2 of 4 latent dimensions are active; 100 % of {len(x)} toys have k-hat < 0.7; "
+        r"the ELBO is 0\.\d nats per row below the evidence"
     )
     assert re.fullmatch(pattern, str(found))
 
@@ -68,9 +129,75 @@ def test_numbers_made_before_are_used(local_pair, x):
 
 
 def test_a_perfect_guide(exact_pair, x):
-    assert str(verdict(exact_pair, x, num_samples=100)).endswith("the ELBO equals the evidence within 0.001 nats")
+    assert str(verdict(exact_pair, x, num_samples=100)).endswith("equals the evidence within 0.001 nats per row")
 
 
 def test_latents_of_all_data_and_a_single_row(global_pair, local_pair, x):
     assert str(verdict(global_pair, x, num_samples=100)).startswith("k-hat is ")
-    assert str(verdict(local_pair, x[:1], num_samples=100)).startswith("100 % of rows have k-hat < 0.7")
+    assert str(verdict(local_pair, x[:1], num_samples=100)).startswith("k-hat of the one row is ")
+
+
+# beside the training rows, and beside baselines
+
+TRAIN, TEST = rows(200, seed=1), rows(360, seed=2)
+
+
+@pytest.fixture(scope="module")
+def exact_linear():
+    module = LinearGaussian(exact=True)
+    return module, Pair(module.model, module.guide).initialize(TRAIN)
+
+
+def test_the_difference_to_the_training_rows_and_its_error(exact_linear):
+    module, pair = exact_linear
+    found = verdict(pair, TEST, train=TRAIN, num_samples=50)
+    train, test = module.log_marginal(TRAIN), module.log_marginal(TEST)
+    apart = found.overfitting
+    assert apart.value == pytest.approx(float(test.mean() - train.mean()), abs=1e-4)
+    assert apart.error == pytest.approx(float((test.var() / 360 + train.var() / 200).sqrt()), rel=1e-3)
+    side = "above" if apart.value > 0 else "below"
+    assert f"rows score {abs(apart.value):.1f} ± {apart.error:.1f} nats per row {side} the training rows" in str(found)
+    assert verdict(pair, TRAIN, train=TRAIN.clone(), num_samples=50).overfitting is None  # the same rows
+    assert verdict(pair, TEST, num_samples=50).overfitting is None
+
+
+@pytest.mark.parametrize("form", ["tensor", "frame"])
+def test_the_rows_that_make_the_difference_are_named(exact_linear, form):
+    _, pair = exact_linear
+    test = TEST.clone()
+    test[17] += 60
+    test[201] -= 60
+    data = pd.DataFrame(test.numpy(), index=[f"wine {i}" for i in range(360)]) if form == "frame" else test
+    names = "wine 17, wine 201" if form == "frame" else "17, 201"
+    words = str(verdict(pair, data, train=TRAIN, num_samples=50))
+    assert re.search(
+        rf"2 of 360 rows make 9\d % of the shortfall: rows ({names}|{', '.join(names.split(', ')[::-1])})", words
+    )
+    words = str(verdict(pair, data, num_samples=50))
+    assert "2 of 360 rows make 9" in words and "% of what lies below the median: rows" in words
+    assert "shortfall" not in str(verdict(pair, TEST, train=TRAIN, num_samples=50))
+    test[5] = 1e300
+    assert "1 of 360 rows have probability 0: row 5" in str(verdict(pair, test, train=TRAIN, num_samples=50))
+
+
+def test_the_margin_over_baselines(exact_linear):
+    module, pair = exact_linear
+    found = verdict(pair, TEST, train=TRAIN, num_samples=50, columns="lengths")
+    columns = dist.Normal(TRAIN.mean(0), TRAIN.std(0)).log_prob(TEST).sum(1)
+    margin = module.log_marginal(TEST) - columns
+    error = float(margin.std() / 360**0.5)
+    side = "above" if float(margin.mean()) > 0 else "below"
+    text = f"{abs(float(margin.mean())):.1f} ± {error:.1f} nats per row {side} independent lengths"
+    assert text in str(found)
+    assert str(found).endswith("a normal with full covariance")
+
+
+def test_a_fit_knows_its_training_rows_and_latents_of_all_data_have_no_score_a_row(global_pair, x):
+    module = LinearGaussian()
+    fit = ppl_vae.fit(module.model, module.guide, TRAIN, steps=2, progress=False)
+    words = str(fit.verdict(TEST, num_samples=50))
+    assert "the training rows" in words and "independent columns" in words
+    assert "the training rows" not in str(fit.verdict(TRAIN, num_samples=50))
+    assert "independent columns" in str(fit.verdict(TRAIN, num_samples=50))
+    words = str(verdict(global_pair, x, train=x, num_samples=100))
+    assert "independent" not in words and f"nats in all ({len(x)} rows)" in words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
@@ -15,6 +16,7 @@ from torch import Tensor
 import ppl_vae
 from ppl_vae import Fit, Pair
 from ppl_vae.pair import predictive
+from ppl_vae.recipes import samples
 
 PRIOR, NOISE, SPREAD = 10.0, 0.5, 0.3
 X = 5 + NOISE * torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -181,6 +183,19 @@ def test_a_guide_of_the_data_needs_the_rows_of_the_fit():
         with pytest.raises(ValueError, match="the posterior of 'm', which all data share, hangs on the rows"):
             call()
         assert near(call(fitted_to=X), MEAN, NOISE**2 + VARIANCE)
+
+
+def test_the_command_gives_the_rows_of_the_run_where_they_are_asked_for():
+    read = []
+
+    def opened(guide):
+        fit = fitted(normal_mean, guide, X).release()
+        dataset = lambda: read.append(guide) or SimpleNamespace(train=X)  # noqa: E731
+        return SimpleNamespace(fit=fit, dataset=dataset, scale=None)
+
+    for guide in (exact_mean, amortized_mean):
+        assert near(samples.draw(opened(guide), 2000), MEAN, NOISE**2 + VARIANCE)
+    assert read == [amortized_mean]
 
 
 def test_a_guide_of_parameters_alone_needs_none():

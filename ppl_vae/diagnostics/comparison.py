@@ -1,0 +1,87 @@
+"""A score beside another: the difference of two means with its error, and the rows that make it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["Difference", "Worst", "worst_rows"]
+
+MOST_NAMED = 5
+"""Rows that are named, at most."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean minus another one, nats per row, with its standard error (sampling and Monte Carlo together).
+
+    >>> Difference(-2.31, 0.28)
+    2.3 ± 0.3 nats per row below
+    >>> Difference(0.0056, 0.31), Difference(31.234, 0.012), Difference(5.0, math.nan)
+    (0.0 ± 0.3 nats per row above, 31.234 ± 0.012 nats per row above, 5.0 (error unknown) nats per row above)
+    """
+
+    value: float
+    error: float
+
+    @classmethod
+    def of_samples(cls, scores: Tensor, others: Tensor, monte_carlo: float = 0.0) -> Difference:
+        """Of the scores of different rows."""
+        variance = sum(float(s.var()) / len(s) if len(s) > 1 else math.nan for s in (scores, others))
+        return cls(float(scores.mean() - others.mean()), math.sqrt(variance + monte_carlo**2))
+
+    @classmethod
+    def of_pairs(cls, scores: Tensor, others: Tensor, monte_carlo: float = 0.0) -> Difference:
+        """Of two scores of the same rows."""
+        apart = scores - others
+        variance = float(apart.var()) / len(apart) if len(apart) > 1 else math.nan
+        return cls(float(apart.mean()), math.sqrt(variance + monte_carlo**2))
+
+    def __repr__(self) -> str:
+        side = "below" if self.value < 0 else "above"
+        if not math.isfinite(self.error):
+            return f"{nats(abs(self.value))} (error unknown) nats per row {side}"
+        digits = 1 if self.error >= 0.1 or not self.error else 1 - math.floor(math.log10(self.error))
+        return f"{abs(self.value):.{digits}f} ± {self.error:.{digits}f} nats per row {side}"
+
+
+@dataclass(frozen=True)
+class Worst:
+    """Few rows that make most of what all rows lack: their names, and their share of it, from 0 to 1."""
+
+    names: tuple[Any, ...]
+    share: float
+
+
+def worst_rows(scores: Tensor, reference: float, names: Sequence[Any]) -> Worst | None:
+    """The rows that make most of what all that lie below a reference lack together.
+
+    A row is named if a tenth of that is its own; and all are, if they are at most five, a tenth of the rows, and
+    make half of it.
+
+    Args:
+        scores: (N,) nats.
+        reference: a score, such as the mean of the training rows.
+        names: of the rows.
+    """
+    lack = (reference - scores).clamp(min=0.0)
+    total = float(lack.sum())
+    if not 0 < total < math.inf:
+        return None
+    share, order = (lack / total).sort(descending=True)
+    chosen = order[share >= 0.1][: min(MOST_NAMED, len(scores) // 10)]
+    sum_of = float(lack[chosen].sum() / total)
+    return Worst(tuple(names[int(i)] for i in chosen), sum_of) if sum_of >= 0.5 else None
+
+
+def nats(value: float) -> str:
+    """A number of nats as it is said: one digit after the point, of small ones two digits.
+
+    >>> nats(12.34), nats(0.0341), nats(616.2)
+    ('12.3', '0.034', '616.2')
+    """
+    return f"{value:.1f}" if value >= 0.1 or not math.isfinite(value) else f"{value:.2g}"
