@@ -134,7 +134,7 @@ class Fit(Predictions):
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row an epoch: ``objective``, ``elbo``, ``reconstruction``, ``kl`` and ``val_*``, nats per datum."""
+        """One row an epoch, nats a datum: ``objective`` (weighted), ``elbo``, ``reconstruction``, ``kl``, ``val_*``."""
         import pandas as pd
 
         return pd.DataFrame(self.record.table.columns())
@@ -167,12 +167,12 @@ class Fit(Predictions):
 
     # -- how good ------------------------------------------------------------------------------------------------------
 
-    def elbo(self, data: Any = None, *, num_samples: int = 64, seed: int = 0) -> Tensor:
-        """The ELBO of each datum at beta = 1: (N,) nats; () with global latents. See ``evidence.elbo``."""
-        return elbo(self.pair, data, num_samples=num_samples, seed=seed)
+    def elbo(self, data: Any = None, *, num_samples: int = 64, seed: int = 0, weighted: bool = False) -> Tensor:
+        """The ELBO of each datum at beta = 1: (N,) nats; () with global latents; see ``evidence.elbo``."""
+        return elbo(self.pair, data, num_samples=num_samples, seed=seed, weighted=weighted)
 
     def log_evidence(self, data: Any = None, estimator: Any = None, *, seed: int = 0) -> Evidence:
-        """Log p(x) of each datum: exact where it can be had, else by ``ImportanceWeighted(1000)``.
+        """Log p(x) of each datum, without weights: exact where it can be had, else by ``ImportanceWeighted(1000)``.
 
         See ``evidence.log_evidence``.
         """

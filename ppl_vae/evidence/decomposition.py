@@ -13,6 +13,7 @@ from ppl_vae._random import fold
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, numbers_per_datum, resolution_of, slices
 from ppl_vae.evidence.evidence import Bound, Evidence
 from ppl_vae.evidence.exact_sum import exact
+from ppl_vae.evidence.weighted import say_of_weights
 from ppl_vae.evidence.weights import join, log_mean_exp, summarize
 from ppl_vae.pair import pair_of
 from ppl_vae.pair.table import few_codes, tabulate
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ppl_vae.data.rows import Rows
+    from ppl_vae.data.source import Source
     from ppl_vae.pair import Fitted, Pair
 
 __all__ = ["Decomposition", "decomposition"]
@@ -82,7 +84,8 @@ def decomposition(
 ) -> Decomposition:
     """Take log p(x) apart, per datum, by Monte Carlo with draws of the guide.
 
-    Exact, without draws, for discrete latents of at most 4096 joint values.
+    Exact, without draws, for discrete latents of at most 4096 joint values. All pieces are of the model without weights
+    (``poutine.scale``).
 
     Args:
         pair: a Pair, or a Fit.
@@ -99,7 +102,15 @@ def decomposition(
     rows = pair.rows(data)
     pair.initialize(rows)
     pair.sites.require_density("decomposition")
-    told = progress or (lambda done: None)
+    pair.sites.require_whole_plates("decomposition")
+    found = _decomposed(pair, rows, num_samples, seed, max_elements, progress or (lambda done: None))
+    say_of_weights(pair, "decomposition")
+    return found
+
+
+def _decomposed(
+    pair: Pair, rows: Source, num_samples: int, seed: int, max_elements: int, told: Callable[[int], None]
+) -> Decomposition:
     if (count := few_codes(pair)) is not None:
         some = max(1, max_elements // (count * numbers_per_datum(pair, rows)))
         exact_parts = []

@@ -9,6 +9,7 @@ from ppl_vae.evidence.chunks import MAX_ELEMENTS
 from ppl_vae.evidence.estimator import Estimator
 from ppl_vae.evidence.exact_sum import Enumeration
 from ppl_vae.evidence.importance import ImportanceWeighted
+from ppl_vae.evidence.weighted import say_of_weights
 from ppl_vae.pair import pair_of
 from ppl_vae.pair.table import few_codes
 
@@ -31,6 +32,8 @@ def log_evidence(
 ) -> Evidence:
     """Estimate log p(x) of each datum, with an error bar and a diagnosis of it.
 
+    It is that of the model without weights (``poutine.scale``); where there are some, a warning says so, once a pair.
+
     Args:
         pair: a Pair, or a Fit.
         data: N rows, as the pair takes them; None for a pair without data.
@@ -46,6 +49,9 @@ def log_evidence(
             data.
 
     Of a pair with a ``Flat`` prior this is log of the integral of p(x | z), which is no probability: a warning says so.
+
+    Raises:
+        ValueError: a plate besides the data's draws a subsample.
     """
     pair = pair_of(pair)
     rows = pair.rows(data)
@@ -60,4 +66,7 @@ def log_evidence(
         estimator = Enumeration() if few_codes(pair) is not None else DEFAULT
     if isinstance(estimator, type) or not isinstance(estimator, Estimator):
         raise TypeError(f"log_evidence: an estimator such as ImportanceWeighted(1000) is required, got {estimator!r}")
-    return estimator.estimate(pair, rows, seed, max_elements=max_elements)
+    pair.sites.require_whole_plates("log_evidence")
+    found = estimator.estimate(pair, rows, seed, max_elements=max_elements)
+    say_of_weights(pair, "log_evidence")
+    return found

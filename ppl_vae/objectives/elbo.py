@@ -176,7 +176,7 @@ class ELBO(Objective):
         parts = _Parts()
         for name, p in model.items():
             if p.observed:
-                parts.reconstruction.add(p.log_prob * p.weight if p.weighted else p.log_prob, p.local)
+                parts.reconstruction.add(_counted(p), p.local)
             elif p.summed:
                 parts.kl.add(-p.log_prob, p.local)
                 parts.surrogate_kl.add(-p.log_prob, p.local)
@@ -189,8 +189,8 @@ class ELBO(Objective):
                 self._add_kl(parts, run, guide[name], p)
         for name, q in guide.items():
             if name not in model:  # auxiliary draws, whose density the latent's point mass takes back
-                parts.kl.add(q.log_prob * q.weight if q.weighted else q.log_prob, q.local)
-                parts.surrogate_kl.add(q.entropy * q.weight if q.weighted else q.entropy, q.local)
+                parts.kl.add(_counted(q), q.local)
+                parts.surrogate_kl.add(_path(q), q.local)
         return parts
 
     def _add_kl(self, parts: _Parts, run: Execution, q: GuideScore, p: SiteScore) -> None:
@@ -204,10 +204,11 @@ class ELBO(Objective):
             parts.bits.append(_by_dimension(q, p, closed))
             return
         if closed is None:
-            kl = _weigh(q.log_prob, q) - _weigh(p.log_prob, p)
-            surrogate = kl if q.entropy is q.log_prob else _weigh(q.entropy, q) - _weigh(p.log_prob, p)
-        else:
-            kl = surrogate = _weigh(q.reduce(sum_event(closed, q.site["fn"], p.site["fn"])), p)
+            kl = _counted(q) - _counted(p)
+            surrogate = kl if q.entropy is q.log_prob else _path(q) - _counted(p)
+        else:  # both bear the same weight
+            term = q.masked(sum_event(closed, q.site["fn"], p.site["fn"]))
+            kl = surrogate = q.weigh(term) if q.weighted else q.reduce(term)
         parts.kl.add(kl, p.local)
         parts.surrogate_kl.add(surrogate, p.local)
 
@@ -244,8 +245,14 @@ def _unweighted(model: dict[str, SiteScore], guide: dict[str, GuideScore]) -> tu
     return reconstruction, kl
 
 
-def _weigh(term: Any, score: SiteScore) -> Any:
-    return term * score.weight if score.weighted else term
+def _counted(score: SiteScore) -> Tensor:
+    """A site's log density as the objective counts it: with its weight."""
+    return score.weighted_log_prob if score.weighted else score.log_prob
+
+
+def _path(score: GuideScore) -> Any:
+    """What is differentiated in -log q, with its weight."""
+    return score.weighted_entropy if score.weighted else score.entropy
 
 
 def _scaled(score: SiteScore, factor: float | Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class PyroLoss(Objective):
     """A Pyro ELBO as it is: its own ``loss_and_grads``, on model and guide scaled by N/B in the data plate.
 
     Its value is one number for the whole batch, so of the report's columns only ``objective`` is known, and ``elbo``
-    where the loss is an ELBO (not for ``RenyiELBO``); the others are NaN.
+    where the loss is an ELBO (not for ``RenyiELBO``) of sites without weights (``poutine.scale``); the others are NaN.
     """
 
     def __init__(self, loss: PyroELBO) -> None:
@@ -85,7 +85,9 @@ class PyroLoss(Objective):
         loss = loss[0] if isinstance(loss, tuple) else loss  # a float; a tensor while the step is being captured
         value = -torch.as_tensor(loss, dtype=torch.float64, device=pair.device) / num_data
         unknown = torch.full((), float("nan"), dtype=torch.float64, device=pair.device)
-        return torch.stack([value, value if self.is_elbo else unknown, unknown, unknown]).to(pair.dtype)
+        return torch.stack(
+            [value, value if self.is_elbo and not pair.sites.weighted else unknown, unknown, unknown]
+        ).to(pair.dtype)
 
 
 def _announced(fn: Callable[..., Any], pair: Pair) -> Callable[..., Any]:

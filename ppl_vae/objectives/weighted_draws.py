@@ -160,6 +160,11 @@ def _check(who: str, model: Mapping[str, SiteScore], guide: Mapping[str, GuideSc
                 f"{who}: the site {score.name!r} is weighted with poutine.scale, and a weight inside a logsumexp or a "
                 "learning signal makes no bound; take the weight away, or use ELBO()"
             )
+        if score.inflation != 1.0:
+            raise ValueError(
+                f"{who}: the site {score.name!r} stands in a plate that draws a subsample, so its density is an "
+                "estimate, and a logarithm of estimates, or a learning signal made of one, gives no bound; use ELBO()"
+            )
     missing = [n for n, p in model.items() if not p.observed and not p.summed and n not in guide]
     if missing:
         raise ValueError(f"{who}: the guide must sample every latent site of the model, but it has none of {missing}")

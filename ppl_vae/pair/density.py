@@ -103,6 +103,10 @@ class Density:
     the model sums out are eliminated. The support of a site, and so the map from u to z, is that of the run: it may
     depend on the latents before it, and on the data.
 
+    Where a latent is masked it has no density, and here log |det dz/du| alone, as in Pyro's potential
+    (``pyro.infer.mcmc.util.initialize_model``): over masked entries the density is flat in z, and no sampler comes to an
+    end there; hold them, or leave what is masked out of the data.
+
     Args:
         pair: the pair; its parameters keep their gradients.
         batch: the data.

@@ -24,10 +24,11 @@ class LogProb(Mapping[str, Tensor]):
         self._sites, self.observed, self.joint = dict(sites), frozenset(observed), joint
 
     @classmethod
-    def of(cls, scores: Mapping[str, SiteScore], *, joint: bool) -> LogProb:
-        """Detach and move the scores of one run."""
+    def of(cls, scores: Mapping[str, SiteScore], *, joint: bool, weighted: bool = False) -> LogProb:
+        """Detach and move the scores of one run; ``weighted``: times the weights of ``poutine.scale``."""
         observed = [name for name, score in scores.items() if score.observed]
-        sites = {name: score.log_prob.detach().to("cpu", torch.float64) for name, score in scores.items()}
+        terms = {name: s.weighted_log_prob if weighted and s.weighted else s.log_prob for name, s in scores.items()}
+        sites = {name: term.detach().to("cpu", torch.float64) for name, term in terms.items()}
         return cls(sites, observed, joint=joint)
 
     def __getitem__(self, name: str) -> Tensor:

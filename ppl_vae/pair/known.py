@@ -44,9 +44,9 @@ def require_own_subsample(pair: Pair, num_rows: int, batch_size: int, error: Exc
     first_line = str(error).partition("\n")[0]
     perhaps = in_rows(pair.parameters.leaves, num_rows)
     raise DataAxisError(
-        f"Pair: it runs on all {num_rows} rows, but not on a mini-batch of {batch_size} ({first_line}){perhaps}; if the "
-        f"plate {pair.data_plate!r} has a fixed size, make it `pyro.plate({pair.data_plate!r}, len(x))` or give it a "
-        "subsample_size, or fit without batch_size"
+        f"Pair: it runs on all {num_rows} rows, but not on a mini-batch of {batch_size} ({first_line}){perhaps}; if "
+        f"the plate {pair.data_plate!r} has a fixed size, make it `pyro.plate({pair.data_plate!r}, len(x))` or give "
+        "it a subsample_size, or fit without batch_size"
     ) from error
 
 

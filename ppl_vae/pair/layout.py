@@ -42,12 +42,35 @@ class Layout:
         return tensor if has_particles else tensor.unsqueeze(0)
 
 
+def inflation_of(site: Mapping[str, Any], layout: Layout) -> float:
+    """How many entries each stands for in the subsampled plates around a site, but the data's: a term is so many times
+    itself, as an unbiased estimate of the whole plate's.
+    """
+    factor = 1.0
+    for frame in subsampled_frames(site, layout):
+        factor = factor * frame.full_size / frame.size
+    return factor
+
+
+def subsampled_frames(site: Mapping[str, Any], layout: Layout) -> list[Any]:
+    """The plates around a site, but the data's, that draw a subsample."""
+    own = layout.axis.name if layout.axis is not None else None
+    return [f for f in site["cond_indep_stack"] if f.name != own and f.full_size is not None and f.full_size != f.size]
+
+
 def weight_of(site: Mapping[str, Any], layout: Layout) -> Any:
-    """The site's scale without the data plate's own factor, which per-datum terms never carry."""
+    """The site's scale without the factors of subsampled plates, the data's among them: what ``poutine.scale`` says."""
     scale = site["scale"]
     for frame in site["cond_indep_stack"]:
         if layout.axis is not None and frame.name == layout.axis.name and frame.full_size != frame.size:
             scale = scale * frame.size / frame.full_size
+    if (inflation := inflation_of(site, layout)) != 1.0:
+        scale = scale / inflation
     if not isinstance(scale, Tensor) and abs(scale - 1.0) < 1e-12:
         return 1.0
     return scale
+
+
+def is_weight(weight: Any) -> bool:
+    """Is this other than 1, or a tensor that may be?"""
+    return isinstance(weight, Tensor) or weight != 1.0

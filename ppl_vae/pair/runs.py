@@ -118,6 +118,8 @@ class Runs:
         self.model, self.guide = model, guide
         self.scope, self.sites, self.parameters = scope, sites, parameters
         self._checks: dict[Any, Any] = {}
+        self.weighted: tuple[str, ...] = ()  # the sites that bore a weight (poutine.scale) in the latest evaluation
+        self.said: set[str] = set()  # what has been said of the pair, and is not said twice
 
     def run(
         self,

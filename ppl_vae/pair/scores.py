@@ -15,7 +15,7 @@ from torch import Tensor
 from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.enumeration import Expectation, dims_in
 from ppl_vae.pair.handlers import has_density
-from ppl_vae.pair.layout import Layout, weight_of
+from ppl_vae.pair.layout import Layout, inflation_of, is_weight, weight_of
 from ppl_vae.pair.outside import inside
 
 
@@ -27,7 +27,10 @@ class SiteScore:
     Attributes:
         local: does it stand inside the data plate?
         observed: is its value given?
-        weight: what ``poutine.scale`` put on the site: a factor that belongs to an objective, and to no density.
+        weight: what ``poutine.scale`` put on the site: a factor that belongs to an objective, and to no density. A
+            number, or a tensor in Pyro's shape.
+        inflation: how often an entry counts for others of a plate, not the data's, that draws a subsample. It stands
+            in every term: the log density is then an unbiased estimate.
         summed: is it a latent of the model alone, summed out of p?
         absorbed: is its density part of such a sum, and counted there?
     """
@@ -47,6 +50,7 @@ class SiteScore:
         self.local: bool = layout.is_local(site)
         self.observed: bool = site["is_observed"]
         self.weight: Any = weight_of(site, layout)
+        self.inflation = inflation_of(site, layout)
         self._layout, self._particles, self._expectation = layout, particles, expectation
 
     @cached_property
@@ -75,19 +79,32 @@ class SiteScore:
         """A term of this site in Pyro's shape, its expectation taken, summed to (S, B) or (S,)."""
         return self._layout.reduce(self.expected(term), self.site, self._particles)
 
+    @cached_property
+    def weighted_log_prob(self) -> Tensor:
+        """The masked log density times the weight, (S, B) or (S,): what an objective counts, and no density."""
+        return self.weigh(self.bare) if self._weighs_entries else self.log_prob * self.weight
+
+    def weigh(self, bare: Tensor) -> Tensor:
+        """A term of this site in Pyro's shape times the weight, entry by entry, summed to (S, B) or (S,)."""
+        return self.reduce(bare * self.weight) if self._weighs_entries else self.reduce(bare) * self.weight
+
+    @property
+    def _weighs_entries(self) -> bool:
+        return isinstance(self.weight, Tensor) and self.weight.dim() > 0
+
     def masked(self, term: Any) -> Any:
         """A term of this site in Pyro's shape, 0 where the site is masked."""
-        return scale_and_mask(term, 1.0, self.site["mask"])
+        return scale_and_mask(term, self.inflation, self.site["mask"])
 
     @property
     def weighted(self) -> bool:
         """Has the model's author put a weight on this site?"""
-        return isinstance(self.weight, Tensor) or self.weight != 1.0
+        return is_weight(self.weight)
 
     def replaced(self, bare: Tensor, *, absorbed: bool, summed: bool) -> Self:
         """The same site with another log density in Pyro's shape."""
         twin = copy.copy(self)
-        for name in ("bare", "raw", "log_prob"):
+        for name in ("bare", "raw", "log_prob", "weighted_log_prob"):
             twin.__dict__.pop(name, None)
         twin.__dict__["bare"], twin.absorbed, twin.summed = bare, absorbed, summed
         return twin
@@ -124,10 +141,22 @@ class GuideScore(SiteScore):
     @cached_property
     def entropy(self) -> Any:
         """What is differentiated in -log q, like ``log_prob``; 0 where the score function stands for it."""
-        if self.enumerated or self._parts.entropy_term is self._parts.log_prob:
+        if self._is_all_path:
             return self.log_prob
         entropy = self._parts.entropy_term
         return 0 if is_identically_zero(entropy) else self.reduce(self.masked(entropy))
+
+    @property
+    def weighted_entropy(self) -> Any:
+        """The same times the weight, like ``weighted_log_prob``."""
+        if self._is_all_path:
+            return self.weighted_log_prob
+        entropy = self._parts.entropy_term
+        return 0 if is_identically_zero(entropy) else self.weigh(self.masked(entropy))
+
+    @property
+    def _is_all_path(self) -> bool:
+        return self.enumerated or self._parts.entropy_term is self._parts.log_prob
 
     @property
     def score(self) -> Any:

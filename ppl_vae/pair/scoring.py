@@ -43,7 +43,24 @@ def values_of(pair: Pair, run: Execution) -> dict[str, Tensor]:
 
 def draws_of(pair: Pair, run: Execution) -> Draws:
     """The latents of a run, scored."""
+    model, guide = _all_scores(pair, run)
+    return Draws(values_of(pair, run), log_prob(pair, model), log_prob(pair, guide))
+
+
+def weighted_bound(pair: Pair, run: Execution) -> Tensor:
+    """Log p - log q of a run, each site times its weight (``poutine.scale``): (S, N) or (S,)."""
+    parts = [LogProb.of(s, joint=pair.has_global_latents, weighted=True) for s in _all_scores(pair, run)]
+    return parts[0].total - parts[1].total
+
+
+def weighted_sites(*scores: Mapping[str, Any]) -> tuple[str, ...]:
+    """The sites, of model or guide, that bear a weight."""
+    return tuple(dict.fromkeys(name for side in scores for name, score in side.items() if score.weighted))
+
+
+def _all_scores(pair: Pair, run: Execution) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     model, guide = run.score_model(), run.score_guide()
+    pair.runner.weighted = weighted_sites(model, guide)
     named = {*guide, *pair.sites.summed}
     forgotten = [name for name, score in model.items() if not score.observed and name not in named]
     if forgotten:
@@ -51,7 +68,7 @@ def draws_of(pair: Pair, run: Execution) -> Draws:
             f"Pair: {', '.join(map(repr, forgotten))} of the model was neither observed nor drawn by the guide, so "
             "draws cannot be weighed; give all data that the model observes, and a guide for every latent site"
         )
-    return Draws(values_of(pair, run), log_prob(pair, model), log_prob(pair, guide))
+    return model, guide
 
 
 def draws_of_prior(pair: Pair, run: Execution) -> Draws:

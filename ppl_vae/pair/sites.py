@@ -15,7 +15,7 @@ from ppl_vae.pair.axis import DataAxis, DataAxisError, GlobalLatentError, frames
 from ppl_vae.pair.enumeration import is_marked
 from ppl_vae.pair.extra import Feeds
 from ppl_vae.pair.handlers import has_density
-from ppl_vae.pair.layout import Layout
+from ppl_vae.pair.layout import Layout, is_weight, subsampled_frames, weight_of
 from ppl_vae.pair.particles import Site
 from ppl_vae.pair.points import counting, is_exact, unpaid
 
@@ -37,6 +37,8 @@ class Sites:
         feeds: of the guide's sites that are no latents of the model, the points that follow from each. Where there are
             some it is an auxiliary, counted with them; else it is left out of log q.
         remasked: sites of the guide whose log q is counted under another mask than their own, that of the model.
+        weighted: sites, of model or guide, that bear a weight (``poutine.scale``).
+        subsampled: plates, not the data's, that draw a subsample.
         point_masses: latents that the guide gives as points, whose volume nobody counts.
         is_exact: is log p(x, z) - log q(z | x) log p(x) itself, as for an exact flow and its encoder, or where nothing
             is drawn: without latents, or with latents that are all summed out?
@@ -54,6 +56,8 @@ class Sites:
     improper: tuple[str, ...]
     feeds: Feeds
     remasked: tuple[str, ...]
+    weighted: tuple[str, ...]
+    subsampled: tuple[str, ...]
     point_masses: tuple[str, ...]
     is_exact: bool
     counts_volume: bool
@@ -69,6 +73,7 @@ class Sites:
         drawn = [(n, s) for n, s in sample_sites(guide_trace) if not s["is_observed"]]
         seen = [(n, s) for n, s in modelled if s["is_observed"] and has_density(s)]
         derived = any(s["infer"].get("is_auxiliary") for _, s in drawn)
+        both = [*modelled, *((n, s) for n, s in drawn if n not in model_trace.nodes)]
         fed = {point for points in feeds.values() for point in points}
         latent = {n for n, s in modelled if not s["is_observed"]}
         summed = {n for n, s in modelled if is_marked(s) and n not in guide_trace.nodes}
@@ -84,7 +89,9 @@ class Sites:
             improper=tuple(n for n, s in modelled if not s["is_observed"] and is_improper(s["fn"])),
             feeds=feeds,
             remasked=remasked,
-            point_masses=() if derived else tuple(n for n in unpaid(dict(drawn), model_trace) if n not in fed),
+            weighted=tuple(n for n, s in both if has_density(s) and is_weight(weight_of(s, layout))),
+            subsampled=tuple(dict.fromkeys(f.name for _, s in both for f in subsampled_frames(s, layout))),
+            point_masses=tuple(n for n in unpaid(dict(drawn), model_trace) if n not in fed),
             is_exact=not derived and (is_exact(dict(drawn), model_trace) or not (drawn or latent - summed)),
             counts_volume=any(counting(model_trace)),
         )
@@ -135,6 +142,15 @@ class Sites:
             raise ValueError(
                 f"{what}: draws from the prior are required, and the prior of {', '.join(map(repr, flat))} is improper "
                 "(Flat): it has no draws; give values of these sites, draw from the guide, or give them a proper prior"
+            )
+
+    def require_whole_plates(self, what: str) -> None:
+        """Raise ValueError if a plate besides the data's draws a subsample: then log p is estimated, and p is not."""
+        if self.subsampled:
+            raise ValueError(
+                f"{what}: whole plates are required, but {', '.join(map(repr, self.subsampled))} draws a subsample, so "
+                "log p(x, z) is an estimate, and its exponential none of p(x, z); give the plate all its entries "
+                "(subsample_size=None) for an evaluation; evidence.elbo does without"
             )
 
     def require_spread(self, what: str) -> None:

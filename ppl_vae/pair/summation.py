@@ -94,9 +94,9 @@ class Component:
 
     def _require_unweighted(self) -> None:
         for name in self.names:
-            if self.scores[name].weighted:
+            if self.scores[name].weighted or self.scores[name].inflation != 1.0:
                 raise ValueError(
-                    f"enumeration: {name!r} bears a weight (poutine.scale) inside the sum over "
+                    f"enumeration: {name!r} bears a weight (poutine.scale, a subsampled plate) inside the sum over "
                     f"{', '.join(map(repr, self.latents))}, and a weight inside a logarithm makes no bound; take it "
                     "away"
                 )

@@ -13,6 +13,7 @@ from ppl_vae.data.rows import Batch
 from ppl_vae.distributions import MAX_CODES
 from ppl_vae.pair.enumeration import plates_of
 from ppl_vae.pair.pair import pair_of
+from ppl_vae.pair.scoring import weighted_sites
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,12 +115,14 @@ def tabulate(pair: Pair | Fitted, batch: Batch) -> Table:
     run = pair.run(batch, enumerated=pair.latents, in_pieces=False)
     sites = [run.guide_trace.nodes[name] for name in pair.latents]
     shape, model = _Shape.of(run, sites), run.score_model()
+    guide = run.score_guide()
+    pair.runner.weighted = weighted_sites(model, guide)
     log_p = shape.table(model)
     log_prior = shape.table({name: score for name, score in model.items() if not score.observed})
     return Table(
         {name: shape.values(run, name, site) for name, site in zip(pair.latents, sites, strict=True)},
         log_p,
-        shape.table(run.score_guide()),
+        shape.table(guide),
         log_prior.expand_as(log_p),
     )
 

@@ -101,6 +101,26 @@ def _as_pyro(pair: Pair, name: str, u: Tensor) -> Tensor:
     return without_particles(u, of_unconstrained(pair.latents[name], u.unsqueeze(0)), pair.layout)
 
 
+def test_a_masked_latent_has_its_volume_alone_as_in_pyros_potential():
+    there = torch.arange(5) < 3
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=there):
+            z = pyro.sample("z", dist.LogNormal(torch.zeros((), dtype=x.dtype), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.LogNormal(x, 1.0))
+
+    x, u = torch.randn(2, 5, dtype=torch.float64)
+    pair = Pair(model, guide, dtype=torch.float64).initialize(x)
+    found = pair.density(x)({"z": u.unsqueeze(0)}).total()
+    _, potential, _, _ = initialize_model(model, (x,))
+    assert float(found.sum()) == pytest.approx(-float(potential({"z": u})), rel=1e-10)
+    torch.testing.assert_close(found[0, ~there], u[~there])  # log |dz/du| of z = exp(u)
+
+
 # parts
 
 
