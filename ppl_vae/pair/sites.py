@@ -10,7 +10,7 @@ from pyro.distributions import Unit
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.trace_struct import Trace
 
-from ppl_vae.distributions import is_improper
+from ppl_vae.distributions import is_improper, widened
 from ppl_vae.pair.axis import DataAxis, DataAxisError, GlobalLatentError, frames_of, sample_sites
 from ppl_vae.pair.enumeration import is_marked
 from ppl_vae.pair.extra import Feeds
@@ -37,6 +37,7 @@ class Sites:
         feeds: of the guide's sites that are no latents of the model, the points that follow from each. Where there are
             some it is an auxiliary, counted with them; else it is left out of log q.
         remasked: sites of the guide whose log q is counted under another mask than their own, that of the model.
+        widenable: sites of the guide that can be drawn with a wider spread.
         point_masses: latents that the guide gives as points, whose volume nobody counts.
         is_exact: is log p(x, z) - log q(z | x) log p(x) itself, as for an exact flow and its encoder, or where nothing
             is drawn: without latents, or with latents that are all summed out?
@@ -54,6 +55,7 @@ class Sites:
     improper: tuple[str, ...]
     feeds: Feeds
     remasked: tuple[str, ...]
+    widenable: frozenset[str]
     point_masses: tuple[str, ...]
     is_exact: bool
     counts_volume: bool
@@ -84,6 +86,7 @@ class Sites:
             improper=tuple(n for n, s in modelled if not s["is_observed"] and is_improper(s["fn"])),
             feeds=feeds,
             remasked=remasked,
+            widenable=frozenset(n for n, s in drawn if widened(s["fn"], 2.0) is not None),
             point_masses=() if derived else tuple(n for n in unpaid(dict(drawn), model_trace) if n not in fed),
             is_exact=not derived and (is_exact(dict(drawn), model_trace) or not (drawn or latent - summed)),
             counts_volume=any(counting(model_trace)),

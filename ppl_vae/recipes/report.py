@@ -52,6 +52,8 @@ class Report:
 
     def rows(self) -> list[tuple[str, list[str]]]:
         """The table: a name, and the value for each part."""
+        from ppl_vae.evidence.evidence import in_words
+
         table = [
             (name, [f"{sign * part.mean()[key]:.3f}" for part in self.parts.values()])
             for name, key, sign in self._pieces()
@@ -60,7 +62,7 @@ class Report:
         how = "exact" if self.exact else "importance-weighted"
         table.append((f"log-likelihood ({how})", [f"{mean.value:.3f}" for mean in evidence]))
         if not self.exact:
-            table.append(("  its standard error", [f"{mean.standard_error:.3f}" for mean in evidence]))
+            table.append(("  its standard error", [in_words(mean.standard_error, ".3f") for mean in evidence]))
         return table + self._further_rows()
 
     def _pieces(self) -> list[tuple[str, str, int]]:
