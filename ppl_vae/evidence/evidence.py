@@ -44,7 +44,7 @@ class MeanEvidence:
     >>> MeanEvidence(-17.4321, 0.0123, 0.31)
     -17.432 nats (Monte Carlo error 0.012, sampling error 0.31)
     >>> MeanEvidence(-17.4321, math.nan, 0.31, num_unknown=3, num_data=297)
-    -17.432 nats (Monte Carlo error unknown: 3 of 297 rows have no error bar; sampling error 0.31)
+    -17.432 nats (Monte Carlo error unknown: 3 of 297 rows without an error bar; sampling error 0.31)
     """
 
     value: float
@@ -60,7 +60,7 @@ class MeanEvidence:
         errors = f"Monte Carlo error {in_words(self.standard_error, '.2g')}"
         counted = self.num_unknown > 0 and self.num_data > 1
         if counted:
-            errors += f": {self.num_unknown} of {self.num_data} rows have no error bar"
+            errors += f": {self.num_unknown} of {self.num_data} rows without an error bar"
         if not math.isnan(self.sampling_error):
             errors += f"{';' if counted else ','} sampling error {self.sampling_error:.2g}"
         return f"{self.value:.3f} nats ({errors})"
