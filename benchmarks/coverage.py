@@ -5,7 +5,8 @@ rows and among those with k-hat below 0.7, the mean error bar, and how many of i
 off; by the guide's own draws alone (widths=(1.0,)) and by the default proposal. Then what the second costs in time:
 medians of runs in turn. Small by default: a share of 600 rows has an error of about 1 %.
 
-    python benchmarks/coverage.py
+    python benchmarks/coverage.py            (a minute)
+    python benchmarks/coverage.py --smoke    (seconds)
     python benchmarks/coverage.py --rows 2000 --draws 1000 --repeats 5
 """
 
@@ -93,7 +94,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=600, help="replications")
     parser.add_argument("--draws", type=int, default=1000, help="K, of all widths together")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each")
+    parser.add_argument("--smoke", action="store_true", help="few rows, few draws")
     options = parser.parse_args()
+    if options.smoke:
+        options.rows, options.draws, options.repeats = 50, 200, 1
     print(f"{options.rows} rows, K = {options.draws}, nominal 95 %")
     print(f"{'guide':32}{'proposal':14}{'all':>7}{'k-hat < 0.7':>21}{'SE':>8}{'mean/SE':>8}{'seconds':>9}")
     for name, (size, guide, rho) in PROBLEMS.items():

@@ -20,10 +20,10 @@ KHAT_LIMIT = 0.7
 """Up to this k-hat an importance-weighted average converges at a practical rate (Vehtari et al., 2024)."""
 
 
-def in_words(standard_error: float, digits: str) -> str:
+def error_in_words(standard_error: float, digits: str) -> str:
     """A standard error in so many digits, or that it is not known.
 
-    >>> in_words(0.01234, ".3f"), in_words(math.nan, ".3f")
+    >>> error_in_words(0.01234, ".3f"), error_in_words(math.nan, ".3f")
     ('0.012', 'unknown')
     """
     return "unknown" if math.isnan(standard_error) else format(standard_error, digits)
@@ -57,7 +57,7 @@ class MeanEvidence:
         return self.value
 
     def __repr__(self) -> str:
-        errors = f"Monte Carlo error {in_words(self.standard_error, '.2g')}"
+        errors = f"Monte Carlo error {error_in_words(self.standard_error, '.2g')}"
         counted = self.num_unknown > 0 and self.num_data > 1
         if counted:
             errors += f": {self.num_unknown} of {self.num_data} rows without an error bar"

@@ -29,10 +29,10 @@ __all__ = [
 MAX_ERROR = 0.5
 """Above this relative error of the mean weight its logarithm has no error bar.
 
-The delta method takes log w for a straight line over the error of the mean weight. What it says, r = sqrt((K/ESS - 1) /
-(K - 1)), cannot exceed 1 nat, however far off the value is: a single draw that carries the whole sum says 1. And where r
-is a half, an ESS of about 4, the interval w (1 ± 2 r) of the mean weight reaches 0, so the one of its logarithm has no
-lower end.
+The delta method takes log w for a straight line over the error of the mean weight. What it says,
+r = sqrt((K/ESS - 1) / (K - 1)), cannot exceed 1 nat, however far off the value is: a single draw that carries the whole
+sum says 1. And where r is a half, an ESS of about 4, the interval w (1 ± 2 r) of the mean weight reaches 0, so that of
+its logarithm has no lower end.
 """
 
 

@@ -18,7 +18,7 @@ def test_an_unknown_error_stands_in_the_table_in_words_and_survives_json():
     errors = dict.fromkeys(("elbo", "reconstruction", "kl", "gap"), two + math.nan)
     pieces = Decomposition(two - 10, two - 7, two + 3, two + 1, evidence, errors)
     report = Report({"train": pieces}, Verdict.of(pieces))
-    assert ("  its standard error", ["unknown"]) in report.rows()
+    assert ("  its standard error", ["unknown (2 of 2 rows)"]) in report.rows()
     saved = decode_json(encode_json(report.numbers()))
     assert math.isnan(saved["train"]["log_likelihood_standard_error"])
     assert "unknown" in report.markdown()
