@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ppl_vae import ELBO, Fit, ImportanceWeighted, Pair, VariationalEM
-from ppl_vae.evidence import Evidence
+from ppl_vae.evidence import Evidence, error_in_words
 from ppl_vae.flows import Bounded, Chain, Half, Layer, SplineCoupling
 from ppl_vae.guides import FlowPosterior
 from ppl_vae.models import Energy
@@ -163,11 +163,12 @@ def report(name: str, target: Target, fit: Fit, evidence: Evidence, *, num_sampl
     """One row of the table."""
     value, error = elbo(fit, num_samples=num_samples, seed=1)
     gap, khat = target.log_z - value, float(evidence.khat)
-    off = (float(evidence.value) - target.log_z) / float(evidence.standard_error)
+    bar = float(evidence.standard_error)
+    off = "unknown" if math.isnan(bar) else f"{(float(evidence.value) - target.log_z) / bar:+.1f} SE"
     met = gap <= target.asked and khat <= 0.7 and value <= target.log_z + 4.5 * error
     print(
         f"{name:<4}{target.log_z:9.5f}{value:10.4f} ± {error:.4f}{gap:9.4f} (<= {target.asked:.2f})"
-        f"{float(evidence.value):10.4f} ± {float(evidence.standard_error):.4f} ({off:+.1f} SE){khat:8.2f}"
+        f"{float(evidence.value):10.4f} ± {error_in_words(bar, '.4f')} ({off}){khat:8.2f}"
         f"   {'met' if met else 'NOT met':<8}{fit.seconds:7.0f}",
         flush=True,
     )

@@ -36,6 +36,7 @@ EXAMPLES = {
 # Every file of benchmarks/, likewise.
 BENCHMARKS = {
     "compiled_step.py": "NumPyro scan",
+    "coverage.py": "guide alone",
     "default_recipe.py": "at least -17.5",
     "enumeration.py": "loop over classes",
     "flow_speed.py": "ours over the fastest eager peer",

@@ -23,6 +23,9 @@ def khat(
     Below 0.5 the guide serves as a proposal, and up to 0.7 with more draws; above that it misses a part of
     the posterior that the draws themselves hardly show. 0 is a guide that equals the posterior.
 
+    It judges the guide, by its own draws alone. ``log_evidence(...).khat`` judges an estimate: its proposal is by
+    default wider, and may serve where the guide alone does not.
+
     Args:
         pair: a Pair, or a Fit.
         data: N rows, as the pair takes them.
@@ -36,4 +39,5 @@ def khat(
     Yuling Yao, Aki Vehtari, Daniel Simpson, Andrew Gelman: "Yes, but Did It Work?: Evaluating Variational
     Inference", 2018.
     """
-    return log_evidence(pair, data, ImportanceWeighted(num_samples), seed=seed, max_elements=max_elements).khat
+    plain = ImportanceWeighted(num_samples, widths=(1.0,))
+    return log_evidence(pair, data, plain, seed=seed, max_elements=max_elements).khat

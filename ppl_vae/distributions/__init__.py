@@ -21,19 +21,25 @@ from ppl_vae.distributions.unwrap import unwrap, without_mask
 # Points, and who counts their volume
 from ppl_vae.distributions.volume import CountsVolume, PointMass
 
+# Wider twins, for proposals that reach beyond a guide
+from ppl_vae.distributions.widened import HasWider, Widened, widened
+
 __all__ = [
     "MAX_CODES",
     "CategoricalLevels",
     "Codes",
     "CountsVolume",
     "Flat",
+    "HasWider",
     "PointMass",
     "RelaxedCodes",
+    "Widened",
     "closed_form_kl",
     "event_rank",
     "is_improper",
     "one_hot",
     "sum_event",
     "unwrap",
+    "widened",
     "without_mask",
 ]

@@ -2,7 +2,7 @@
 
 from ppl_vae.evidence.decomposition import Decomposition, decomposition
 from ppl_vae.evidence.estimator import Estimator
-from ppl_vae.evidence.evidence import Evidence, MeanEvidence
+from ppl_vae.evidence.evidence import Evidence, MeanEvidence, error_in_words
 from ppl_vae.evidence.exact_sum import Enumeration
 from ppl_vae.evidence.importance import ImportanceWeighted
 from ppl_vae.evidence.log_evidence import log_evidence
@@ -19,5 +19,6 @@ __all__ = [
     "NaiveMonteCarlo",
     "decomposition",
     "elbo",
+    "error_in_words",
     "log_evidence",
 ]

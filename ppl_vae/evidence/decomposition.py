@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ppl_vae._random import fold
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, numbers_per_datum, resolution_of, slices
 from ppl_vae.evidence.evidence import Bound, Evidence
 from ppl_vae.evidence.exact_sum import exact
+from ppl_vae.evidence.importance import WIDTHS, parts_of, proposed
+from ppl_vae.evidence.mixture import Weighed, stratified_error, weigh
 from ppl_vae.evidence.weighted import say_of_weights
-from ppl_vae.evidence.weights import join, log_mean_exp, summarize
+from ppl_vae.evidence.weights import join
 from ppl_vae.pair import pair_of
 from ppl_vae.pair.table import few_codes, tabulate
 
@@ -122,10 +123,8 @@ def _decomposed(
     bound: Bound = "exact" if pair.is_exact else "lower"
     parts = []
     for place, chunk in plan.row_chunks(rows):
-        likelihood, prior, log_q = _scores(
-            pair, chunk, num_samples, plan.draws, fold(seed, "decomposition", place.start)
-        )
-        parts.append(_pieces(likelihood, prior, log_q, f"ImportanceWeighted({num_samples})", resolution, bound))
+        scores = _scores(pair, chunk, num_samples, plan.draws, (seed, "decomposition", place.start))
+        parts.append(_pieces(scores, f"ImportanceWeighted({num_samples})", resolution, bound))
         told(place.stop)
     return parts[0] if plan.rows is None else _join(parts)
 
@@ -142,39 +141,57 @@ def _exact(pair: Pair, rows: Rows) -> Decomposition:
     return Decomposition(elbo, reconstruction, kl, gap, evidence, dict.fromkeys(_PIECES, torch.zeros_like(elbo)))
 
 
-def _scores(pair: Pair, rows: Rows, num_samples: int, block: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Log p(x|z), log p(z) and log q(z|x) of all draws of these rows, (K, n) or (K,)."""
+@dataclass(frozen=True)
+class _Scores:
+    """K draws of these rows, (K, n) or (K,): log p(x|z), cost log q(z|x) - log p(z), and log h back to the guide."""
+
+    likelihood: Tensor
+    cost: Tensor
+    log_h: Tensor
+    counts: tuple[int, ...]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean under the guide."""
+        if len(self.counts) == 1:
+            return values.mean(0)
+        return self._led_back(values).sum(0) / self.log_h.exp().sum(0)
+
+    def standard_error(self, values: Tensor) -> Tensor:
+        """Of such a mean."""
+        centred = self._led_back(values - self.mean(values))
+        return stratified_error(centred / self.log_h.exp().mean(0), self.counts)
+
+    def _led_back(self, values: Tensor) -> Tensor:
+        h = self.log_h.exp()
+        return torch.where(h == 0, 0.0, h * values)
+
+
+def _scores(pair: Pair, rows: Rows, num_samples: int, block: int, key: tuple[Any, ...]) -> _Scores:
+    counts = parts_of(pair, num_samples, WIDTHS)
     found = []
-    for place in slices(num_samples, block):
-        count = place.stop - place.start
-        draws = pair.draw(rows, count, seed=fold(seed, place.start))
-        shape = (count, *draws.log_weight.shape[1:])
-        scores = (draws.log_p.likelihood, draws.log_p.prior, draws.log_q.total)
+    for drawn in proposed(pair, rows, counts, WIDTHS, block, key):
+        log_p, log_q = drawn.draws.log_p, drawn.draws.log_q.total
+        _, log_h = weigh(log_p.total, drawn.log_q, counts)
+        shape = drawn.log_q.shape[1:]
+        scores = (log_p.likelihood, log_p.prior, log_q, log_h)
         found.append(tuple(score.expand(shape) for score in scores))
-    likelihood, prior, log_q = (torch.cat(column) for column in zip(*found, strict=True))
-    return likelihood, prior, log_q
+    likelihood, prior, log_q, log_h = (torch.cat(column) for column in zip(*found, strict=True))
+    return _Scores(likelihood, log_q - prior, log_h, counts)
 
 
-def _pieces(
-    likelihood: Tensor, prior: Tensor, log_q: Tensor, name: str, resolution: float, bound: Bound
-) -> Decomposition:
-    cost = log_q - prior
-    log_weights = likelihood - cost
-    reconstruction, kl = likelihood.mean(0), cost.mean(0)
-    evidence = summarize(log_weights, name, bound=bound, resolution=resolution)
+def _pieces(scores: _Scores, name: str, resolution: float, bound: Bound) -> Decomposition:
+    reconstruction, kl = scores.mean(scores.likelihood), scores.mean(scores.cost)
+    log_ratio = scores.likelihood - scores.cost
+    weighed = Weighed(log_ratio + scores.log_h, scores.log_h, scores.counts)
+    evidence = weighed.ratio(name, resolution=resolution, bound=bound)
     elbo = reconstruction - kl
-    # The gap is log(mean w) - mean(log w); by the delta method its error is that of the mean of w / mean(w) -
-    # log w.
-    influence = (log_weights - log_mean_exp(log_weights)).exp() - log_weights
-    spread = {"elbo": log_weights, "reconstruction": likelihood, "kl": cost, "gap": influence}
-    errors = {key: _standard_error(values) for key, values in spread.items()}
+    # The gap is log(mean r) - mean(log r), r = p(x, z) / q(z|x); by the delta method its error is that of the mean of
+    # r / mean(r) - log r.
+    influence = (log_ratio - evidence.value).exp() - log_ratio
+    spread = {"elbo": log_ratio, "reconstruction": scores.likelihood, "kl": scores.cost, "gap": influence}
+    errors = {key: scores.standard_error(values) for key, values in spread.items()}
+    errors["gap"] = errors["gap"].masked_fill(evidence.standard_error.isnan(), torch.nan)
     return Decomposition(elbo, reconstruction, kl, (evidence.value - elbo).clamp(min=0.0), evidence, errors)
-
-
-def _standard_error(values: Tensor) -> Tensor:
-    if len(values) < 2:
-        return torch.full_like(values[0], torch.nan)
-    return values.std(0) / len(values) ** 0.5
 
 
 def _join(parts: list[Decomposition]) -> Decomposition:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
@@ -57,16 +57,25 @@ class FromWeights(ABC):
         Beside one run, the log weights of a chunk are kept, 8 K bytes a row: k-hat needs them all at once.
         """
         plan = Plan.of(pair, rows, self.num_samples, max_elements)
-        name, resolution = repr(self), resolution_of(pair)
-        parts = []
-        for place, chunk in plan.row_chunks(rows):
-            weights = []
-            for block in slices(self.num_samples, plan.draws):
-                count = block.stop - block.start
-                drawn = self.draw(pair, chunk, count, fold(seed, name, place.start, block.start)).log_weight
-                weights.append(drawn.expand(count, *drawn.shape[1:]))  # without latents all draws are one
-            parts.append(summarize(torch.cat(weights), name, resolution=resolution))
+        parts = [
+            self.of_chunk(pair, chunk, plan.draws, (seed, self.named, place.start))
+            for place, chunk in plan.row_chunks(rows)
+        ]
         return parts[0] if plan.rows is None else join(parts)
 
-    def __repr__(self) -> str:
+    def of_chunk(self, pair: Pair, rows: Rows, block: int, key: tuple[Any, ...]) -> Evidence:
+        """The evidence of some rows, in runs of at most ``block`` draws, on noise of ``key``."""
+        weights = []
+        for place in slices(self.num_samples, block):
+            count = place.stop - place.start
+            drawn = self.draw(pair, rows, count, fold(*key, place.start)).log_weight
+            weights.append(drawn.expand(count, *drawn.shape[1:]))  # without latents all draws are one
+        return summarize(torch.cat(weights), repr(self), resolution=resolution_of(pair))
+
+    @property
+    def named(self) -> str:
+        """The estimator and K, by which its noise is told from that of others."""
         return f"{type(self).__name__}({self.num_samples})"
+
+    def __repr__(self) -> str:
+        return self.named

@@ -20,6 +20,15 @@ KHAT_LIMIT = 0.7
 """Up to this k-hat an importance-weighted average converges at a practical rate (Vehtari et al., 2024)."""
 
 
+def error_in_words(standard_error: float, digits: str) -> str:
+    """A standard error in so many digits, or that it is not known.
+
+    >>> error_in_words(0.01234, ".3f"), error_in_words(math.nan, ".3f")
+    ('0.012', 'unknown')
+    """
+    return "unknown" if math.isnan(standard_error) else format(standard_error, digits)
+
+
 @dataclass(frozen=True)
 class MeanEvidence:
     """The mean of log p(x) over the data, in nats per datum, with its two errors kept apart.
@@ -27,25 +36,33 @@ class MeanEvidence:
     Attributes:
         value: the mean over the data.
         standard_error: its Monte Carlo error: it falls with the number of draws. It has no part from the
-            choice of data.
+            choice of data. nan (not known) as soon as one datum has no error bar.
         sampling_error: sd(values) / sqrt(N): how much the mean would move with other data of the same kind;
             nan for one datum. Falls with N only.
+        num_unknown, num_data: how many of how many data have no error bar.
 
     >>> MeanEvidence(-17.4321, 0.0123, 0.31)
     -17.432 nats (Monte Carlo error 0.012, sampling error 0.31)
+    >>> MeanEvidence(-17.4321, math.nan, 0.31, num_unknown=3, num_data=297)
+    -17.432 nats (Monte Carlo error unknown: 3 of 297 rows without an error bar; sampling error 0.31)
     """
 
     value: float
     standard_error: float
     sampling_error: float
+    num_unknown: int = 0
+    num_data: int = 1
 
     def __float__(self) -> float:
         return self.value
 
     def __repr__(self) -> str:
-        errors = f"Monte Carlo error {self.standard_error:.2g}"
+        errors = f"Monte Carlo error {error_in_words(self.standard_error, '.2g')}"
+        counted = self.num_unknown > 0 and self.num_data > 1
+        if counted:
+            errors += f": {self.num_unknown} of {self.num_data} rows without an error bar"
         if not math.isnan(self.sampling_error):
-            errors += f", sampling error {self.sampling_error:.2g}"
+            errors += f"{';' if counted else ','} sampling error {self.sampling_error:.2g}"
         return f"{self.value:.3f} nats ({errors})"
 
 
@@ -55,7 +72,8 @@ class Evidence:
 
     Attributes:
         value: the estimate, shape (N,) float64, or () when latents are shared by all data.
-        standard_error: its Monte Carlo standard error, same shape, nats.
+        standard_error: its Monte Carlo standard error, same shape, nats; nan where it is not known: for one draw, and
+            where so few draws carry the sum (ESS below about 4) that the delta method says nothing.
         ess: the effective number of draws, (sum w)^2 / sum w^2, from 1 to K, same shape.
         khat: the shape of the upper tail of the weights, same shape. Above 0.7 **neither value nor
             standard_error is to be believed**: draws that were never made carry the sum, the value lies too
@@ -80,11 +98,14 @@ k-hat below 0.7 for 100 %)
     def mean(self) -> MeanEvidence:
         """Average over the data: errors of different data are independent, SE = sqrt(sum_n SE_n^2) / N.
 
+        Where one of them is not known the error of the mean is not known either; the mean says of how many rows.
         Evidence of shape () is that of all the data at once; its mean is itself.
         """
         count = max(1, self.value.numel())
         spread = float(self.value.std()) / math.sqrt(count) if count > 1 else math.nan
-        return MeanEvidence(float(self.value.mean()), float(self.standard_error.square().sum().sqrt()) / count, spread)
+        error = float(self.standard_error.square().sum().sqrt()) / count
+        unknown = int(self.standard_error.isnan().sum())
+        return MeanEvidence(float(self.value.mean()), error, spread, unknown, self.value.numel())
 
     @property
     def reliable(self) -> Tensor:

@@ -15,7 +15,25 @@ from torch import Tensor
 from ppl_vae._psis import psis_khat
 from ppl_vae.evidence.evidence import Bound, Evidence
 
-__all__ = ["effective_sample_size", "khat", "log_mean_exp", "log_mean_standard_error", "summarize"]
+__all__ = [
+    "MAX_ERROR",
+    "believable",
+    "effective_sample_size",
+    "khat",
+    "log_mean_exp",
+    "log_mean_standard_error",
+    "summarize",
+]
+
+
+MAX_ERROR = 0.5
+"""Above this relative error of the mean weight its logarithm has no error bar.
+
+The delta method takes log w for a straight line over the error of the mean weight. What it says,
+r = sqrt((K/ESS - 1) / (K - 1)), cannot exceed 1 nat, however far off the value is: a single draw that carries the whole
+sum says 1. And where r is a half, an ESS of about 4, the interval w (1 ± 2 r) of the mean weight reaches 0, so that of
+its logarithm has no lower end.
+"""
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:
@@ -36,20 +54,29 @@ def log_mean_exp(log_weights: Tensor) -> Tensor:
 def log_mean_standard_error(log_weights: Tensor) -> Tensor:
     r"""The standard error of :func:`log_mean_exp` by the delta method, :math:`sd(w) / (\sqrt{K} \, \bar w)`.
 
-    An approximation for small errors. It is itself estimated from the weights: where their tail is heavy
-    (k-hat above 0.7) the draws at hand miss the ones that matter, and it is far too short; with k-hat above
-    0.5 there may be no variance to estimate.
+    An approximation for small errors, and not known (nan) above half a nat; see :data:`MAX_ERROR`. It is itself
+    estimated from the weights: where their tail is heavy (k-hat above 0.7) the draws at hand miss the ones that matter,
+    and it is far too short; with k-hat above 0.5 there may be no variance to estimate.
 
     Args:
         log_weights: shape (K, ...), nats.
 
     Returns:
-        shape (...), nats; nan for K = 1.
+        shape (...), nats; nan where it is not known: for K = 1, and where few draws carry the sum (ESS below 4).
     """
-    relative = (log_weights - _finite(log_weights.amax(0))).exp()
+    relative = (log_weights - finite(log_weights.amax(0))).exp()
     if len(relative) < 2:
         return torch.full_like(relative[0], math.nan)
-    return relative.std(0) / (math.sqrt(len(relative)) * relative.mean(0))
+    return believable(relative.std(0) / (math.sqrt(len(relative)) * relative.mean(0)))
+
+
+def believable(error: Tensor) -> Tensor:
+    """The standard error of a log mean weight by the delta method, or nan (not known) where that says nothing.
+
+    >>> believable(torch.tensor([0.02, 0.9]))
+    tensor([0.0200,    nan])
+    """
+    return error.masked_fill(error > MAX_ERROR, math.nan)
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
@@ -63,7 +90,7 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
 
     Augustine Kong: "A note on importance sampling using standardized weights", 1992.
     """
-    relative = (log_weights - _finite(log_weights.amax(0))).exp()
+    relative = (log_weights - finite(log_weights.amax(0))).exp()
     return relative.sum(0).square() / relative.square().sum(0)
 
 
@@ -117,6 +144,6 @@ def join(parts: Iterable[Evidence]) -> Evidence:
     return Evidence(**fields, bound=parts[0].bound, estimator=parts[0].estimator)
 
 
-def _finite(maximum: Tensor) -> Tensor:
+def finite(maximum: Tensor) -> Tensor:
     """The shift of a stable exponential: 0 where all weights are zero, lest -inf - (-inf) make NaN."""
     return torch.where(maximum.isfinite(), maximum, torch.zeros_like(maximum))

@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from ppl_vae.distributions.widened import HasWider, widened
 from ppl_vae.flows.base import keeps_to
 from ppl_vae.flows.domains import of_event
 from ppl_vae.flows.encoding import Carried, version_of
 from ppl_vae.flows.layer import Coded, Layer, event_dims, require_layer
 
 
-class FlowDistribution(TorchDistribution):
+class FlowDistribution(TorchDistribution, HasWider):
     r"""The distribution of x = g(z), z ~ base.
 
     .. math:: \log p(x) = \log p_{base}(f(x)) + \mathrm{contribution}(x, f(x))
@@ -105,6 +106,15 @@ class FlowDistribution(TorchDistribution):
         super(FlowDistribution, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def widened(self, factor: float) -> FlowDistribution | None:
+        """The same flow of a base with ``factor`` times the spread; None where the base has no such twin."""
+        base = widened(self.base, factor)
+        if base is None:
+            return None
+        twin = FlowDistribution(base, self.flow, self.context, validate_args=False)
+        twin._key = self._key  # flow and context are the same, so the pass that made a draw serves both
+        return twin
 
     def _draw(self, z: Tensor) -> Tensor:
         x, contribution = self.flow.decode(z, self.context)

@@ -10,7 +10,7 @@ from pyro.distributions import Unit
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.trace_struct import Trace
 
-from ppl_vae.distributions import is_improper
+from ppl_vae.distributions import is_improper, widened
 from ppl_vae.pair.axis import DataAxis, DataAxisError, GlobalLatentError, frames_of, sample_sites
 from ppl_vae.pair.enumeration import is_marked
 from ppl_vae.pair.extra import Feeds
@@ -39,6 +39,7 @@ class Sites:
         remasked: sites of the guide whose log q is counted under another mask than their own, that of the model.
         weighted: sites, of model or guide, that bear a weight (``poutine.scale``).
         subsampled: plates, not the data's, that draw a subsample.
+        widenable: sites of the guide that can be drawn with a wider spread.
         point_masses: latents that the guide gives as points, whose volume nobody counts.
         is_exact: is log p(x, z) - log q(z | x) log p(x) itself, as for an exact flow and its encoder, or where nothing
             is drawn: without latents, or with latents that are all summed out?
@@ -58,6 +59,7 @@ class Sites:
     remasked: tuple[str, ...]
     weighted: tuple[str, ...]
     subsampled: tuple[str, ...]
+    widenable: frozenset[str]
     point_masses: tuple[str, ...]
     is_exact: bool
     counts_volume: bool
@@ -92,6 +94,7 @@ class Sites:
             weighted=tuple(n for n, s in both if has_density(s) and is_weight(weight_of(s, layout))),
             subsampled=tuple(dict.fromkeys(f.name for _, s in both for f in subsampled_frames(s, layout))),
             point_masses=tuple(n for n in unpaid(dict(drawn), model_trace) if n not in fed),
+            widenable=frozenset(n for n, s in drawn if widened(s["fn"], 2.0) is not None),
             is_exact=not derived and (is_exact(dict(drawn), model_trace) or not (drawn or latent - summed)),
             counts_volume=any(counting(model_trace)),
         )

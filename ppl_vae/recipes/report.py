@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ppl_vae.data import Dataset
     from ppl_vae.diagnostics import Verdict
-    from ppl_vae.evidence import Decomposition
+    from ppl_vae.evidence import Decomposition, MeanEvidence
     from ppl_vae.result import Fit
 
 MOST_ROWS = 5000  # rows of a part that are judged
@@ -60,7 +60,7 @@ class Report:
         how = "exact" if self.exact else "importance-weighted"
         table.append((f"log-likelihood ({how})", [f"{mean.value:.3f}" for mean in evidence]))
         if not self.exact:
-            table.append(("  its standard error", [f"{mean.standard_error:.3f}" for mean in evidence]))
+            table.append(("  its standard error", [_error(mean) for mean in evidence]))
         return table + self._further_rows()
 
     def _pieces(self) -> list[tuple[str, str, int]]:
@@ -197,7 +197,19 @@ def _shown(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
+<<<<<<< HEAD
 def _rows_of(part: Decomposition, effort: Effort | None) -> str:
+=======
+def _error(mean: MeanEvidence) -> str:
+    """The Monte Carlo error of a mean; where it is not known, of how many rows."""
+    from ppl_vae.evidence import error_in_words
+
+    counted = f" ({mean.num_unknown} of {mean.num_data} rows)" if mean.num_unknown and mean.num_data > 1 else ""
+    return error_in_words(mean.standard_error, ".3f") + counted
+
+
+def _rows_of(part: Decomposition) -> str:
+>>>>>>> 7a7cce2 (Docs, examples and the report say where there is no error bar; coverage by guide in the docs)
     count = f"{len(part.elbo)} rows" if part.elbo.dim() else "all rows at once"
     if effort is not None and len(effort.rows) < effort.num_rows:
         count = f"{len(effort.rows)} of {effort.num_rows} rows"

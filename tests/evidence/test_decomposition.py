@@ -105,6 +105,18 @@ def test_one_draw_has_no_error_bar(oracle):
     assert found.gap.tolist() == [0.0] * 3
 
 
+def test_far_from_the_posterior_neither_evidence_nor_gap_has_an_error_bar(oracle):
+    """The ELBO and its pieces are plain means, and keep theirs."""
+    found = decomposition(oracle.pair(shift=30.0), oracle.data(4), num_samples=200)
+    assert bool(found.evidence.standard_error.isnan().all())
+    assert bool(found.standard_error["gap"].isnan().all())
+    assert all(bool(found.standard_error[name].isfinite().all()) for name in ("elbo", "reconstruction", "kl"))
+    assert found.to_dataframe()["standard_error"].isna().all()
+    assert found.mean()["evidence"] == pytest.approx(found.mean()["elbo"] + found.mean()["gap"])
+    assert "Monte Carlo error unknown: 4 of 4 rows without an error bar; sampling" in repr(found.evidence)
+    assert "gap" in repr(found)
+
+
 # discrete latents
 
 

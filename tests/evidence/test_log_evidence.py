@@ -156,8 +156,8 @@ def test_no_chunking_changes_the_distribution(oracle, name, max_elements):
 def test_no_run_is_larger_than_allowed(oracle, monkeypatch, max_elements):
     x, pair, sizes = oracle.data(10), oracle.pair(**GUIDE), []
     pair.initialize(x)
-    draw = pair.draw
-    monkeypatch.setattr(pair, "draw", lambda rows, k, seed=0: sizes.append(len(rows) * k) or draw(rows, k, seed=seed))
+    many = pair.runner.many
+    monkeypatch.setattr(pair.runner, "many", lambda batch, k: sizes.append(batch.size * k) or many(batch, k))
     log_evidence(pair, x, ImportanceWeighted(25), max_elements=max_elements)
     assert max(sizes) * (2 + 3) <= max_elements
     assert sum(sizes) >= 10 * 25

@@ -29,6 +29,21 @@ def test_evidence_of_all_data_is_its_own_mean():
     assert repr(mean) == "-31.000 nats (Monte Carlo error 0.2)"
 
 
+def test_one_row_without_an_error_bar_leaves_the_mean_without_one_and_is_counted():
+    mean = evidence(error=(0.3, math.nan, 1.2)).mean()
+    assert math.isnan(mean.standard_error)
+    assert (mean.num_unknown, mean.num_data) == (1, 3)
+    assert mean.sampling_error == pytest.approx(evidence().mean().sampling_error)
+    words = "-3.000 nats (Monte Carlo error unknown: 1 of 3 rows without an error bar; sampling error 1.5)"
+    assert repr(mean) == words
+    assert words in repr(evidence(error=(0.3, math.nan, 1.2)))
+    assert evidence(error=(0.3, math.nan, 1.2)).to_dataframe()["standard_error"].isna().tolist() == [False, True, False]
+
+
+def test_an_unknown_error_of_all_data_is_said():
+    assert repr(evidence(value=-31.0, error=math.nan, khat=0.5).mean()) == "-31.000 nats (Monte Carlo error unknown)"
+
+
 def test_reliable_is_false_where_khat_is_not_known():
     assert evidence(khat=(0.69, 0.71, math.nan)).reliable.tolist() == [True, False, False]
 

@@ -80,6 +80,45 @@ def test_a_single_draw_has_no_error_bar():
     assert bool(found.khat.isnan().all())
 
 
+def carried_by(few: int, draws: int, spread: float = 0.0) -> torch.Tensor:
+    """Log weights of which ``few`` carry the sum."""
+    log_weights = torch.full((draws, 1), -1e6, dtype=torch.float64)
+    log_weights[:few] = spread * torch.linspace(0, 1, few, dtype=torch.float64).unsqueeze(-1)
+    return log_weights
+
+
+@pytest.mark.parametrize(("few", "draws"), [(1, 1000), (1, 2), (2, 1000), (3, 1000), (3, 10)])
+def test_where_few_draws_carry_the_sum_there_is_no_error_bar(few, draws):
+    """By the delta method it would be sqrt((K/ESS - 1) / (K - 1)), never above 1 nat, whatever the value is."""
+    log_weights = carried_by(few, draws)
+    relative = log_weights.exp()
+    claimed = float(relative.std(0) / relative.mean(0)) / draws**0.5
+    assert claimed == pytest.approx(math.sqrt((draws / few - 1) / (draws - 1)))
+    assert 0.5 < claimed < 1 + 1e-9
+    assert math.isnan(float(weights.summarize(log_weights, "").standard_error))
+
+
+@pytest.mark.parametrize(("few", "draws"), [(5, 1000), (20, 1000), (2, 2), (3, 3)])
+def test_where_more_draws_carry_it_there_is_one(few, draws):
+    found = weights.summarize(carried_by(few, draws, spread=0.01), "")
+    assert float(found.standard_error) == pytest.approx(math.sqrt((draws / few - 1) / (draws - 1)), abs=1e-2)
+
+
+def test_above_half_a_nat_the_interval_of_the_mean_weight_reaches_zero():
+    """What the limit stands on, and what lies beyond it: log-normal weights with a mean of 1."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        log_weights = 8 * torch.randn(1000, 200, dtype=torch.float64) - 32
+    relative = (log_weights - log_weights.amax(0)).exp()
+    claimed = relative.std(0) / relative.mean(0) / 1000**0.5
+    off = weights.log_mean_exp(log_weights).abs()
+    beyond = claimed > weights.MAX_ERROR
+    assert bool((1 - 2 * claimed[beyond] < 0).all())
+    assert float((off / claimed)[beyond].median()) > 4.5  # a bar of at most 1 nat beside an error of many
+    known = ~weights.summarize(log_weights, "").standard_error.isnan()
+    assert torch.equal(known, ~beyond)
+
+
 def test_no_draw_explains_the_datum():
     found = weights.summarize(torch.full((50, 1), -torch.inf), "")
     assert float(found.value) == -math.inf

@@ -1,0 +1,99 @@
+"""Draws of a guide whose continuous latents are widened, scored under the guide at several widths.
+
+A run of the guide gives, at each site, its distribution given the values before it. So one run that draws from wider
+twins knows the joint density of these values under every width: dependent latents are widened conditional by
+conditional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from ppl_vae._random import fold
+from ppl_vae.distributions import widened
+from ppl_vae.pair import scoring
+from ppl_vae.pair.draws import Draws
+
+if TYPE_CHECKING:
+    from ppl_vae.pair.execution import Execution
+    from ppl_vae.pair.pair import Pair
+
+__all__ = ["DrawWider", "WideDraws", "draw_wider"]
+
+
+class DrawWider(Messenger):
+    """Draw every latent that has a wider twin from it; the site keeps its distribution, and so the guide's score."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        self.width = width
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["done"] or msg["is_observed"] or msg["value"] is not None or site_is_subsample(msg):
+            return
+        twin = widened(msg["fn"], self.width)
+        if twin is not None:
+            msg["value"], msg["done"] = twin.sample(), True
+
+
+@dataclass(frozen=True)
+class WideDraws:
+    """Draws of the guide at one width, scored at several.
+
+    Attributes:
+        draws: values, log p and the log q of the guide as it is.
+        log_q: (W, S, N) log q of the guide at each width, or (W, S) with global latents, nats.
+    """
+
+    draws: Draws
+    log_q: Tensor
+
+
+def draw_wider(
+    pair: Pair, data: Any, num_samples: int, width: float, widths: Sequence[float], *, seed: int = 0
+) -> WideDraws:
+    """Draw from the guide with its continuous latents ``width`` times as wide; see :meth:`Pair.draw`.
+
+    Args:
+        pair: the pair.
+        data: N rows.
+        num_samples: S; all of them are held in memory.
+        width: what the spread of every latent is multiplied by that has a wider twin; 1 is the guide.
+        widths: what the draws are scored at.
+        seed: the draws are a function of it and of the width; those of width 1 are the draws of :meth:`Pair.draw`.
+    """
+    batch = pair.as_batch(data)
+    with pair.evaluating(fold(seed, "draw")):
+        if num_samples > 1:
+            pair.vectorizes(batch)  # found before, so that what is checked is the guide as it is
+        with DrawWider(width) if width != 1.0 else nullcontext():
+            runs = pair.runs(batch, num_samples)
+        draws = [scoring.draws_of(pair, run) for run in runs]
+        log_q = [_at_widths(pair, run, drawn, widths) for run, drawn in zip(runs, draws, strict=True)]
+    return WideDraws(Draws.stack(draws), torch.cat(log_q, 1))
+
+
+def _at_widths(pair: Pair, run: Execution, drawn: Draws, widths: Sequence[float]) -> Tensor:
+    """Log q of one run's draws, (W, S, N) or (W, S)."""
+    shape = drawn.log_weight.shape
+    return torch.stack([_log_q(pair, run, drawn, width).expand(shape) for width in widths])
+
+
+def _log_q(pair: Pair, run: Execution, drawn: Draws, width: float) -> Tensor:
+    if width == 1.0:
+        return drawn.log_q.total
+    return scoring.log_prob(pair, run.score_guide_with(partial(_wider, width=width))).total
+
+
+def _wider(fn: Any, width: float) -> Any:
+    twin = widened(fn, width)
+    return fn if twin is None else twin
