@@ -104,8 +104,8 @@ class Density:
     depend on the latents before it, and on the data.
 
     Where a latent is masked it has no density, and here log |det dz/du| alone, as in Pyro's potential
-    (``pyro.infer.mcmc.util.initialize_model``): over masked entries the density is flat in z, and no sampler comes to an
-    end there; hold them, or leave what is masked out of the data.
+    (``pyro.infer.mcmc.util.initialize_model``): over masked entries the density is flat in z, and no sampler comes to
+    an end there; hold them, or leave what is masked out of the data.
 
     Args:
         pair: the pair; its parameters keep their gradients.
