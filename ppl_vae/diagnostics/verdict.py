@@ -121,6 +121,8 @@ class Verdict:
         if bool(torch.isnan(khat).all()):
             return "k-hat is not known"
         if size == 1:
+            if khat < KHAT_LIMIT and not bool(self.reliable):
+                return ""  # one draw carries the sum: its tail says nothing, and what follows says why
             sign = "<" if khat < KHAT_LIMIT else ">="
             of_one = " of the one row" if khat.dim() else ""
             return f"k-hat{of_one} is {float(khat):.2f} ({sign} {KHAT_LIMIT})"

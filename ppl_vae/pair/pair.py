@@ -360,13 +360,7 @@ class Pair:
         return sampling.simulated(self, n, given, mean, seed)
 
     def predict(
-        self,
-        data: Any,
-        values: Tensor | Mapping[str, Tensor],
-        *,
-        seed: int = 0,
-        mean: bool = False,
-        num_samples: int = 1,
+        self, data: Any, values: Any, *, seed: int = 0, mean: bool = False, num_samples: int = 1
     ) -> dict[str, Tensor]:
         """Sample the observed sites anew at given latents: (S, N, ...) by site, or their means.
 

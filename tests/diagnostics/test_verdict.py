@@ -90,7 +90,7 @@ def test_no_sentence_calls_an_estimate_by_one_draw_the_evidence(signs, trusted):
         assert found.endswith("the ELBO is 616.0 nats in all (400 rows) below the evidence")
     else:
         assert found.endswith(f"616.0 nats in all (400 rows) below log p(x); {DOUBT} (k-hat 0.2, ESS {signs['ess']})")
-        assert "the evidence" not in found
+        assert "the evidence" not in found and "< 0.7" not in found
 
 
 def test_a_fit_far_from_its_posterior():

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import ppl_vae
 from ppl_vae import Fit, Pair
+from ppl_vae.commands import samples
 from ppl_vae.pair import predictive
-from ppl_vae.recipes import samples
 
 PRIOR, NOISE, SPREAD = 10.0, 0.5, 0.3
 X = 5 + NOISE * torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -191,7 +191,7 @@ def test_the_command_gives_the_rows_of_the_run_where_they_are_asked_for():
     def opened(guide):
         fit = fitted(normal_mean, guide, X).release()
         dataset = lambda: read.append(guide) or SimpleNamespace(train=X)  # noqa: E731
-        return SimpleNamespace(fit=fit, dataset=dataset, scale=None)
+        return SimpleNamespace(fit=fit, dataset=dataset, origin=SimpleNamespace(scale=None))
 
     for guide in (exact_mean, amortized_mean):
         assert near(samples.draw(opened(guide), 2000), MEAN, NOISE**2 + VARIANCE)
