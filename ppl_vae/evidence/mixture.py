@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ppl_vae.evidence.evidence import Bound, Evidence
 from ppl_vae.evidence.weights import (
+    MOST_ROUNDING,
     believable,
     effective_sample_size,
     finite,
@@ -125,7 +126,8 @@ class Weighed:
         own = (self.log_w - self.log_h)[: self.counts[0]]
         value = log_mean_exp(own)
         by_all = self.log_w.logsumexp(0) - self.log_h.logsumexp(0)
-        agree = (by_all - value).abs() <= resolution * value.abs().clamp(min=1.0)
+        tolerance = (resolution * value.abs().clamp(min=1.0)).clamp(max=MOST_ROUNDING)
+        agree = (by_all - value).abs() <= tolerance
         return value, is_constant(own, resolution) & agree
 
 

@@ -36,6 +36,14 @@ its logarithm has no lower end.
 """
 
 
+MOST_ROUNDING = 0.1
+"""Log weights that differ by more nats than this are never called constant, however coarse the numbers are.
+
+Of a log p of -2e8 in float32 the last digit stands for 16 nats: what differs by less says nothing, and is no perfect
+guide.
+"""
+
+
 def log_mean_exp(log_weights: Tensor) -> Tensor:
     r"""The log of the mean weight, :math:`\log \frac{1}{K} \sum_k e^{\log w_k}`.
 
@@ -105,6 +113,9 @@ def khat(log_weights: Tensor, *, resolution: float = 1e-9) -> Tensor:
         shape (...), float64; nan for fewer than 25 draws.
     """
     columns = log_weights.detach().double().reshape(len(log_weights), -1)
+    tops = columns.amax(0).abs()
+    largest = float(tops[tops.isfinite()].max()) if bool(tops.isfinite().any()) else 1.0
+    resolution = min(resolution, MOST_ROUNDING / max(largest, 1.0))
     return torch.from_numpy(psis_khat(columns.numpy(), resolution=resolution)).reshape(log_weights.shape[1:])
 
 
@@ -134,7 +145,7 @@ def summarize(log_weights: Tensor, estimator: str, *, bound: Bound = "lower", re
 def is_constant(log_weights: Tensor, resolution: float) -> Tensor:
     """Do the log weights of a datum spread by no more than ``resolution``, relative? Shape (...), bool."""
     top = log_weights.amax(0)
-    return top - log_weights.amin(0) <= resolution * top.abs().clamp(min=1.0)
+    return top - log_weights.amin(0) <= (resolution * top.abs().clamp(min=1.0)).clamp(max=MOST_ROUNDING)
 
 
 def join(parts: Iterable[Evidence]) -> Evidence:

@@ -39,7 +39,7 @@ class Sites:
         remasked: sites of the guide whose log q is counted under another mask than their own, that of the model.
         weighted: sites, of model or guide, that bear a weight (``poutine.scale``).
         subsampled: plates, not the data's, that draw a subsample.
-        widenable: sites of the guide that can be drawn with a wider spread.
+        widenable: sites of the guide that count in log q and can be drawn with a wider spread.
         point_masses: latents that the guide gives as points, whose volume nobody counts.
         is_exact: is log p(x, z) - log q(z | x) log p(x) itself, as for an exact flow and its encoder, or where nothing
             is drawn: without latents, or with latents that are all summed out?
@@ -78,6 +78,7 @@ class Sites:
         both = [*modelled, *((n, s) for n, s in drawn if n not in model_trace.nodes)]
         fed = {point for points in feeds.values() for point in points}
         latent = {n for n, s in modelled if not s["is_observed"]}
+        counted = latent | {name for name, points in feeds.items() if points}
         summed = {n for n, s in modelled if is_marked(s) and n not in guide_trace.nodes}
         return cls(
             layout,
@@ -94,7 +95,7 @@ class Sites:
             weighted=tuple(n for n, s in both if has_density(s) and is_weight(weight_of(s, layout))),
             subsampled=tuple(dict.fromkeys(f.name for _, s in both for f in subsampled_frames(s, layout))),
             point_masses=tuple(n for n in unpaid(dict(drawn), model_trace) if n not in fed),
-            widenable=frozenset(n for n, s in drawn if widened(s["fn"], 2.0) is not None),
+            widenable=frozenset(n for n, s in drawn if n in counted and widened(s["fn"], 2.0) is not None),
             is_exact=not derived and (is_exact(dict(drawn), model_trace) or not (drawn or latent - summed)),
             counts_volume=any(counting(model_trace)),
         )

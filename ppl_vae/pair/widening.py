@@ -7,21 +7,22 @@ conditional.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.distributions import widened
 from ppl_vae.pair import scoring
+from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.draws import Draws
+from ppl_vae.pair.handlers import has_density
+from ppl_vae.pair.scores import SiteScore
 
 if TYPE_CHECKING:
     from ppl_vae.pair.execution import Execution
@@ -31,18 +32,16 @@ __all__ = ["DrawWider", "WideDraws", "draw_wider"]
 
 
 class DrawWider(Messenger):
-    """Draw every latent that has a wider twin from it; the site keeps its distribution, and so the guide's score."""
+    """Draw the named sites from their wider twins; a site keeps its distribution, and so the guide's score."""
 
-    def __init__(self, width: float) -> None:
+    def __init__(self, names: Collection[str], width: float) -> None:
         super().__init__()
-        self.width = width
+        self.names, self.width = names, width
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["done"] or msg["is_observed"] or msg["value"] is not None or site_is_subsample(msg):
+        if msg["name"] not in self.names or msg["done"] or msg["is_observed"] or msg["value"] is not None:
             return
-        twin = widened(msg["fn"], self.width)
-        if twin is not None:
-            msg["value"], msg["done"] = twin.sample(), True
+        msg["value"], msg["done"] = _wider(msg["fn"], self.width).sample(), True
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def draw_wider(
     with pair.evaluating(fold(seed, "draw")):
         if num_samples > 1:
             pair.vectorizes(batch)  # found before, so that what is checked is the guide as it is
-        with DrawWider(width) if width != 1.0 else nullcontext():
+        with DrawWider(pair.sites.widenable, width) if width != 1.0 else nullcontext():
             runs = pair.runs(batch, num_samples)
         draws = [scoring.draws_of(pair, run) for run in runs]
         log_q = [_at_widths(pair, run, drawn, widths) for run, drawn in zip(runs, draws, strict=True)]
@@ -91,7 +90,15 @@ def _at_widths(pair: Pair, run: Execution, drawn: Draws, widths: Sequence[float]
 def _log_q(pair: Pair, run: Execution, drawn: Draws, width: float) -> Tensor:
     if width == 1.0:
         return drawn.log_q.total
-    return scoring.log_prob(pair, run.score_guide_with(partial(_wider, width=width))).total
+    particles, names = run.num_particles is not None, pair.sites.widenable
+    scores = {
+        name: SiteScore(
+            name, {**site, "fn": _wider(site["fn"], width)} if name in names else site, run.layout, particles
+        )
+        for name, site in sample_sites(run.guide_trace)
+        if has_density(site)
+    }
+    return scoring.log_prob(pair, scores).total
 
 
 def _wider(fn: Any, width: float) -> Any:

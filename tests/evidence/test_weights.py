@@ -119,6 +119,14 @@ def test_above_half_a_nat_the_interval_of_the_mean_weight_reaches_zero():
     assert torch.equal(known, ~beyond)
 
 
+def test_numbers_too_coarse_to_tell_are_not_a_perfect_guide():
+    """Log weights of -2e8 nats, many of them nats apart, but by less than float32 can tell."""
+    log_weights = -2e8 + 500 * torch.rand(1000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = weights.summarize(log_weights, "", resolution=1.2e-5)
+    assert not bool(found.reliable.any())
+    assert bool((found.standard_error > 0.2).all() & (found.ess < 20).all())
+
+
 def test_no_draw_explains_the_datum():
     found = weights.summarize(torch.full((50, 1), -torch.inf), "")
     assert float(found.value) == -math.inf

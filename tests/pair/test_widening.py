@@ -236,3 +236,44 @@ def test_a_point_mass_is_refused_as_ever():
     pair = Pair(log_linear, AutoDelta(log_linear))
     with pytest.raises(ValueError, match="a guide with a density is required"):
         log_evidence(pair, X.float(), ImportanceWeighted(10))
+
+
+# -- what is not there is not weighed --------------------------------------------------------------------------------
+
+
+def test_a_masked_latent_is_drawn_wider_and_counts_for_nothing():
+    seen = torch.tensor([True, False, True, True, False, True])
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(torch.zeros(6), 1.0).mask(seen))
+            pyro.sample("x", normal(torch.where(seen, z, 0.0), 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(0.7 * x, 0.4))
+
+    truth = torch.where(seen, normal(0.0, 1.25**0.5).log_prob(X), normal(0.0, 0.5).log_prob(X))
+    found = log_evidence(Pair(model, guide, dtype=torch.float64), X, ImportanceWeighted(4000))
+    assert not found.standard_error[~seen].any()
+    assert float(((found.value - truth).abs() - 4.5 * found.standard_error).max()) < 1e-9
+
+
+def test_a_site_that_log_q_leaves_out_keeps_its_width():
+    """Drawn wider, it would shift the draws of z between the halves, and nothing would weigh that."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(torch.zeros(6), 1.0))
+            pyro.sample("x", normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", normal(0.0, 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", normal(0.5 * x + 0.4 * u, 0.8))
+
+    pair = Pair(model, guide, dtype=torch.float64).initialize(X)
+    assert pair.sites.widenable == {"z"}
+    found = log_evidence(pair, X, ImportanceWeighted(20_000))
+    z = (found.value - normal(0.0, 2**0.5).log_prob(X)) / found.standard_error
+    assert float(z.abs().max()) < 4.5
