@@ -266,7 +266,6 @@ class Pair:
         """
         batch = self.as_batch(data)
         self.sites.require_spread("draw_prior")
-        self.sites.require_proper("draw_prior")
         with self.evaluating(fold(seed, "draw_prior")):
             runs = scoring.prior_runs(self, batch, num_samples)
             return Draws.stack([scoring.draws_of_prior(self, run) for run in runs])
@@ -356,7 +355,6 @@ class Pair:
         given = self.as_values(latents) if latents else {}
         if unknown := sorted(set(given) - set(self.sites.model)):
             raise ValueError(f"simulate: the latent sites are {sorted(self.latents)}, got {unknown}")
-        self.sites.require_proper("simulate", given)
         return sampling.simulated(self, n, given, mean, seed)
 
     def predict(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 def simulated(pair: Pair, n: int, latents: Mapping[str, Tensor], mean: bool, seed: int) -> dict[str, Tensor]:
     """Latents and data of n rows, (n, ...) by site; what stands outside the data plate is drawn once for all."""
+    pair.sites.require_proper("simulate", latents)
     rows = pair.template if pair.template is not None else Rows()
     size = max(1, MAX_ELEMENTS // numbers_per_datum(pair, rows))
     cut = size < n and pair.layout.axis is not None and _makes_any_number(pair)

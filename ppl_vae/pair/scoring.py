@@ -79,7 +79,8 @@ def draws_of_prior(pair: Pair, run: Execution) -> Draws:
 
 
 def prior_runs(pair: Pair, batch: Batch, num_samples: int) -> list[Execution]:
-    """Runs of the model alone, whose latents are drawn from it."""
+    """Runs of the model alone, whose latents are drawn from it; ValueError for a prior that has no draws."""
+    pair.sites.require_proper("draw_prior")
     vectorized = num_samples > 1 and pair.vectorizes(batch)
     counts = [num_samples] if vectorized else [None] * num_samples
     return [pair.runner.run_model(batch, {}, count, ()) for count in counts]
