@@ -433,3 +433,23 @@ def test_a_wrong_form_in_the_state_is_named_by_load_and_by_resume(run, tmp_path)
                 continue
             with pytest.raises(StorageError, match=rf"state\.safetensors: .*{where[-1]}|state of format"):
                 ppl_vae.load(run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("target", 5), ("epochs", "3"), ("lr", None), ("columns", "abc"), ("scale", [1]), ("data", ["x"])],
+)
+def test_a_plan_of_a_wrong_form_is_one_line_of_the_command(key, value, run):
+    from click.testing import CliRunner
+
+    from ppl_vae.cli import main
+
+    config = decode_json((run / "config.json").read_bytes())
+    plan = {"target": "vae", "data": "iris", "epochs": 3, "batch_size": 4, "lr": 0.1, "seed": 0, key: value}
+    forged(run, "config.json", encode_json(replaced(config, ("fit", "source"), plan)))
+    (run / RunFolder.CHECKPOINT).mkdir()
+    (run / RunFolder.CHECKPOINT / RunFolder.CONFIG).write_bytes(encode_json(plan))
+    for arguments in (["evaluate", str(run)], ["fit", "vae", "--out", str(run), "--resume"]):
+        found = CliRunner().invoke(main, arguments)
+        assert found.exit_code == 2
+        assert f"{key} must be" in found.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,6 @@ from ppl_vae.commands.plan import READING, SIZES, Plan, option
 from ppl_vae.storage import (
     RunFolder,
     StorageError,
-    load_tree,
     read_json,
     require_plain_folder,
     require_plain_name,
@@ -72,12 +72,12 @@ def _shown(value: Any) -> str:
 
 def _state_of(checkpoint: Path, run: RunFolder, cut_off: bool) -> dict[str, Any] | None:
     """The state to go on from; None for a run that was cut off before its first checkpoint."""
-    if not cut_off:
-        from ppl_vae.training.checkpoint import saved_state
+    from ppl_vae.training.checkpoint import read_state, saved_state
 
+    if not cut_off:
         return saved_state(run)
     file = checkpoint / RunFolder.STATE
-    return load_tree(file) if file.exists() else None
+    return read_state(file) if os.path.lexists(file) else None
 
 
 def _same_file(target: str) -> str:

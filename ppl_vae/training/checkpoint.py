@@ -12,12 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from ppl_vae.storage import RunFolder, StorageError, load_tree, locked, require_plain_name, save_tree
-from ppl_vae.training.state_form import require_state
+from ppl_vae.training.state_form import FORMATS, require_state
 
 __all__ = ["STATE_FORMAT", "Checkpoint", "ResumeError", "read_state", "require_same", "saved_state", "taking_back"]
 
-STATE_FORMAT = 2
-"""1 had the history as rows and reports; it is still read."""
+STATE_FORMAT = FORMATS[-1]
 LATER = ("rows", "sampler", "validation")
 """What builds before this one did not write of a run; compared where it is known of both."""
 PATIENCE = 10.0
@@ -125,9 +124,9 @@ def taking_back(path: Path) -> Iterator[None]:
 
 
 def _require_known(state: Any, path: Path) -> None:
-    if not isinstance(state, dict) or state.get("format") not in (1, STATE_FORMAT):
+    if not isinstance(state, dict) or state.get("format") not in FORMATS:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise StorageError(path, f"a state of format 1 or {STATE_FORMAT} is required, got {found}")
+        raise StorageError(path, f"a state of format {' or '.join(map(str, FORMATS))} is required, got {found}")
     require_state(state, path, of_a_run=True)
 
 

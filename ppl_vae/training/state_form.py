@@ -16,6 +16,7 @@ from ppl_vae.storage.form import (
     flag,
     kind,
     maybe,
+    one_of,
     record,
     require_form,
     table,
@@ -70,12 +71,15 @@ def _template(value: Any, where: str) -> None:
 
 
 _shown = record(template=_template, history=_history)
+FORMATS = (1, 2)
+"""1 had the history as rows and reports; it is still read."""
 _run = record(
     {
         "weights_apart": flag,
         "compiled": table(table(anything)),
         "optimizer": record(state=table(table(anything)), groups=each(table(anything))),
     },
+    format=one_of(*FORMATS),
     fingerprint=table(anything),
     step=whole(),
     epoch=whole(),
