@@ -139,6 +139,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/examples"), help="folder of the plot")
     parser.add_argument("--smoke", action="store_true", help="a short run")
     options = parser.parse_args()
+    if options.smoke:
+        print("a smoke run: it shows that the script runs, and its numbers mean nothing")
     num_steps = 300 if options.smoke else options.steps
     torch.set_num_threads(1)  # networks of this size only wait for a second one
 

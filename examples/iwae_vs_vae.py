@@ -82,6 +82,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a run of seconds")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out", help="folder for the plot")
     options = parser.parse_args()
+    if options.smoke:
+        print("a smoke run: it shows that the script runs, and its numbers mean nothing")
     options.out.mkdir(parents=True, exist_ok=True)
     particles, epochs, num_samples = (3, 1, 50) if options.smoke else (10, 100, 5000)
     data = load_digits(binary=True)

@@ -183,6 +183,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a run of seconds")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out", help="folder for the plot")
     settings = parser.parse_args()
+    if settings.smoke:
+        print("a smoke run: it shows that the script runs, and its numbers mean nothing")
     settings.out.mkdir(parents=True, exist_ok=True)
     steps, num_samples, points = (3, 300, 100) if settings.smoke else (1000, 20_000, 400)
     results: dict[str, Found] = {}

@@ -122,6 +122,8 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="a guide with a full covariance")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out", help="folder for the plot")
     options = parser.parse_args()
+    if options.smoke:
+        print("a smoke run: it shows that the script runs, and its numbers mean nothing")
     options.out.mkdir(parents=True, exist_ok=True)
     covariance = FullCovariance() if options.full else Diagonal()
     run(options.out / "linear_vae_is_ppca.png", covariance, steps=60 if options.smoke else 1500)

@@ -65,6 +65,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a run of seconds")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out", help="folder for the results")
     options = parser.parse_args()
+    if options.smoke:
+        print("a smoke run: it shows that the script runs, and its numbers mean nothing")
     options.out.mkdir(parents=True, exist_ok=True)
     if options.smoke:
         run(options.out, epochs=3, more=1, num_samples=50)

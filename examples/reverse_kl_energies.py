@@ -215,6 +215,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the start and of the noise")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out", help="folder for the plot")
     options = parser.parse_args()
+    if options.smoke:
+        print("a smoke run: it shows that the script runs, and its numbers mean nothing")
     options.out.mkdir(parents=True, exist_ok=True)
     steps, num_samples = (20, 500) if options.smoke else (2500, 20_000)
     fits: dict[str, tuple[Fit, Watch]] = {}

@@ -190,6 +190,8 @@ def main() -> None:
     parser.add_argument("--validate", action="store_true", help="judge by training rows that are held out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out", help="folder for the plot")
     options = parser.parse_args()
+    if options.smoke:
+        print("a smoke run: it shows that the script runs, and its numbers mean nothing")
     options.out.mkdir(parents=True, exist_ok=True)
     splits, epochs, num_samples = (2, 1, 20) if options.smoke else (5, EPOCHS, 5000)
     task = the_task(validate=options.validate)

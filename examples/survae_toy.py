@@ -115,6 +115,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a run of seconds")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out", help="folder for the plot")
     options = parser.parse_args()
+    if options.smoke:
+        print("a smoke run: it shows that the script runs, and its numbers mean nothing")
     options.out.mkdir(parents=True, exist_ok=True)
     steps, rows, cells = (20, 2000, 40) if options.smoke else (2500, 100_000, 200)
     print(f"nats, {rows} rows to train on and {rows} held out, seed {SEED}")

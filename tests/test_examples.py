@@ -33,6 +33,8 @@ EXAMPLES = {
     "vae_flow_posterior.py": "flow posterior",
 }
 
+SMOKE_SENTENCE = "a smoke run: it shows that the script runs, and its numbers mean nothing"
+
 # Every file of benchmarks/, likewise.
 BENCHMARKS = {
     "compiled_step.py": "NumPyro scan",
@@ -68,6 +70,7 @@ def not_finite(report: str) -> list[str]:
 def test_example_prints_its_numbers_and_draws_its_plot(name: str, tmp_path: Path) -> None:
     report = run(ROOT / "examples" / name, "--smoke", "--out", str(tmp_path / "out"), cwd=tmp_path)
     assert EXAMPLES[name] in report
+    assert SMOKE_SENTENCE in report
     assert NUMBER.search(report)
     assert not not_finite(report), report
     plot = tmp_path / "out" / name.replace(".py", ".png")
