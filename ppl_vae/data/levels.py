@@ -12,6 +12,7 @@ TOPS = (16, 255)  # of 4 bits and one more, as in scikit-learn's digits, and of 
 LEAST_SIDE = 4  # of a flat square image that is recognized as one
 STEPS_PER_DEVIATION = 4.0  # a grid coarser than this is no stand-in for real numbers
 LARGEST_ATOM = 0.25  # the share of rows that one value of a column of real numbers may have
+FEWEST_ROWS = 8  # of fewer, nothing is said
 
 
 def grey_levels(rows: Tensor, *, images: bool = False) -> int | None:
@@ -25,6 +26,7 @@ def grey_levels(rows: Tensor, *, images: bool = False) -> int | None:
         rows: (N, *event) numbers of any type.
         images: is a flat row known to be an image?
 
+    >>> import torch
     >>> grey_levels(torch.tensor([[[0, 200], [3, 1]]], dtype=torch.uint8))
     255
     >>> grey_levels(torch.rand(5, 8, 8)) is None
@@ -55,11 +57,14 @@ def few_values(column: Tensor) -> str | None:
     Args:
         column: (N,) numbers, in any unit.
 
-    >>> few_values(torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0]))
+    >>> import torch
+    >>> few_values(torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0] * 2))
     'its values are 0 and 1'
     >>> few_values(torch.linspace(0, 1, 50)) is None
     True
     """
+    if len(column) < FEWEST_ROWS:
+        return None
     values, counts = column.double().unique(return_counts=True)
     if len(values) == 1:
         return f"it is {values[0]:g} in every row"

@@ -123,7 +123,10 @@ def refuse_few_values(dataset: Dataset, who: str) -> None:
     names = dataset.feature_names or tuple(map(str, range(dataset.train.shape[1])))
     found = {name: why for name, column in zip(names, dataset.train.T, strict=True) if (why := few_values(column))}
     if found and bool((dataset.train == dataset.train.round()).all()):
-        raise ValueError(f"{who}: real numbers are required, got {_in_words(found)}; take the recipe survae")
+        raise ValueError(
+            f"{who}: real numbers are required, got data on levels (whole multiples of 1/1), on which a density has no "
+            f"upper bound: {_in_words(found)}; take the recipe survae"
+        )
     if found:
         raise ValueError(
             f"{who}: columns of real numbers are required, for on a few values a density has no upper bound; got "
