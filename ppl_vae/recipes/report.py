@@ -197,9 +197,6 @@ def _shown(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-<<<<<<< HEAD
-def _rows_of(part: Decomposition, effort: Effort | None) -> str:
-=======
 def _error(mean: MeanEvidence) -> str:
     """The Monte Carlo error of a mean; where it is not known, of how many rows."""
     from ppl_vae.evidence import error_in_words
@@ -208,8 +205,7 @@ def _error(mean: MeanEvidence) -> str:
     return error_in_words(mean.standard_error, ".3f") + counted
 
 
-def _rows_of(part: Decomposition) -> str:
->>>>>>> 7a7cce2 (Docs, examples and the report say where there is no error bar; coverage by guide in the docs)
+def _rows_of(part: Decomposition, effort: Effort | None) -> str:
     count = f"{len(part.elbo)} rows" if part.elbo.dim() else "all rows at once"
     if effort is not None and len(effort.rows) < effort.num_rows:
         count = f"{len(effort.rows)} of {effort.num_rows} rows"
