@@ -6,6 +6,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.models.likelihoods import Likelihood
+from ppl_vae.nn import fill_unobserved
 
 
 def num_data(x: Tensor | None, num_samples: int | None, *, who: str) -> int:
@@ -34,6 +35,25 @@ def require_prior(prior: TorchDistribution, size: int, *, who: str) -> None:
             f"{who}: the prior must have batch shape () and event shape ({size},), "
             f"got {tuple(prior.batch_shape)} and {tuple(prior.event_shape)}"
         )
+
+
+def given(x: Tensor | None, mask: Tensor | None, likelihood: Likelihood, *, who: str) -> Tensor | None:
+    """The data as they are scored: what is masked out is filled, the rest must be possible under the likelihood.
+
+    Args:
+        x: (N, *event), or None to draw it.
+        mask: (N, *event) boolean, True where an entry is observed.
+        likelihood: of the entries.
+        who: whose error it is.
+
+    Raises:
+        ValueError: a mask that does not fit; under torch's argument validation, an entry that cannot be.
+    """
+    if x is None:
+        return None
+    x = fill_unobserved(x, mask, filler=likelihood.filler, who=who)
+    likelihood.require(x, who=who)
+    return x
 
 
 def observation(

@@ -12,12 +12,12 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from ppl_vae.distributions import Codes, one_hot
-from ppl_vae.models.decoding import observation, require_prior
+from ppl_vae.models.decoding import given, observation, require_prior
 from ppl_vae.models.factorized import require_factorized
 from ppl_vae.models.likelihoods import Likelihood, make_likelihood
 from ppl_vae.models.model import Model
 from ppl_vae.models.priors import CodePrior, Uniform
-from ppl_vae.nn import apply_batched, fill_unobserved
+from ppl_vae.nn import apply_batched
 
 _UNIFORM = Uniform()
 
@@ -89,8 +89,7 @@ class DiscreteVAE(Model):
 
     def sample_sites(self, x: Tensor | None, y: Tensor | None, mask: Tensor | None, size: int) -> Tensor:
         """Draw c, then x."""
-        if x is not None:
-            x = fill_unobserved(x, mask, filler=self.likelihood.filler, who=type(self).__name__)
+        x = given(x, mask, self.likelihood, who=type(self).__name__)
         mask = None if x is None else mask
         if self.factorized:
             self._check_parts(x)

@@ -6,10 +6,10 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from ppl_vae.models.decoding import given
 from ppl_vae.models.likelihoods import Likelihood
 from ppl_vae.models.priors import MixtureOfNormals
 from ppl_vae.models.vae import VAE
-from ppl_vae.nn import fill_unobserved
 
 
 class MixtureVAE(VAE):
@@ -59,8 +59,7 @@ class MixtureVAE(VAE):
 
     def sample_sites(self, x: Tensor | None, y: Tensor | None, mask: Tensor | None, size: int) -> Tensor:
         """Draw c, z, then x."""
-        if x is not None:
-            x = fill_unobserved(x, mask, filler=self.likelihood.filler, who=type(self).__name__)
+        x = given(x, mask, self.likelihood, who=type(self).__name__)
         with pyro.plate("data", size, dim=-1):
             c = pyro.sample("c", dist.Categorical(logits=self.prior.logits), infer={"enumerate": "parallel"})
             z = pyro.sample("z", dist.Normal(self.prior.loc[c], self.prior.log_scale[c].exp()).to_event(1))

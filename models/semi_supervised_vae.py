@@ -9,12 +9,12 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from ppl_vae.distributions import one_hot
-from ppl_vae.models.decoding import observation, require_prior
+from ppl_vae.models.decoding import given, observation, require_prior
 from ppl_vae.models.labels import sample_labels
 from ppl_vae.models.likelihoods import Likelihood, make_likelihood
 from ppl_vae.models.model import Model
 from ppl_vae.models.priors import StandardNormal
-from ppl_vae.nn import apply_batched, fill_unobserved
+from ppl_vae.nn import apply_batched
 
 
 class SemiSupervisedVAE(Model):
@@ -78,8 +78,7 @@ class SemiSupervisedVAE(Model):
 
     def sample_sites(self, x: Tensor | None, y: Tensor | None, mask: Tensor | None, size: int) -> Tensor:
         """Draw y where it is latent, z, then x."""
-        if x is not None:
-            x = fill_unobserved(x, mask, filler=self.likelihood.filler, who=type(self).__name__)
+        x = given(x, mask, self.likelihood, who=type(self).__name__)
         with pyro.plate("data", size, dim=-1):
             label = sample_labels(dist.Categorical(self.class_probs), y, size=size, who="SemiSupervisedVAE")
             z = pyro.sample("z", self.prior())

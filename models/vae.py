@@ -6,11 +6,11 @@ import pyro
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-from ppl_vae.models.decoding import observation, require_prior
+from ppl_vae.models.decoding import given, observation, require_prior
 from ppl_vae.models.likelihoods import Likelihood, make_likelihood
 from ppl_vae.models.model import Model
 from ppl_vae.models.priors import StandardNormal
-from ppl_vae.nn import apply_batched, fill_unobserved
+from ppl_vae.nn import apply_batched
 
 
 class VAE(Model):
@@ -60,8 +60,7 @@ class VAE(Model):
 
     def sample_sites(self, x: Tensor | None, y: Tensor | None, mask: Tensor | None, size: int) -> Tensor:
         """Draw z, then x."""
-        if x is not None:
-            x = fill_unobserved(x, mask, filler=self.likelihood.filler, who=type(self).__name__)
+        x = given(x, mask, self.likelihood, who=type(self).__name__)
         with pyro.plate("data", size, dim=-1):
             z = pyro.sample("z", self.prior())
             p_x = self.decode(z, mask=None if x is None else mask, x_shape=None if x is None else x.shape)

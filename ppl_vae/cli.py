@@ -150,8 +150,8 @@ def fit(
           return model, guide      # any Pyro model and guide
 
     Options that are left out take the defaults of the recipe, and each recipe has sizes of its own. Table
-    columns of real numbers are standardized for recipes; a pair of your own gets the data as they are. Ctrl-C
-    (or SIGTERM) ends the fit and keeps what it has.
+    columns of real numbers are standardized for recipes, and grey levels 0..255 or 0..16 of images divided by
+    their top; a pair of your own gets the data as they are. Ctrl-C (or SIGTERM) ends the fit and keeps what it has.
 
     A .csv file may have commas, semicolons (then also decimal commas) or tabs. Its columns are chosen by name, or by
     number from 0 where they have none; the options go with the run, so evaluate and encode find the same columns in

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ppl_vae.pair import Pair
+from ppl_vae.pair.units import Units
 from ppl_vae.result import Fit
 from ppl_vae.saving import put_weights, read_config, read_weights
 from ppl_vae.storage import RunFolder, Snapshot, StorageError
@@ -31,6 +32,13 @@ def load(
 
     Loading runs no code from the folder: it holds numbers and names, and a name is only looked up among the recipes.
     While another process saves there, what is loaded is one of its saves, whole.
+
+    A recipe may see its data on another scale than they have (columns standardized, grey levels as fractions). The fit
+    then takes and gives data in their own units, as the commands do: ``encode``, ``elbo``, ``log_evidence`` and
+    whatever else takes rows is given them as they are in the file, and ``sample``, ``decode``, ``reconstruct`` and the
+    predictive groups of ``to_inference_data`` are in these units too. Densities are those of the scale of the model,
+    the numbers that ``ppl-vae evaluate`` and the card of the run say: per standard deviation of the columns. Per unit
+    of the columns log p(x) is less by the sum of their log standard deviations.
 
     Args:
         folder: what ``fit.save`` or ``ppl-vae fit`` wrote.
@@ -76,6 +84,7 @@ def load_saved(
         )
         pair.initialize(_template(data, state, saved), seed=int(config["fit"].get("seed", 0)))
     put_weights(pair, weights, saved.path / RunFolder.MODEL)
+    pair.units = _units(config, saved)
     return Fit(pair, Record.saved(config["run"], state), dict(config["fit"]))
 
 
@@ -90,6 +99,20 @@ def _blamed_on(path: Path | None) -> Iterator[None]:
         if path is None:
             raise
         raise StorageError(path, f"the pair cannot be run on its rows ({type(error).__name__}: {error})") from error
+
+
+def _units(config: dict[str, Any], run: Snapshot) -> Units | None:
+    """The scale on which the command line has fitted its data."""
+    from ppl_vae.recipes.scale import Scale
+
+    source = config["fit"].get("source")
+    scale = source.get("scale") if isinstance(source, dict) else None
+    if not scale:
+        return None
+    try:
+        return Scale.saved(scale)
+    except ValueError as error:
+        raise StorageError(run.path / RunFolder.CONFIG, str(error)) from None
 
 
 def _template(data: Any, state: Any, run: Snapshot) -> Any:

@@ -6,6 +6,8 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
+from ppl_vae import _private as private
+
 
 class Likelihood(nn.Module):
     """p(x | z), given what the decoder returns for z.
@@ -20,6 +22,7 @@ class Likelihood(nn.Module):
     Implementing a new one:
 
     - subclass, set ``num_params`` (on the class or in ``__init__``) and write :meth:`entries`;
+    - if not every number is a possible entry of x, write :meth:`possible`, and set ``advice``;
     - if 0 is no possible entry of x, set ``filler`` to a value that is (it stands in for entries masked out);
     - add it to ``REGISTRY`` in ``ppl_vae/models/likelihoods/__init__.py`` and to the table in
       ``tests/models/test_likelihoods.py``.
@@ -29,6 +32,7 @@ class Likelihood(nn.Module):
 
     num_params: int = 1
     filler: float = 0.0
+    advice: str = "choose a likelihood of such numbers"
 
     def entries(self, output: Tensor) -> TorchDistribution:
         """The distribution of every entry on its own.
@@ -40,6 +44,28 @@ class Likelihood(nn.Module):
             A distribution with batch shape (..., *event) and no event dimension.
         """
         raise NotImplementedError(f"{type(self).__name__}: a likelihood must define entries(output)")
+
+    def possible(self, x: Tensor) -> Tensor | None:
+        """Which entries of x this likelihood knows of: (N, *event) boolean; None for every number."""
+        return None
+
+    def require(self, x: Tensor, *, who: str) -> None:
+        """Raise ValueError, under torch's argument validation, for data that this likelihood gives no probability.
+
+        Args:
+            x: (N, *event) data.
+            who: whose error it is.
+        """
+        possible = self.possible(x) if private.validates() else None
+        if possible is None or bool(possible.all()):
+            return
+        row, *column = (int(i) for i in (~possible).nonzero()[0])
+        place = f"row {row} of the {len(x)} in this call, column {', '.join(map(str, column))}"
+        count = int((~possible).sum())
+        raise ValueError(
+            f"{who}: x must have entries that {self!r} knows of, got {float(x[(row, *column)]):g} at {place} "
+            f"({count} of {possible.numel()} entries are such); {self.advice}"
+        )
 
     def event_shape(self, output_shape: torch.Size) -> torch.Size:
         """The shape of one x, read off the decoder's output for one z.

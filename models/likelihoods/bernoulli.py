@@ -15,6 +15,15 @@ class Bernoulli(Likelihood):
     The decoder returns logits (..., *event).
     """
 
+    advice = (
+        "divide grey levels by their top (255, 16) and round them or draw zeros and ones of them "
+        "(ppl_vae.data.dynamic_binarization), or take likelihood='normal', or Categorical(num_levels=...)"
+    )
+
+    def possible(self, x: Tensor) -> Tensor:
+        """Zeros and ones."""
+        return (x == 0) | (x == 1)
+
     def entries(self, output: Tensor) -> TorchDistribution:
         """Each entry by its logit."""
         return dist.Bernoulli(logits=output)

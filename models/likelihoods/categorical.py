@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
@@ -34,6 +35,15 @@ class Categorical(Likelihood):
         self.num_params = num_levels
         self.low, self.step = low, step
         self.filler = low
+        self.advice = (
+            f"its levels are {low:g} + {step:g} k for k = 0..{num_levels - 1}: give num_levels, low and step in the "
+            "unit of the data, or bring the data to these levels"
+        )
+
+    def possible(self, x: Tensor) -> Tensor:
+        """The levels."""
+        levels = CategoricalLevels(x.new_zeros(self.num_params, dtype=torch.float64), low=self.low, step=self.step)
+        return levels.support.check(x)
 
     def entries(self, output: Tensor) -> TorchDistribution:
         """Each entry by the logits of its levels."""

@@ -16,7 +16,8 @@ from ppl_vae.recipes.base import Facts, Recipe
 from ppl_vae.recipes.figures import Judged, figures
 from ppl_vae.recipes.pair_file import blame, is_pair_file, load_pair_function
 from ppl_vae.recipes.registry import record
-from ppl_vae.recipes.sources import Scale, open_source
+from ppl_vae.recipes.scale import Scale, refuse_few_values
+from ppl_vae.recipes.sources import open_source
 from ppl_vae.storage import RunFolder, require_plain_folder, write_json
 
 if TYPE_CHECKING:
@@ -32,11 +33,11 @@ class Prepared:
     Args:
         plan: what was asked for.
         model, guide: the pair.
-        dataset: its data.
-        rows: what of the data is fitted.
+        dataset: its data, in their own units.
+        rows: what of the data is fitted, as the model sees it.
         objective: what is maximized; None for the ELBO.
         note: what must be known of the fit, in a sentence; or nothing.
-        scale: by what the data were standardized.
+        scale: between the units of the data and those of the model.
         recipe: plain fields from which the pair is built again.
     """
 
@@ -80,16 +81,18 @@ def _file_builder(plan: Plan) -> Callable[[Dataset], Prepared]:
 
 def _recipe_builder(plan: Plan, recipe: Recipe[Any]) -> Callable[[Dataset], Prepared]:
     def build(dataset: Dataset) -> Prepared:
+        if recipe.continuous:
+            refuse_few_values(dataset, recipe.name)
         scale = Scale.of(dataset) if recipe.standardize else None
-        dataset = scale.apply(dataset) if scale else dataset
-        facts, settings = Facts.of(dataset), plan.settings(recipe)
+        seen = scale.apply(dataset) if scale else dataset
+        facts, settings = Facts.of(seen), plan.settings(recipe)
         model, guide = recipe.build(facts, settings)
         return Prepared(
             plan,
             model,
             guide,
-            dataset,
-            recipe.rows(dataset, settings, plan.seed),
+            scale.described(dataset) if scale else dataset,
+            recipe.rows(seen, settings, plan.seed),
             recipe.objective(settings),
             recipe.note(settings),
             scale,
@@ -138,6 +141,7 @@ def fit(prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool 
             progress=progress,
         )
     found.config["source"] = prepared.source()
+    found.pair.units = prepared.scale  # from here on data come and go in their own units
     return found
 
 
@@ -172,7 +176,7 @@ def _told(found: Fit, prepared: Prepared, report: Report, command: str, draws: i
 
     dataset, recipe = prepared.dataset, recipe_of(prepared.plan.target)
     own = recipe.panels(found, dataset) if recipe else {}
-    pictures = figures(found, dataset, own, judged=_judged(report, dataset), scale=prepared.scale)
+    pictures = figures(found, dataset, own, judged=_judged(report, dataset))
     title = f"{prepared.plan.target} on {dataset.name}"
     card = model_card(
         title,

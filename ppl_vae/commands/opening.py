@@ -1,4 +1,4 @@
-"""Back from a run folder: the fit, and data in the columns and units that it was fitted in."""
+"""Back from a run folder: the fit, and data in the columns that it was fitted to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ppl_vae.commands.plan import READING, Plan
 from ppl_vae.recipes.pair_file import is_pair_file, load_pair_function
-from ppl_vae.recipes.sources import Scale, open_source
+from ppl_vae.recipes.scale import Scale
+from ppl_vae.recipes.sources import open_source
 from ppl_vae.storage import RunFolder
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Origin:
 
     Args:
         plan: the options.
-        scale: by what the data were standardized.
+        scale: between the units of the data and those of the model.
         image_shape: of one image, where they are images.
         feature_names: the names of the columns, in their order.
         label_names: the names of the classes, by number.
@@ -44,14 +45,14 @@ class Origin:
 
         return cls(
             Plan.saved(source),
-            Scale(source["scale"]["mean"], source["scale"]["sd"]) if source.get("scale") else None,
+            Scale.saved(source["scale"]) if source.get("scale") else None,
             tuple(source["image_shape"]) if source.get("image_shape") else None,
             words("feature_names"),
             words("label_names"),
         )
 
     def open(self, source: str | None = None, *, hold_out: bool = True) -> Dataset:
-        """The data of the run, or another source: the same columns in the same order and units.
+        """The data of the run, or another source: the same columns in the same order, in their own units.
 
         Args:
             source: a data source; None for that of the run.
@@ -64,7 +65,7 @@ class Origin:
         reading, notes = self._reading(text)
         dataset = open_source(text, **reading, hold_out=hold_out)
         dataset = replace(dataset, notes=dataset.notes + notes)
-        return self.scale.apply(dataset) if self.scale else dataset
+        return self.scale.described(dataset) if self.scale else dataset
 
     def _reading(self, text: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         """How a file is read so that it gives the columns of the run, and what is to be said of it."""
@@ -113,7 +114,7 @@ class Opened:
         return self.origin.plan
 
     def dataset(self, source: str | None = None, *, hold_out: bool = True) -> Dataset:
-        """The data of the run, or another source, in the units that the run was fitted in; see :meth:`Origin.open`."""
+        """The data of the run, or another source, in their own units; see :meth:`Origin.open`."""
         return self.origin.open(source, hold_out=hold_out)
 
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def draw(opened: Opened, count: int, *, mean: bool = False, seed: int = 0) -> Tensor:
     """New data from the posterior predictive, (count, ...), in the units of the data it was fitted to."""
     known = opened.dataset().train if follows_the_rows(opened.fit.pair) else None
-    rows = opened.fit.sample(count, mean=mean, seed=seed, fitted_to=known)
+    rows: Any = opened.fit.sample(count, mean=mean, seed=seed, fitted_to=known)
     if isinstance(rows, dict):
         raise ValueError(f"sample: one observed site is required, the model has {', '.join(rows)}")
-    return opened.origin.scale.undo(rows) if opened.origin.scale else rows
+    return rows
 
 
 def write_samples(

@@ -14,6 +14,9 @@ from ppl_vae.data.wine import load_wine
 from ppl_vae.data.files import load_file  # isort: skip
 from ppl_vae.data.mnist import load_mnist  # isort: skip
 
+# Grey levels, and columns of few values
+from ppl_vae.data.levels import few_values, grey_levels  # isort: skip
+
 # Densities on the plane, known exactly
 from ppl_vae.data.toy import TOYS, CheckerboardSquares, Corners, EightGaussians, FourCircles, Toy  # isort: skip
 
@@ -37,6 +40,8 @@ __all__ = [
     "Source",
     "Toy",
     "dynamic_binarization",
+    "few_values",
+    "grey_levels",
     "load_digits",
     "load_file",
     "load_iris",

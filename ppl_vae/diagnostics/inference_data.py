@@ -22,6 +22,7 @@ from ppl_vae.pair import Fitted, pair_of
 from ppl_vae.pair.particles import outward
 from ppl_vae.pair.predictive import latents_of, unseen_sites
 from ppl_vae.pair.sampling import predicted
+from ppl_vae.pair.units import shown
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
@@ -238,7 +239,8 @@ def _write_observed(writer: _Writer, rows: Rows, place: slice) -> None:
         if name not in trace.nodes or not trace.nodes[name]["is_observed"]:
             continue
         value = outward(torch.as_tensor(trace.nodes[name]["value"]), site, pair.layout, False)[0]
-        writer.put_observed(name, value.detach().cpu(), writer.rows_of(name, place))
+        value = shown(pair, {name: value.detach().cpu()})[name]
+        writer.put_observed(name, value, writer.rows_of(name, place))
 
 
 def _known(groups: Iterable[str] | None) -> list[str]:

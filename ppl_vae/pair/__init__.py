@@ -4,7 +4,8 @@ from ppl_vae.pair.axis import DataAxis, DataAxisError, GlobalLatentError
 from ppl_vae.pair.density import Density, LogDensity
 from ppl_vae.pair.draws import Draws, LogProb
 from ppl_vae.pair.execution import Execution
-from ppl_vae.pair.pair import Fitted, Pair, pair_of
+from ppl_vae.pair.fitted import Fitted, pair_of
+from ppl_vae.pair.pair import Pair
 from ppl_vae.pair.particles import Site
 from ppl_vae.pair.scores import GuideScore, SiteScore
 from ppl_vae.pair.sites import Sites

@@ -15,6 +15,7 @@ from ppl_vae.pair.blocks import MAX_ELEMENTS, numbers_per_datum, slices, takes_s
 from ppl_vae.pair.calls import names, parameters_of
 from ppl_vae.pair.particles import inward, outward, without_particles
 from ppl_vae.pair.sampling import predicted
+from ppl_vae.pair.units import shown
 
 if TYPE_CHECKING:
     from ppl_vae.pair.pair import Pair
@@ -139,7 +140,8 @@ def _under_mask(
 ) -> Values:
     """p(x | z) at draws of the latents; entries are independent there, or a mask could not leave some out."""
     found = predicted(pair, rows, pair.as_values(values), count, mean, fold(seed, "predict"))[name]
-    return {name: torch.where(mask, x.to(found.dtype), found)}
+    x = shown(pair, {name: x.to(found.dtype)})[name]
+    return {name: torch.where(mask, x, found)}
 
 
 def _of_sites(pair: Pair, rows: Rows, sites: list[str], values: Values, count: int) -> Values:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from ppl_vae.pair.known import require_known_rows, require_own_parts, require_ow
 from ppl_vae.pair.parameters import allow_local_params, buffers_of
 from ppl_vae.pair.runs import Runs
 from ppl_vae.pair.scope import Scope, empty_store
+from ppl_vae.pair.units import Units, rows_in
 
 _TEMPLATE_ROWS = 256
 
@@ -71,6 +72,7 @@ class Pair:
         self.template: Rows | None = None
         self._data_plate, self.num_rows = data_plate, 0
         self._runner: Runs | None = None
+        self.units: Units | None = None  # of data given and shown, where they are others than the pair's
         allow_local_params(self.modules())
 
     @classmethod
@@ -201,7 +203,7 @@ class Pair:
         Raises:
             ValueError: a guide with a posterior for each row (one that names ``index``) gets other rows than it knows.
         """
-        rows = source_of(data, dtype=self.dtype).to(device=self.device, dtype=self.dtype)
+        rows = rows_in(self, data, source_of(data, dtype=self.dtype).to(device=self.device, dtype=self.dtype))
         if self.initialized:
             require_known_rows(self, rows)
         return rows
@@ -370,24 +372,3 @@ class Pair:
         size = len(next(iter(given.values()))) if given else num_samples
         seen = not self.summed or not predictive.unseen_sites(self, rows)
         return sampling.predicted(self, rows, given, size, mean, seed, given_data=seen)
-
-
-class Fitted(Protocol):
-    """What holds a pair: a fit."""
-
-    @property
-    def pair(self) -> Pair:
-        """The pair."""
-        ...
-
-
-def pair_of(fitted: Pair | Fitted) -> Pair:
-    """The pair itself, or that of a fit: what is evaluated may be given as either.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    pair = fitted if isinstance(fitted, Pair) else getattr(fitted, "pair", None)
-    if not isinstance(pair, Pair):
-        raise TypeError(f"a Pair or a Fit is required, got {fitted!r}; bind a model and a guide by Pair(model, guide)")
-    return pair

@@ -20,6 +20,7 @@ from ppl_vae.pair.handlers import Forget, Substitute
 from ppl_vae.pair.particles import inward, outward, without_particles
 from ppl_vae.pair.responsibilities import draw_of
 from ppl_vae.pair.runs import with_particles
+from ppl_vae.pair.units import shown
 
 if TYPE_CHECKING:
     from ppl_vae.data.source import Source
@@ -141,14 +142,18 @@ def forward(
 
 
 def read(pair: Pair, trace: Any, wanted: list[str], count: int | None, mean: bool) -> dict[str, Tensor]:
-    """The wanted sites of a run, (S, N, ...) by site, detached on the CPU; of observed ones the mean, if asked for."""
+    """The wanted sites of a run, (S, N, ...) by site, detached on the CPU; of observed ones the mean, if asked for.
+
+    Data are in the units that they are shown in.
+    """
 
     def value(name: str) -> Tensor:
         site = trace.nodes[name]
         kept = center(site["fn"]) if mean and name in pair.sites.observed else site["value"]
         return outward(kept, pair.sites.model[name], pair.layout, count is not None).detach().cpu()
 
-    return {name: value(name) for name in wanted if name in trace.nodes}  # some are there only with their data
+    found = {name: value(name) for name in wanted if name in trace.nodes}  # some are there only with their data
+    return shown(pair, found)
 
 
 def _draw_summed(pair: Pair, batch: Batch, values: Mapping[str, Tensor], count: int | None) -> dict[str, Tensor]:

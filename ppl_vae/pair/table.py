@@ -12,14 +12,15 @@ from torch import Tensor
 from ppl_vae.data.rows import Batch
 from ppl_vae.distributions import MAX_CODES
 from ppl_vae.pair.enumeration import plates_of
-from ppl_vae.pair.pair import pair_of
+from ppl_vae.pair.fitted import pair_of
 from ppl_vae.pair.scoring import weighted_sites
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ppl_vae.pair.execution import Execution
-    from ppl_vae.pair.pair import Fitted, Pair
+    from ppl_vae.pair.fitted import Fitted
+    from ppl_vae.pair.pair import Pair
     from ppl_vae.pair.scores import SiteScore
 
 

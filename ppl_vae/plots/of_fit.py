@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ppl_vae.pair.units import DATA, shown
 from ppl_vae.plots.code_bars import code_bars
 from ppl_vae.plots.curves import history
 from ppl_vae.plots.images import images, reconstructions
@@ -32,7 +33,8 @@ class FitPlots:
     def reconstructions(self, data: Any, *, ax: Axes | None = None, **options: Any) -> Axes:
         """Images beside their reconstructions."""
         rows = self._fit.rows(data).take(slice(None))
-        return reconstructions(rows.args[0].cpu(), self._fit.reconstruct(rows), ax=ax, **options)
+        originals = shown(self._fit.pair, {DATA: rows.args[0].cpu()})[DATA]
+        return reconstructions(originals, self._fit.reconstruct(rows), ax=ax, **options)
 
     def latent(self, data: Any, *, color: Any = None, ax: Axes | None = None) -> Axes:
         """The codes of the data in the plane, coloured by class or number."""

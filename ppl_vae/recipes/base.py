@@ -144,8 +144,9 @@ class Recipe(Generic[S]):
         measure: further numbers for the report, of a fit, rows and their labels.
         panels: figures by name, of a fit and its data, in the place of samples from the prior.
         standardize: whether tables of real numbers are brought to mean 0 and standard deviation 1, column by
-            column.
+            column, and grey levels to 0..1; see :class:`ppl_vae.recipes.scale.Scale`.
         label_site: the latent whose classes are the labels of the data, where there is one.
+        continuous: is p(x) a density without a noise of its own? Then columns of few values are refused.
     """
 
     name: str
@@ -161,6 +162,7 @@ class Recipe(Generic[S]):
     panels: Callable[[Fit, Dataset], Mapping[str, Panel]] = no_panels
     standardize: bool = True
     label_site: str | None = None
+    continuous: bool = False
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from ppl_vae.data import Dataset
     from ppl_vae.recipes.base import Panel
-    from ppl_vae.recipes.sources import Scale
     from ppl_vae.result import Fit
 
 PLOTTED_ROWS = 2000
@@ -29,7 +28,7 @@ class Judged:
 
 
 def figures(
-    fit: Fit, dataset: Dataset, own: Mapping[str, Panel], *, judged: Judged | None = None, scale: Scale | None = None
+    fit: Fit, dataset: Dataset, own: Mapping[str, Panel], *, judged: Judged | None = None
 ) -> dict[str, Callable[[Path], None]]:
     """The figures that suit the data, by name in the run folder: functions that write a file to a path.
 
@@ -38,9 +37,8 @@ def figures(
         dataset: its data.
         own: figures of the recipe, in the place of samples from the prior.
         judged: log p(x) by row, drawn of tables.
-        scale: by what a table was standardized; its columns are drawn in their own units.
     """
-    panels = _panels(fit, dataset, own) | _of_table(fit, dataset, judged, scale)
+    panels = _panels(fit, dataset, own) | _of_table(fit, dataset, judged)
     single = {f"plots/{name}.png": partial(_save, draw) for name, draw in panels.items()}
     return {"plots/overview.png": partial(_save_overview, panels), **single}
 
@@ -97,7 +95,7 @@ def latent_space(fit: Fit, rows: Tensor, site: str, colors: Any, ax: Axes | None
     return latent(found[site] if isinstance(found, dict) else found, color=colors, ax=ax)
 
 
-def _of_table(fit: Fit, dataset: Dataset, judged: Judged | None, scale: Scale | None) -> dict[str, Panel]:
+def _of_table(fit: Fit, dataset: Dataset, judged: Judged | None) -> dict[str, Panel]:
     """What is drawn of rows that are no images: columns beside draws, and log p(x) by row."""
     if dataset.image_shape is not None or dataset.train.dim() != 2:
         return {}
@@ -110,8 +108,7 @@ def _of_table(fit: Fit, dataset: Dataset, judged: Judged | None, scale: Scale | 
         def beside(ax: Axes | None) -> Axes:
             found = fit.sample(PLOTTED_ROWS)
             draws = found["x"] if isinstance(found, dict) else found
-            both = [scale.undo(part) if scale else part for part in (rows, draws)]
-            return columns(*both, names=dataset.feature_names, ax=ax)
+            return columns(rows, draws, names=dataset.feature_names, ax=ax)
 
         panels["columns"] = beside
     if judged is not None and judged.log_p.dim() and len(judged.log_p) > 1:

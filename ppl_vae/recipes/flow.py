@@ -51,4 +51,5 @@ RECIPE = Recipe(
     build=build,
     settings=FlowSettings(),
     training=Training(epochs=30, batch_size=40, lr=5e-3, weight_decay=3e-2),
+    continuous=True,
 )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ppl_vae.data import Dataset
 
 HELD_OUT = 5  # of data without a split of their own, one row in five is held out
@@ -110,44 +108,3 @@ def _with_test_rows(dataset: Dataset) -> Dataset:
         train_index=tuple(index[i] for i in rest.tolist()),
         test_index=tuple(index[i] for i in held_out.tolist()),
     )
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The column-wise map of a table to mean 0 and standard deviation 1 (of its training rows), as plain
-    lists.
-
-    Densities are then those of the standardized columns, and say so.
-    """
-
-    mean: list[float]
-    sd: list[float]
-
-    @classmethod
-    def of(cls, dataset: Dataset) -> Scale | None:
-        """The map for a table of real numbers; None for zeros and ones, and for images."""
-        train = dataset.train.double()
-        binary = bool(((train == 0) | (train == 1)).all())
-        if binary or train.dim() != 2 or dataset.image_shape is not None:
-            return None
-        mean, sd = train.mean(0), train.std(0, correction=0)
-        constant = sd <= 1e-6 * mean.abs()  # in float32 its deviation is rounding
-        return cls(mean.tolist(), sd.masked_fill(constant, 1.0).tolist())
-
-    def apply(self, dataset: Dataset) -> Dataset:
-        """The same rows, standardized."""
-        if len(self.mean) != dataset.train[0].numel():
-            raise ValueError(
-                f"the data must have {len(self.mean)} columns as in the run, got {tuple(dataset.train.shape)}"
-            )
-        test = None if dataset.test is None else self._forward(dataset.test)
-        unit = "standard deviations of the column"
-        return replace(dataset, train=self._forward(dataset.train), test=test, unit=unit)
-
-    def _forward(self, rows: Tensor) -> Tensor:
-        exact = rows.double()
-        return ((exact - exact.new_tensor(self.mean)) / exact.new_tensor(self.sd)).to(rows.dtype)
-
-    def undo(self, rows: Any) -> Any:
-        """Standardized rows in the units of the data."""
-        return rows * rows.new_tensor(self.sd) + rows.new_tensor(self.mean)

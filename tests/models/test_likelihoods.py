@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 
+import pyro
 import pytest
 import torch
 from torch import nn
 
-from ppl_vae.models import likelihoods
+from ppl_vae.models import VAE, DiscreteVAE, MixtureVAE, SemiSupervisedVAE, likelihoods
 from ppl_vae.models.likelihoods import (
     REGISTRY,
     Bernoulli,
@@ -20,6 +21,7 @@ from ppl_vae.models.likelihoods import (
     UnitNormal,
     make_likelihood,
 )
+from ppl_vae.nn import MLP
 
 Z_MAX = 4.5
 EVENT = (2, 3)
@@ -192,3 +194,31 @@ def test_a_name_or_an_object():
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "wrong", "advice"),
+    [
+        (Bernoulli(), 200.0, "divide grey levels by their top"),
+        (Bernoulli(), 0.5, "take likelihood='normal'"),
+        (Categorical(17, step=1 / 16), 3.0, r"its levels are 0 \+ 0.0625 k for k = 0..16"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["vae", "mixture", "discrete", "labels"])
+def test_an_impossible_entry_is_refused_by_place_and_value(kind, likelihood, wrong, advice):
+    event = (4,) if likelihood.num_params == 1 else (4, likelihood.num_params)
+    make = {
+        "vae": lambda: VAE(MLP(2, event), latent_dim=2, likelihood=likelihood),
+        "mixture": lambda: MixtureVAE(MLP(2, event), latent_dim=2, num_components=3, likelihood=likelihood),
+        "discrete": lambda: DiscreteVAE(MLP(3, event), num_latents=1, num_classes=3, likelihood=likelihood),
+        "labels": lambda: SemiSupervisedVAE(MLP(5, event), num_classes=3, latent_dim=2, likelihood=likelihood),
+    }
+    model, x = make[kind](), torch.ones(5, 4)
+    x[3, 2] = wrong
+    said = rf"VAE: x must have .* got {wrong:g} at row 3 of the 5 .*, column 2 .*{advice}"
+    with pytest.raises(ValueError, match=said):
+        model(x)
+    mask = torch.ones(5, 4, dtype=torch.bool)
+    mask[3, 2] = False
+    model(x, mask=mask)  # what is masked out is no entry
+    pyro.clear_param_store()

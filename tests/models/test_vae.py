@@ -249,7 +249,10 @@ def make(decoder_out=5, **kwargs):
             lambda: make()(torch.zeros(N, 5), mask=torch.ones(N, 5)),
             "VAE: the mask must be boolean and .7, 5. as x is",
         ),
-        (lambda: trace(make(likelihood="bernoulli"), torch.full((N, 5), 0.5)), "to be within the support"),
+        (
+            lambda: trace(make(likelihood="bernoulli"), torch.full((N, 5), 0.5)),
+            "got 0.5 at row 0 of the 7",
+        ),
     ],
 )
 def test_errors(call, message):

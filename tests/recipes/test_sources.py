@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ppl_vae.data import Dataset
-from ppl_vae.recipes.sources import NAMED, Scale, open_source
+from ppl_vae.recipes.scale import Scale
+from ppl_vae.recipes.sources import NAMED, open_source
 
 
 @pytest.mark.parametrize("name", NAMED)
