@@ -44,7 +44,7 @@ test-min:  ## the tests with the lower bound of everything (constraints-min.txt)
 	@test -x $(MIN)/bin/python || $(PYTHON_MIN) -m venv $(MIN)
 	@$(MIN)/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints-min.txt -e '.[flows,log,report]' pytest setuptools build
 	@$(MIN)/bin/python -c "import torch, pyro, numpy; print('torch', torch.__version__, 'pyro', pyro.__version__, 'numpy', numpy.__version__)"
-	$(MIN)/bin/python -m pytest $(ARGS)
+	$(MIN)/bin/python -m pytest -W ignore::DeprecationWarning $(ARGS)
 
 test-arviz1:  ## the tests of what goes through ArviZ with ArviZ 1.x, in .venv-arviz1, on Python 3.12
 	@test -x $(ARVIZ1)/bin/python || $(PYTHON_ARVIZ1) -m venv $(ARVIZ1)

@@ -56,6 +56,7 @@ _COMPILING = {
 }
 # Without these a compiled step is slower, or some are not compiled.
 _OPTIONAL = {
+    "default_cache_dir": "torch._inductor.runtime.cache_dir_utils:default_cache_dir",
     "compile_fx": "torch._inductor.compile_fx:compile_fx",
     "CppBuilder": "torch._inductor.cpp_builder:CppBuilder",
     "CppTorchOptions": "torch._inductor.cpp_builder:CppTorchOptions",

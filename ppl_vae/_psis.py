@@ -1,6 +1,6 @@
 """k-hat: how heavy is the upper tail of importance ratios? The same numbers whatever ArviZ is installed.
 
-ArviZ 0.23 and 1.x differ here: the second negates its argument, rounds the size of the tail down, takes draws that tie in,
+ArviZ 0.23 and 1.x differ here: the second negates its argument, rounds the size of the tail down, lets ties into it,
 raises where a tail is one value, and gives NaN for 25 draws. So the fit is made here, in a few lines.
 """
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import logging
 import os
 import platform
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import warnings
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from ppl_vae import _private as private
-from ppl_vae.capture import matmul
+from ppl_vae.capture import cache, matmul
 from ppl_vae.capture.errors import CaptureError
 from ppl_vae.capture.trace import Graph
 
@@ -61,7 +56,7 @@ def compile_graph(graph: Graph, inputs: Sequence[Tensor]) -> Runner:
     errors = []
     for build in (_ahead_of_time, _in_process):
         try:
-            with _quiet(), torch.no_grad():
+            with cache.in_use(), _quiet(), torch.no_grad():
                 return build(graph.functional, arguments)
         except Exception as error:
             errors.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
@@ -106,8 +101,11 @@ def make_library(functional: fx.GraphModule, arguments: list[Tensor], home: Path
 
 
 def _loaded(home: Path) -> Runner:
-    matmul.library()  # its function is found by name
     path = next(home.glob("*.so"))
+    reason = cache.open_to_others(path)
+    if reason is not None:
+        raise RuntimeError(f"a library that is not run, because {reason}")
+    matmul.library()  # its function is found by name
     run: Runner = private.LibraryRunner(str(path), 1).run
     return run
 
@@ -118,71 +116,13 @@ def library_folder(functional: fx.GraphModule, arguments: list[Tensor]) -> Path:
     options = sorted(_options().items(), key=str)
     what = (torch.__version__, matmul.fingerprint(), os.environ.get("CXX"), _processor(), options, kinds)
     digest = hashlib.sha256(f"{what}\n{functional.graph.python_code('self').src}".encode()).hexdigest()
-    return Path(private.cache_dir()) / "ppl_vae" / digest
+    return cache.folder() / "ppl_vae" / digest
 
 
 @functools.cache
 def _processor() -> str:
     """A library is made for the processor that it is made on."""
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {platform.processor()}"
-
-
-class Build:
-    """A library being made by another process, while this one goes on.
-
-    Args:
-        graph, inputs: as for :func:`compile_graph`.
-    """
-
-    def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
-        arguments = [tensor.detach() for tensor in (*inputs, *graph.lifted)]
-        home = library_folder(graph.functional, arguments)
-        self._process: subprocess.Popen[bytes] | None = None
-        if home.exists():
-            return
-        folder = tempfile.TemporaryDirectory()
-        job = Path(folder.name) / "job.json"
-        job.write_text(
-            json.dumps(
-                {
-                    "source": graph.functional.graph.python_code("self").src,
-                    "arguments": [[list(t.shape), list(t.stride()), str(t.dtype)] for t in arguments],
-                    "threads": torch.get_num_threads(),
-                    "home": str(home),
-                }
-            )
-        )
-        command = [sys.executable, "-m", "ppl_vae.capture.builder", str(job)]
-        # The package may be importable only by this process's path.
-        paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-        self._process = subprocess.Popen(
-            command,
-            env={**os.environ, "PYTHONPATH": paths},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C is not meant for it
-        )
-        self._finalizer = weakref.finalize(self, _end, self._process, folder)
-
-    @property
-    def done(self) -> bool:
-        """Has it ended, well or not? If well, :func:`compile_graph` finds the library."""
-        if self._process is None:
-            return True
-        if self._process.poll() is None:
-            return False
-        self._finalizer()
-        return True
-
-
-def _end(process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[str]) -> None:
-    """The library is there, or nobody waits for it any more; the compiler's own children end with the session."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-    folder.cleanup()
 
 
 def _in_process(functional: fx.GraphModule, arguments: list[Tensor]) -> Runner:

@@ -40,10 +40,14 @@ class Engine:
         who: how messages call it.
         required: raise :class:`CaptureError` where a program would stay eager for a reason of its own.
         waits: for the compiler; else steps go on while it works.
+
+    Attributes:
+        say: is told what a step waits for; an empty string: for nothing any more.
     """
 
     def __init__(self, roots: Mapping[str, Any], *, who: str, required: bool = False, waits: bool = True) -> None:
         self.roots, self.who, self.required, self.waits = dict(roots), who, required, waits
+        self.say: Callable[[str], None] = lambda text: None
         self._lacking = private.missing()
         self.watch = Watch(self.roots if self._lacking is None else {})
         self.programs: dict[Hashable, Program] = {}
@@ -118,7 +122,7 @@ class Engine:
             self._state, self._changing = LOST, ", ".join(changed[:3])
 
     def _new(self, name: str, forward: Forward) -> Program:
-        program = Program(Record(name), forward, self.watch, tell=self._tell)
+        program = Program(Record(name), forward, self.watch, tell=self._tell, say=lambda text: self.say(text))
         if self._state == LOST:
             program.give_up(
                 f"python state that the model reads changes from step to step ({self._changing}); "
@@ -160,6 +164,15 @@ class Engine:
         if result is not None and program.ready:
             program.compile(inputs, wait=self.waits)
         return result if not anew else program(inputs) if program.ready else None
+
+    def prepare(self, program: Program, inputs: list[Tensor]) -> None:
+        """Let another process compile a step that will be captured later, if no step so far has changed python state.
+
+        The model is called once more for it, and what python variables it changes would stay changed.
+        """
+        is_free = not (program.prepared or program.ready or program.given_up)
+        if is_free and len(self._states) == 1 and missing_compiler() is None:
+            program.prepare(inputs)
 
     def explain(self) -> Explanation:
         """A row for each signature, in the order of their first step."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from ppl_vae import _private as private
+from ppl_vae.capture import cache
 
 aten = torch.ops.aten
 
@@ -51,7 +52,8 @@ def fingerprint() -> str:
 def library() -> Path | None:
     """The loaded library of the kernels; None where it cannot be built, loaded or trusted."""
     try:
-        path = _built()
+        with cache.in_use():
+            path = _built()
         loaded = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # graphs find the function by name
         if not loaded.ppl_vae_mm_is_right():
             return None
@@ -70,8 +72,8 @@ def _built() -> Path:
     if "avx512" not in str(isa).lower():
         raise RuntimeError("the kernels are worth it with AVX-512 only")
     what = f"{torch.__version__} {isa} {os.environ.get('CXX')}".encode() + SOURCE.read_bytes()
-    path = Path(private.cache_dir()) / "ppl_vae" / f"matmul_{hashlib.sha256(what).hexdigest()}.so"
-    if not path.exists():
+    path = cache.folder() / "ppl_vae" / f"matmul_{hashlib.sha256(what).hexdigest()}.so"
+    if not path.exists() or cache.open_to_others(path) is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             options = private.CppTorchOptions(vec_isa=isa, include_pytorch=True, warning_all=False)

@@ -7,6 +7,7 @@ update of the parameters stays torch's own, and an error in the middle of a step
 
 from __future__ import annotations
 
+import logging
 import operator
 import random
 import time
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from ppl_vae import _private as private
 from ppl_vae.capture import matmul
-from ppl_vae.capture.backend import Build, Runner, compile_graph
+from ppl_vae.capture.backend import Runner, compile_graph
+from ppl_vae.capture.build import Build
 from ppl_vae.capture.compare import difference, size, tolerance
 from ppl_vae.capture.errors import CaptureError, FallbackWarning
 from ppl_vae.capture.trace import Graph, capture
@@ -33,6 +35,11 @@ Result = tuple[list[Tensor], list[Tensor | None]]
 Forward = Callable[..., Result]
 
 EAGER, GRAPH, COMPILED = "eager", "graph", "compiled"
+
+WAITING = "compiling a step, once; the next fits reuse it"
+"""What is said while a step waits for the compiler."""
+
+_LOG = logging.getLogger("ppl_vae")
 
 
 @dataclass
@@ -61,11 +68,20 @@ class Program:
         forward: the eager function of the signature's tensors.
         watch: the python state that it reads.
         tell: is given the reason when the program stays eager, or goes back to it.
+        say: is told what one waits for; an empty string: for nothing any more.
     """
 
-    def __init__(self, record: Record, forward: Forward, watch: Watch, *, tell: Callable[[str], None]) -> None:
-        self.record, self.forward, self.watch, self._tell = record, forward, watch, tell
-        self.given_up = False
+    def __init__(
+        self,
+        record: Record,
+        forward: Forward,
+        watch: Watch,
+        *,
+        tell: Callable[[str], None],
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.record, self.forward, self.watch, self._tell, self._say = record, forward, watch, tell, say
+        self.given_up = self.prepared = False
         self._graph: Graph | None = None
         self._runner: Runner | None = None
         self._forms: list[Any] = []
@@ -74,6 +90,7 @@ class Program:
         self._num_values = self._unproven = 0
         self._size = 0.0  # of the largest gradient entry that a comparison has seen
         self._build: Build | None = None
+        self._ahead: Build | None = None
         self._build_started = 0.0
 
     @property
@@ -89,11 +106,32 @@ class Program:
     def give_up(self, reason: str, *, quietly: bool = False) -> None:
         """Stay eager from here on, and say why."""
         self.given_up, self.record.status, self.record.reason = True, EAGER, reason
-        self._graph = self._runner = self._build = None
+        self._graph = self._runner = self._build = self._ahead = None
         if not quietly:
             self._tell(f"{self.record.signature}: {reason}")
 
     # -- becoming one --------------------------------------------------------------------------------------------------
+
+    def prepare(self, inputs: Sequence[Tensor]) -> None:
+        """Let another process compile what :meth:`trace` will find, while eager steps go on; no bit of them changes.
+
+        The call that is traced for it is none of the steps. Where anything stands in the way nothing happens, and
+        :meth:`trace` will say what.
+        """
+        self.prepared = True
+        self.watch.look()
+        saved = _State(self.watch.buffers())
+        try:
+            with validation(False), torch.enable_grad():
+                _, graph = capture(self._flat, inputs)
+            if not self.watch.refused and not self.watch.changes():
+                self._ahead = Build(graph, inputs)
+        except FallbackWarning:
+            raise
+        except Exception:  # the eager step will raise it too, or the trace
+            return
+        finally:
+            saved.put_back()
 
     def trace(self, inputs: Sequence[Tensor], *, undo: bool = False) -> Result | None:
         """Make one real call and keep its graph; None where it could not be traced, and then nothing has happened.
@@ -149,12 +187,15 @@ class Program:
         """
         assert self._graph is not None, "compile: trace first"
         started = time.perf_counter()
-        if not wait:
-            self._build = self._build or Build(self._graph, inputs)
-            if not self._build.done:
-                self._build_started = started
-                self.record.reason = "captured; the compiler is at work beside it"
-                return
+        if self._build is None:
+            begun, self._ahead = self._ahead, None
+            fits = begun is not None and begun.serves(self._graph, inputs)
+            self._build = begun if begun is not None and fits else Build(self._graph, inputs)
+        if not wait and not self._build.done:
+            self._build_started = started
+            self.record.reason = "captured; the compiler is at work beside it"
+            return
+        self._wait()
         started = self._build_started or started
         try:
             self._runner = compile_graph(self._graph, inputs)
@@ -165,6 +206,21 @@ class Program:
         self._unproven, self._build = 2, None
         self.record.last_audit = self.record.compiled_steps
         self.record.status, self.record.reason = COMPILED, ""
+
+    def _wait(self) -> None:
+        """Let the other process come to its end; a Ctrl-C leaves the program as if it had never been traced."""
+        assert self._build is not None
+        if self._build.done:
+            return
+        _LOG.info("%s: %s", self.record.signature, WAITING)
+        try:
+            self._build.wait(lambda seconds: self._say(f"{WAITING} ({seconds:.0f} s)"))
+        except BaseException:
+            self._graph = self._build = None
+            self.record.status, self.record.reason = EAGER, "the compiler was interrupted"
+            raise
+        finally:
+            self._say("")
 
     # -- being one -----------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ resume, the step at which a fit goes over depends on counts alone, and the choic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,6 +23,8 @@ LATEST = 500
 WORTH = 15_000
 """Steps to come that earn back the seconds of compiling: as benchmarks/compiled_step.py finds them, rounded."""
 
+AHEAD = 2
+"""The step at which another process begins to compile what the switch needs. No step hangs on when it is done."""
 SAMPLE = 1000
 """Steps of the schedule that are looked at, to tell what part of them is of a kind."""
 
@@ -100,6 +103,8 @@ class Compilation:
         if undecided and self._is_worth_it(program, batch, step, moving):
             entry = self._plan[name] = {"start": step, "compiled": 0, "reason": ""}
         if entry is None:
+            if AHEAD <= step < self._switch and self._steps_to_come(batch, self._switch, moving) >= WORTH:
+                self._engine.prepare(program, inputs)
             program.record.eager_steps += 1
             return None
         if entry["reason"] and not program.given_up:  # as a run that this one goes on from has found
@@ -115,18 +120,27 @@ class Compilation:
         return result
 
     def _is_worth_it(self, program: Program, batch: Batch, step: int, moving: Subset) -> bool:
+        to_come = self._steps_to_come(batch, step, moving)
+        if to_come >= WORTH:
+            return True
+        if not program.given_up:  # which has a reason of its own
+            program.record.reason = f"about {to_come:.0f} such steps to come do not earn back compiling ({WORTH} do)"
+        self._rejected[program.record.signature] = self.target  # until a longer run is asked for
+        return False
+
+    def _steps_to_come(self, batch: Batch, step: int, moving: Subset) -> float:
+        """So many steps of this kind come after this one; infinite where compiling is required."""
         is_usual = self._usual_size is None or batch.size == self._usual_size
         if self.choice is True and is_usual:
-            return True
+            return math.inf
         share = 1.0 if is_usual else 1 / self._per_epoch
         if self._moves is not None:
             share *= sum(Subset.of(self._moves(step + i)) == moving for i in range(SAMPLE)) / SAMPLE
-        to_come = max(round((self.target - step) * share), 0)
-        if not program.given_up:  # which has a reason of its own
-            program.record.reason = f"about {to_come} such steps to come do not earn back compiling ({WORTH} do)"
-        if to_come < WORTH:
-            self._rejected[program.record.signature] = self.target  # until a longer run is asked for
-        return to_come >= WORTH
+        return max(round((self.target - step) * share), 0)
+
+    def listen(self, say: Callable[[str], None]) -> None:
+        """Tell what a step waits for."""
+        self._engine.say = say
 
     def explain(self) -> Explanation:
         """A row for each kind of step."""

@@ -317,6 +317,11 @@ class GradientStep:
         if self.compilation is not None:
             self.compilation.target = target
 
+    def listen(self, say: Callable[[str], None]) -> None:
+        """Tell what a step waits for (the compiler)."""
+        if self.compilation is not None:
+            self.compilation.listen(say)
+
     @property
     def waits_for_epochs(self) -> bool:
         """Is there a schedule that advances after each epoch?"""

@@ -52,6 +52,11 @@ class Progress:
             self._bar.set_postfix({"epoch": row["epoch"] + 1, "ELBO": f"{row['elbo']:.3f}"}, refresh=False)
         self._bar.update(step - self._bar.n)
 
+    def say(self, text: str) -> None:
+        """Show what a step waits for, before the bar; an empty string takes it away."""
+        if self._bar is not None:
+            self._bar.set_description(text or None)
+
     def close(self) -> None:
         """End the bar."""
         if self._bar is not None:

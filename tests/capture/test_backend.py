@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.capture import CaptureError, backend, capture, compile_graph, matmul, missing_compiler
+from ppl_vae.capture.build import Build
 
 pytestmark = pytest.mark.skipif(missing_compiler() is not None, reason=str(missing_compiler()))
 
@@ -85,7 +86,7 @@ def test_another_process_compiles_meanwhile(operands, tmp_path, monkeypatch):
     monkeypatch.setattr(backend, "library_folder", lambda *_: tmp_path / "library")
     a, b, _bias = operands
     _, graph = capture(lambda x, y: [(x @ y.T).sin(), torch.full((2,), float("inf"))], [a, b])
-    build = backend.Build(graph, [a, b])
+    build = Build(graph, [a, b])
     assert not build.done
     deadline = time.monotonic() + 300
     while not build.done and time.monotonic() < deadline:
@@ -99,7 +100,7 @@ def test_another_process_compiles_meanwhile(operands, tmp_path, monkeypatch):
 def test_a_build_that_nobody_waits_for_is_ended(operands, tmp_path, monkeypatch):
     monkeypatch.setattr(backend, "library_folder", lambda *_: tmp_path / "library")
     _, graph = capture(lambda x: [x.cos()], [operands[0]])
-    build = backend.Build(graph, operands[:1])
+    build = Build(graph, operands[:1])
     process = build._process
     assert process is not None and process.poll() is None
     del build

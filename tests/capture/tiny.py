@@ -119,6 +119,9 @@ def run_by_torch(monkeypatch: pytest.MonkeyPatch, spoil: Spoil | None = None) ->
         def __init__(self, graph: Graph, inputs: Any) -> None:
             pass
 
+        def serves(self, graph: Graph, inputs: Any) -> bool:
+            return True
+
     monkeypatch.setattr("ppl_vae.capture.program.compile_graph", compile_graph)
     monkeypatch.setattr("ppl_vae.capture.program.Build", Build)
     return compiled

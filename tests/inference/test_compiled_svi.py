@@ -373,6 +373,7 @@ def shapes(state: Any) -> Any:
     return (state.shape, state.dtype) if isinstance(state, Tensor) else type(state)
 
 
+@pytest.mark.skipif(pyro.__version__ == "1.9.1", reason="Pyro 1.9.1 cannot load its own files with torch 2.6 and later")
 @pytest.mark.parametrize("name", ["Adam", "SGD", "Adagrad", "ClippedAdam", "RMSprop"])
 def test_the_state_of_the_optimizer_is_that_of_pyro_and_loads_there(name, by_torch, tmp_path):
     theirs = functional(SVI)

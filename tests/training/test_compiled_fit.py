@@ -504,3 +504,79 @@ def test_steps_by_hand_are_eager_where_nobody_says_how_many(by_torch):
     for _ in range(10):
         em.step(data())
     assert by_torch == []
+
+
+# beside the training
+
+
+class Compiler:
+    """Another process that compiles until somebody presses Ctrl-C; then, when it is asked again, it is done."""
+
+    begun: list[int]
+    presses: int
+
+    def __init__(self, graph: Any, inputs: Any) -> None:
+        self.begun.append(graph.num_nodes)
+        self.done = self.presses <= 0
+
+    def serves(self, graph: Any, inputs: Any) -> bool:
+        return True
+
+    def wait(self, say: Any) -> None:
+        say(3.0)
+        type(self).presses -= 1
+        os.kill(os.getpid(), signal.SIGINT)
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def compiler(otherwise_rounded, monkeypatch):
+    kind = type("Compiler", (Compiler,), {"begun": [], "presses": 0})
+    monkeypatch.setattr("ppl_vae.capture.program.Build", kind)
+    return kind
+
+
+@pytest.mark.parametrize("way", ["in the process", "from the file"])
+def test_ctrl_c_while_a_step_compiles_ends_the_fit_before_that_step(way, compiler, tmp_path):
+    run = RUNS["running means and dropout"]
+    compiler.presses = 1
+    fit = compiled(run, folder=tmp_path)
+    assert (fit.ended, fit.steps) == ("interrupted", SWITCH)
+    assert differences(snapshot(compiled(run, SWITCH))["tensors"], state_in(tmp_path)["tensors"]) == []
+    if way == "in the process":
+        fit.resume(steps=TOTAL - SWITCH)
+    else:
+        fit = compiled(run, folder=tmp_path, resume=True, start=1)
+    assert fit.ended == "completed"
+    assert differences(whole("running means and dropout")[0], snapshot(fit)) == []
+
+
+def test_ctrl_c_while_a_resumed_fit_compiles_changes_nothing(compiler, tmp_path):
+    run = RUNS["running means and dropout"]
+    compiled(run, SWITCH + 2, folder=tmp_path)
+    compiler.presses = 1
+    fit = compiled(run, folder=tmp_path, resume=True, start=1)
+    assert (fit.ended, fit.steps) == ("interrupted", SWITCH + 2)
+    fit = compiled(run, folder=tmp_path, resume=True, start=1)
+    assert differences(whole("running means and dropout")[0], snapshot(fit)) == []
+
+
+def test_the_compiler_begins_before_the_switch(compiler, monkeypatch):
+    steps: list[int] = []
+    prepare = compilation.Engine.prepare
+    monkeypatch.setattr(
+        compilation.Engine, "prepare", lambda self, program, inputs: (prepare(self, program, inputs), steps.append(1))
+    )
+    fit = compiled(RUNS["running means and dropout"], compilation.AHEAD + 1)
+    assert compiler.begun and steps  # and the fit has ended before the switch
+    assert fit.steps < SWITCH
+
+
+def test_a_wait_is_said_and_taken_away_again(compiler, monkeypatch, caplog):
+    said: list[str] = []
+    monkeypatch.setattr("ppl_vae.training.progress.Progress.say", lambda self, text: said.append(text))
+    compiler.presses = 1
+    with caplog.at_level("INFO", "ppl_vae"):
+        compiled(RUNS["running means and dropout"])
+    assert said == ["compiling a step, once; the next fits reuse it (3 s)", ""]
+    assert "compiling a step, once; the next fits reuse it" in caplog.text
