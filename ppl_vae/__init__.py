@@ -13,7 +13,8 @@ from ppl_vae._version import __version__
 
 if TYPE_CHECKING:  # what type checkers and editors read; the table below is what Python reads
     from ppl_vae.diagnostics import to_inference_data
-    from ppl_vae.evidence import Enumeration, ImportanceWeighted, NaiveMonteCarlo, log_evidence
+    from ppl_vae.evidence import Enumeration, ImportanceWeighted, NaiveMonteCarlo
+    from ppl_vae.evidence.log_evidence import log_evidence
     from ppl_vae.inference import Alternating, CompiledSVI, Frozen, Joint, Only, Stages, VariationalEM, fit
     from ppl_vae.loading import load
     from ppl_vae.objectives import (
