@@ -14,7 +14,7 @@ import argparse
 from ppl_vae import Fit, ImportanceWeighted, VariationalEM
 from ppl_vae.commands.fitting import prepare
 from ppl_vae.commands.plan import Plan
-from ppl_vae.evidence import Evidence, error_in_words
+from ppl_vae.evidence import Evidence
 
 FLOOR = -17.5
 
@@ -40,7 +40,7 @@ def main() -> None:
         fit, elbo, evidence = run(seed, epochs=epochs, num_samples=num_samples)
         mean, trusted = evidence.mean(), 100 * float(evidence.reliable.double().mean())
         reached = "yes" if mean.value >= FLOOR else "NO"
-        numbers = f"{elbo:>9.3f}{mean.value:>10.3f}{error_in_words(mean.standard_error, '.3f'):>8}{trusted:>11.0f} %"
+        numbers = f"{elbo:>9.3f}{mean.value:>10.3f}{mean.error_in_words('.3f'):>8}{trusted:>11.0f} %"
         print(f"{seed:>4}{fit.seconds:>9.1f}{numbers}   {reached}", flush=True)
 
 

@@ -43,7 +43,7 @@ from ppl_vae import (
 )
 from ppl_vae.data import Dataset, load_digits
 from ppl_vae.diagnostics import code_usage
-from ppl_vae.evidence import Enumeration, Evidence, error_in_words
+from ppl_vae.evidence import Enumeration, Evidence
 from ppl_vae.guides import EnumeratedCategorical, RelaxedCategorical, SampledCategorical
 from ppl_vae.models import DiscreteVAE
 from ppl_vae.nn import MLP
@@ -292,7 +292,7 @@ def joint(data: Dataset, length: Length) -> dict[str, list[Evidence]]:
 def joint_line(fit: Fit, evidence: Evidence, rows: Tensor) -> str:
     mean, trusted = evidence.mean(), 100 * float(evidence.reliable.double().mean())
     elbo, kl = float(fit.elbo(rows).mean()), float(code_usage(fit, rows).kl_from_uniform.sum())
-    error = error_in_words(mean.standard_error, ".3f")
+    error = mean.error_in_words(".3f")
     numbers = f"{mean.value:8.3f} ± {error} {trusted:12.0f} % {elbo:11.3f} {kl:14.2f}"
     return f"{numbers} {fit.seconds:9.1f}"
 

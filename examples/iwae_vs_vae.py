@@ -19,7 +19,7 @@ import torch
 
 from ppl_vae import ELBO, IWAE, Fit, ImportanceWeighted, VariationalEM
 from ppl_vae.data import load_digits
-from ppl_vae.evidence import Evidence, error_in_words
+from ppl_vae.evidence import Evidence
 from ppl_vae.guides import AmortizedNormal
 from ppl_vae.models import VAE
 from ppl_vae.nn import MLP
@@ -51,7 +51,7 @@ def line(name: str, fit: Fit, elbo: float, evidence: Evidence, baseline: Evidenc
     error = float(difference.std()) / len(difference) ** 0.5
     trusted = 100 * float(evidence.reliable.double().mean())
     return (
-        f"{name:<24}{elbo:9.3f} {mean.value:10.3f} ± {error_in_words(mean.standard_error, '.3f')}"
+        f"{name:<24}{elbo:9.3f} {mean.value:10.3f} ± {mean.error_in_words('.3f')}"
         f" {float(difference.mean()):+9.3f} ± {error:.3f} {trusted:8.0f} % {fit.seconds:8.1f}"
     )
 

@@ -30,7 +30,6 @@ from torch import Tensor, nn
 
 from ppl_vae import ELBO, RLOO, Fit, ImportanceWeighted, VariationalEM
 from ppl_vae.data import load_digits
-from ppl_vae.evidence import error_in_words
 from ppl_vae.guides import SemiSupervisedGuide
 from ppl_vae.models import SemiSupervisedVAE
 from ppl_vae.nn import MLP
@@ -144,7 +143,7 @@ def judge(fit: Fit, task: Task, num_samples: int) -> None:
     print(f"\n{AUXILIARY_TOO}, split 0, {task.judged_by} without their labels, nats a digit:")
     print(f"ELBO                {float(fit.elbo(task.judge_x).mean()):9.3f}")
     print(
-        f"log p(x), K = {num_samples:<6}{mean.value:9.3f} ± {error_in_words(mean.standard_error, '.3f')}; "
+        f"log p(x), K = {num_samples:<6}{mean.value:9.3f} ± {mean.error_in_words('.3f')}; "
         f"{trusted:.0f} % have k-hat < 0.7"
     )
 

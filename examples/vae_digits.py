@@ -16,7 +16,7 @@ import torch
 from ppl_vae import ELBO, Fit, KeepBest, VariationalEM
 from ppl_vae.data import Dataset, load_digits
 from ppl_vae.diagnostics import Verdict, active_units, kl_per_dimension
-from ppl_vae.evidence import decomposition, error_in_words
+from ppl_vae.evidence import decomposition
 from ppl_vae.guides import AmortizedNormal
 from ppl_vae.models import VAE
 from ppl_vae.nn import ConvDecoder, ConvEncoder
@@ -50,7 +50,7 @@ def judge(fit: Fit, test: torch.Tensor, *, num_samples: int) -> None:
     print(f"KL(q(z|x) || p(z))        {means['kl']:9.3f}")
     print(f"ELBO                      {means['elbo']:9.3f}")
     print(f"gap KL(q(z|x) || p(z|x))  {means['gap']:9.3f}")
-    error = error_in_words(evidence.standard_error, ".3f")
+    error = evidence.error_in_words(".3f")
     print(f"log p(x), K = {num_samples:<12}{means['evidence']:9.3f} ± {error}")
     print(f"KL by dimension           {[round(v, 2) for v in kl_per_dimension(fit, test)['z'].tolist()]}")
     print(Verdict.of(pieces, active_units(fit, test), noun="test digits"))

@@ -40,11 +40,12 @@ class MeanEvidence:
         sampling_error: sd(values) / sqrt(N): how much the mean would move with other data of the same kind;
             nan for one datum. Falls with N only.
         num_unknown, num_data: how many of how many data have no error bar.
+        known_error: what the others make of it, which the whole is above.
 
     >>> MeanEvidence(-17.4321, 0.0123, 0.31)
     -17.432 nats (Monte Carlo error 0.012, sampling error 0.31)
-    >>> MeanEvidence(-17.4321, math.nan, 0.31, num_unknown=3, num_data=297)
-    -17.432 nats (Monte Carlo error unknown: 3 of 297 rows without an error bar; sampling error 0.31)
+    >>> MeanEvidence(-17.4321, math.nan, 0.31, num_unknown=3, num_data=297, known_error=0.0123)
+    -17.432 nats (Monte Carlo error > 0.012: 3 of 297 rows without an error bar; sampling error 0.31)
     """
 
     value: float
@@ -52,12 +53,19 @@ class MeanEvidence:
     sampling_error: float
     num_unknown: int = 0
     num_data: int = 1
+    known_error: float = math.nan
 
     def __float__(self) -> float:
         return self.value
 
+    def error_in_words(self, digits: str) -> str:
+        """The Monte Carlo error in so many digits; "> 0.012" where it is known of some data alone, or "unknown"."""
+        if math.isnan(self.standard_error) and self.num_unknown < self.num_data and self.known_error > 0:
+            return f"> {self.known_error:{digits}}"
+        return error_in_words(self.standard_error, digits)
+
     def __repr__(self) -> str:
-        errors = f"Monte Carlo error {error_in_words(self.standard_error, '.2g')}"
+        errors = f"Monte Carlo error {self.error_in_words('.2g')}"
         counted = self.num_unknown > 0 and self.num_data > 1
         if counted:
             errors += f": {self.num_unknown} of {self.num_data} rows without an error bar"
@@ -103,9 +111,10 @@ k-hat below 0.7 for 100 %)
         """
         count = max(1, self.value.numel())
         spread = float(self.value.std()) / math.sqrt(count) if count > 1 else math.nan
-        error = float(self.standard_error.square().sum().sqrt()) / count
+        known = float(self.standard_error.square().nansum().sqrt()) / count
         unknown = int(self.standard_error.isnan().sum())
-        return MeanEvidence(float(self.value.mean()), error, spread, unknown, self.value.numel())
+        error = math.nan if unknown else known
+        return MeanEvidence(float(self.value.mean()), error, spread, unknown, self.value.numel(), known)
 
     @property
     def reliable(self) -> Tensor:

@@ -198,11 +198,9 @@ def _shown(value: float | None) -> str:
 
 
 def _error(mean: MeanEvidence) -> str:
-    """The Monte Carlo error of a mean; where it is not known, of how many rows."""
-    from ppl_vae.evidence import error_in_words
-
-    counted = f" ({mean.num_unknown} of {mean.num_data} rows)" if mean.num_unknown and mean.num_data > 1 else ""
-    return error_in_words(mean.standard_error, ".3f") + counted
+    """The Monte Carlo error of a mean; where it is not known of some rows, of how many."""
+    some = 0 < mean.num_unknown < mean.num_data
+    return mean.error_in_words(".3f") + (f" ({mean.num_unknown} of {mean.num_data} rows unknown)" if some else "")
 
 
 def _rows_of(part: Decomposition, effort: Effort | None) -> str:

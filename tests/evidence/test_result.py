@@ -34,7 +34,8 @@ def test_one_row_without_an_error_bar_leaves_the_mean_without_one_and_is_counted
     assert math.isnan(mean.standard_error)
     assert (mean.num_unknown, mean.num_data) == (1, 3)
     assert mean.sampling_error == pytest.approx(evidence().mean().sampling_error)
-    words = "-3.000 nats (Monte Carlo error unknown: 1 of 3 rows without an error bar; sampling error 1.5)"
+    assert mean.known_error == pytest.approx((0.3**2 + 1.2**2) ** 0.5 / 3)
+    words = "-3.000 nats (Monte Carlo error > 0.41: 1 of 3 rows without an error bar; sampling error 1.5)"
     assert repr(mean) == words
     assert words in repr(evidence(error=(0.3, math.nan, 1.2)))
     assert evidence(error=(0.3, math.nan, 1.2)).to_dataframe()["standard_error"].isna().tolist() == [False, True, False]
