@@ -217,8 +217,7 @@ class Trainer:
             return
         row: dict[str, Any] = {"epoch": self.epoch, "step": self.step, **self.make.row()}
         if self.validation is not None:
-            row |= {f"val_{name}": value for name, value in self.evaluate(self.validation).items()}
-            warn_of_validation(row, self.history.last)
+            row |= validated(self.evaluate(self.validation), self.epoch, self.history.last)
         self.history.close_epoch(row)
         self.cursor.begin_epoch()
         if not self._watches_epochs:  # the row is read later, when the step has been asked whether all is well
@@ -328,16 +327,16 @@ def mean_report(pair: Pair, step: Step, batches: Batches, noise: int) -> dict[st
     return dict(zip(COLUMNS, (total / count).tolist(), strict=True))
 
 
-def warn_of_validation(row: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
-    """Say that the validation rows give no number, where those of the epoch before it did."""
-    value = row["val_objective"]
-    if math.isfinite(value) or not math.isfinite((before or {}).get("val_objective", 0.0)):
-        return
-    warnings.warn(
-        f"fit: val_objective of epoch {row['epoch']} is {value}, and no epoch can be chosen by it; a validation row "
-        "without a density does this, or running means that are far off in evaluation mode",
-        stacklevel=2,
-    )
+def validated(report: Mapping[str, float], epoch: int, before: Mapping[str, Any] | None) -> dict[str, float]:
+    """The columns ``val_*`` of a row; a warning where they hold no number, and those of the row before it did."""
+    value = report["objective"]
+    if not math.isfinite(value) and math.isfinite((before or {}).get("val_objective", 0.0)):
+        warnings.warn(
+            f"fit: val_objective of epoch {epoch} is {value}, and no epoch can be chosen by it; a validation row "
+            "without a density does this, or running means that are far off in evaluation mode",
+            stacklevel=2,
+        )
+    return {f"val_{name}": value for name, value in report.items()}
 
 
 def steps_of(epochs: int | None, steps: int | None, per_epoch: int) -> int:
