@@ -7,7 +7,6 @@ update of the parameters stays torch's own, and an error in the middle of a step
 
 from __future__ import annotations
 
-import logging
 import operator
 import random
 import time
@@ -23,7 +22,7 @@ from torch import Tensor
 from ppl_vae import _private as private
 from ppl_vae.capture import matmul
 from ppl_vae.capture.backend import Runner, compile_graph
-from ppl_vae.capture.build import Build
+from ppl_vae.capture.builds import Builds
 from ppl_vae.capture.compare import difference, size, tolerance
 from ppl_vae.capture.errors import CaptureError, FallbackWarning
 from ppl_vae.capture.trace import Graph, capture
@@ -35,11 +34,6 @@ Result = tuple[list[Tensor], list[Tensor | None]]
 Forward = Callable[..., Result]
 
 EAGER, GRAPH, COMPILED = "eager", "graph", "compiled"
-
-WAITING = "compiling a step, once; the next fits reuse it"
-"""What is said while a step waits for the compiler."""
-
-_LOG = logging.getLogger("ppl_vae")
 
 
 @dataclass
@@ -80,7 +74,7 @@ class Program:
         tell: Callable[[str], None],
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.record, self.forward, self.watch, self._tell, self._say = record, forward, watch, tell, say
+        self.record, self.forward, self.watch, self._tell = record, forward, watch, tell
         self.given_up = self.prepared = False
         self._graph: Graph | None = None
         self._runner: Runner | None = None
@@ -89,9 +83,7 @@ class Program:
         self._has_grad: list[bool] = []
         self._num_values = self._unproven = 0
         self._size = 0.0  # of the largest gradient entry that a comparison has seen
-        self._build: Build | None = None
-        self._ahead: Build | None = None
-        self._build_started = 0.0
+        self._builds = Builds(record.signature, say)
 
     @property
     def ready(self) -> bool:
@@ -106,32 +98,20 @@ class Program:
     def give_up(self, reason: str, *, quietly: bool = False) -> None:
         """Stay eager from here on, and say why."""
         self.given_up, self.record.status, self.record.reason = True, EAGER, reason
-        self._graph = self._runner = self._build = self._ahead = None
+        self._graph = self._runner = None
+        self._builds.forget()
         if not quietly:
             self._tell(f"{self.record.signature}: {reason}")
 
     # -- becoming one --------------------------------------------------------------------------------------------------
 
     def prepare(self, inputs: Sequence[Tensor]) -> None:
-        """Let another process compile what :meth:`trace` will find, while eager steps go on; no bit of them changes.
-
-        The call that is traced for it is none of the steps. Where anything stands in the way nothing happens, and
-        :meth:`trace` will say what.
-        """
+        """Let another process compile what :meth:`trace` will find. If anything is in the way, it will say what."""
         self.prepared = True
-        self.watch.look()
-        saved = _State(self.watch.buffers())
-        try:
-            with validation(False), torch.enable_grad():
-                _, graph = capture(self._flat, inputs)
+        with _no_step(self.watch), validation(False), torch.enable_grad():
+            _, graph = capture(self._flat, inputs)
             if not self.watch.refused and not self.watch.changes():
-                self._ahead = Build(graph, inputs)
-        except FallbackWarning:
-            raise
-        except Exception:  # the eager step will raise it too, or the trace
-            return
-        finally:
-            saved.put_back()
+                self._builds.begin(graph, inputs)
 
     def trace(self, inputs: Sequence[Tensor], *, undo: bool = False) -> Result | None:
         """Make one real call and keep its graph; None where it could not be traced, and then nothing has happened.
@@ -186,41 +166,24 @@ class Program:
             wait: here and now; else another process compiles, and until it is done torch runs the graph.
         """
         assert self._graph is not None, "compile: trace first"
-        started = time.perf_counter()
-        if self._build is None:
-            begun, self._ahead = self._ahead, None
-            fits = begun is not None and begun.serves(self._graph, inputs)
-            self._build = begun if begun is not None and fits else Build(self._graph, inputs)
-        if not wait and not self._build.done:
-            self._build_started = started
+        started = self._builds.begin(self._graph, inputs)
+        if not wait and self._builds.at_work:
             self.record.reason = "captured; the compiler is at work beside it"
             return
-        self._wait()
-        started = self._build_started or started
+        try:
+            self._builds.wait()
+        except BaseException:  # as if it had never been traced
+            self._graph, self.record.status, self.record.reason = None, EAGER, "the compiler was interrupted"
+            raise
         try:
             self._runner = compile_graph(self._graph, inputs)
         except CaptureError as error:
             self.give_up(str(error))
             return
         self.record.compile_seconds, self.record.products = time.perf_counter() - started, matmul.makers()
-        self._unproven, self._build = 2, None
+        self._unproven = 2
         self.record.last_audit = self.record.compiled_steps
         self.record.status, self.record.reason = COMPILED, ""
-
-    def _wait(self) -> None:
-        """Let the other process come to its end; a Ctrl-C leaves the program as if it had never been traced."""
-        assert self._build is not None
-        if self._build.done:
-            return
-        _LOG.info("%s: %s", self.record.signature, WAITING)
-        try:
-            self._build.wait(lambda seconds: self._say(f"{WAITING} ({seconds:.0f} s)"))
-        except BaseException:
-            self._graph = self._build = None
-            self.record.status, self.record.reason = EAGER, "the compiler was interrupted"
-            raise
-        finally:
-            self._say("")
 
     # -- being one -----------------------------------------------------------------------------------------------------
 
@@ -238,7 +201,7 @@ class Program:
         if _forms(graph.lifted) != self._forms:
             self.give_up("a parameter or buffer has another shape, type or order in memory than when it was traced")
             return None
-        if self._build is not None and self.record.graph_steps % 16 == 0 and self._build.done:
+        if self._runner is None and self.record.graph_steps % 16 == 0 and self._builds.has_ended:
             self.compile(inputs)
             if not self.ready:
                 return None
@@ -363,6 +326,21 @@ class _State:
     def same_noise(self, other: _State) -> bool:
         """Have both drawn the same random numbers?"""
         return torch.equal(self.noise, other.noise)
+
+
+@contextmanager
+def _no_step(watch: Watch) -> Iterator[None]:
+    """A call that is none of the steps: buffers and generators are put back, and what it raises the steps will raise."""
+    watch.look()
+    saved = _State(watch.buffers())
+    try:
+        yield
+    except FallbackWarning:  # what is told is an error here
+        raise
+    except Exception:
+        return
+    finally:
+        saved.put_back()
 
 
 def _forms(tensors: Sequence[Tensor]) -> list[Any]:

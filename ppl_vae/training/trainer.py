@@ -116,8 +116,7 @@ class Trainer:
             self.make.before_run(self.target)
             started = time.perf_counter()
             bar = Progress(self.target, self.step, enabled=progress)
-            if hasattr(self.make, "listen"):
-                self.make.listen(bar.say)
+            getattr(self.make, "listen", lambda say: None)(bar.say)
             self.ended, ending = "failed", None
             try:
                 with deferred_interrupt(terminate=True) as interrupt, self.pair.mode(training=True):

@@ -123,5 +123,5 @@ def run_by_torch(monkeypatch: pytest.MonkeyPatch, spoil: Spoil | None = None) ->
             return True
 
     monkeypatch.setattr("ppl_vae.capture.program.compile_graph", compile_graph)
-    monkeypatch.setattr("ppl_vae.capture.program.Build", Build)
+    monkeypatch.setattr("ppl_vae.capture.builds.Build", Build)
     return compiled

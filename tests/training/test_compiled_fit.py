@@ -532,7 +532,7 @@ class Compiler:
 @pytest.fixture
 def compiler(otherwise_rounded, monkeypatch):
     kind = type("Compiler", (Compiler,), {"begun": [], "presses": 0})
-    monkeypatch.setattr("ppl_vae.capture.program.Build", kind)
+    monkeypatch.setattr("ppl_vae.capture.builds.Build", kind)
     return kind
 
 
