@@ -31,15 +31,11 @@ class Builds:
         self._started = 0.0
 
     def begin(self, graph: Graph, inputs: Sequence[Tensor]) -> float:
-        """Begin with the library of this graph, if it is not the one that has begun already.
-
-        Returns:
-            When that was; now, if it has ended by now.
-        """
+        """Begin with the library of this graph, if it is not the one that has begun already; when that was."""
         if self._build is None or not self._build.serves(graph, inputs):
             self._started = time.perf_counter()
             self._build = Build(graph, inputs)
-        return self._started if self.at_work else time.perf_counter()
+        return self._started
 
     @property
     def at_work(self) -> bool:

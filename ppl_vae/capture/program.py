@@ -330,7 +330,7 @@ class _State:
 
 @contextmanager
 def _no_step(watch: Watch) -> Iterator[None]:
-    """A call that is none of the steps: buffers and generators are put back, and what it raises the steps will raise."""
+    """A call that is none of the steps: buffers and generators are put back; what it raises, the steps will."""
     watch.look()
     saved = _State(watch.buffers())
     try:
