@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ppl_vae.data.source import Source
     from ppl_vae.pair import Fitted, Pair
 
-__all__ = ["Baseline", "baselines"]
+__all__ = ["Baseline", "baselines", "unchanging"]
 
 MOST_ROWS = 10_000
 """Training rows that a baseline is fitted to, spread evenly."""
@@ -63,7 +63,7 @@ def baselines(pair: Pair | Fitted, train: Any, data: Any = None, *, columns: str
 
     Returns:
         the baselines; none where there is no simple one whose density is of the same unit: latents that tie the data
-        together, masks, counts and numbers of other kinds, a column that never changes.
+        together, masks, counts and numbers of other kinds, a column that never changes (:func:`unchanging`).
 
     Olivier Ledoit, Michael Wolf: "A well-conditioned estimator for large-dimensional covariance matrices", 2004.
     """
@@ -83,6 +83,20 @@ def baselines(pair: Pair | Fitted, train: Any, data: Any = None, *, columns: str
         x, y = (torch.cat([v for _, v in sites.values()], 1) for sites in (fitted_to, scored))
         found += [Baseline("a normal with full covariance", value) for value in _full_normal(x, y)]
     return found
+
+
+def unchanging(pair: Pair | Fitted, train: Any, *, columns: str = "columns") -> str:
+    """Where columns of numbers never change, how many do; else nothing.
+
+    Under a density they make a normal baseline infinite, so there is none to compare with.
+    """
+    pair = pair_of(pair)
+    known = pair.rows(train)
+    if not len(known) or pair.initialize(known).has_global_latents:
+        return ""
+    seen = [x for site, x in _observed(pair, some_of(known, MOST_ROWS)).values() if _is_line(site["fn"])]
+    still = sum(int((x == x[0]).all(0).sum()) for x in seen)
+    return f"{still} of {sum(x.shape[1] for x in seen)} {columns} never change" if still else ""
 
 
 def some_of(rows: Source, most: int) -> Source:

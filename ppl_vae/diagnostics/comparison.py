@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 __all__ = ["Difference", "Worst", "worst_rows"]
@@ -41,6 +42,11 @@ class Difference:
         variance = float(apart.var()) / len(apart) if len(apart) > 1 else math.nan
         return cls(float(apart.mean()), math.sqrt(variance + monte_carlo**2))
 
+    @property
+    def is_shortfall(self) -> bool:
+        """Does it lie below 0 by more than its standard error?"""
+        return self.value < 0 and not abs(self.value) <= self.error
+
     def __repr__(self) -> str:
         side = "below" if self.value < 0 else "above"
         if not math.isfinite(self.error):
@@ -51,10 +57,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Worst:
-    """Few rows that make most of what all rows lack: their names, and their share of it, from 0 to 1."""
+    """Few rows that make most of what all rows lack.
+
+    Attributes:
+        names: theirs.
+        share: their share of it, from 0 to 1.
+        others: which rows are left, (N,) bool.
+    """
 
     names: tuple[Any, ...]
     share: float
+    others: Tensor
 
 
 def worst_rows(scores: Tensor, reference: float, names: Sequence[Any]) -> Worst | None:
@@ -75,7 +88,10 @@ def worst_rows(scores: Tensor, reference: float, names: Sequence[Any]) -> Worst 
     share, order = (lack / total).sort(descending=True)
     chosen = order[share >= 0.1][: min(MOST_NAMED, len(scores) // 10)]
     sum_of = float(lack[chosen].sum() / total)
-    return Worst(tuple(names[int(i)] for i in chosen), sum_of) if sum_of >= 0.5 else None
+    if sum_of < 0.5:
+        return None
+    others = torch.ones(len(scores), dtype=torch.bool).index_fill(0, chosen, False)
+    return Worst(tuple(names[int(i)] for i in chosen), sum_of, others)
 
 
 def nats(value: float) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ppl_vae.diagnostics.baseline import Baseline, baselines, some_of
+from ppl_vae.diagnostics.baseline import Baseline, baselines, some_of, unchanging
 from ppl_vae.diagnostics.collapse import ActiveUnits, active_units
 from ppl_vae.diagnostics.comparison import Difference, nats, worst_rows
 from ppl_vae.evidence import Decomposition, Evidence, decomposition
@@ -47,6 +47,7 @@ class Verdict:
         train: the estimate for training rows.
         baselines: simple models of the same rows.
         names: of the rows; by default their numbers.
+        no_baseline: why there is none, in words.
 
     >>> Verdict(6, 8, torch.tensor([0.1, 0.4, 0.2, 0.3]), 0.93, 0.01, "test digits")
     6 of 8 latent dimensions are active; 100 % of 4 test digits have k-hat < 0.7; the ELBO is 0.9 nats per row below
@@ -65,6 +66,7 @@ class Verdict:
     train: Evidence | None = None
     baselines: Sequence[Baseline] = ()
     names: Sequence[Any] | None = None
+    no_baseline: str = ""
 
     @classmethod
     def of(
@@ -77,14 +79,16 @@ class Verdict:
         train: Evidence | None = None,
         baselines: Sequence[Baseline] = (),
         names: Sequence[Any] | None = None,
+        no_baseline: str = "",
     ) -> Verdict:
         """Judge by numbers that have been made already."""
         errors = pieces.standard_error["gap"]
         error = float(errors.square().sum().sqrt()) / max(1, errors.numel())
         active, total = (units.count, units.total) if units is not None else (0, 0)
         found, exact = pieces.evidence, pieces.evidence.bound == "exact"
-        gap = float(pieces.gap.mean())
-        return cls(active, total, found.khat, gap, error, noun, exact, num_rows, found, train, tuple(baselines), names)
+        gap, simple = float(pieces.gap.mean()), tuple(baselines)
+        judged = (active, total, found.khat, gap, error, noun, exact, num_rows, found, train)
+        return cls(*judged, simple, names, no_baseline)
 
     @property
     def reliable(self) -> Tensor:
@@ -101,7 +105,7 @@ class Verdict:
         """How far the rows score above the training rows, which is below if it is negative; nats per row."""
         if self.train is None or self.evidence is None or not self.evidence.value.dim() or not self.train.value.dim():
             return None
-        error = math.hypot(self.evidence.mean().standard_error, self.train.mean().standard_error)
+        error = math.hypot(self.evidence.mean().known_error, self.train.mean().known_error)
         return Difference.of_samples(self.evidence.value, self.train.value, error)
 
     def __str__(self) -> str:
@@ -168,19 +172,24 @@ class Verdict:
             return [f"{len(gone)} of {n} {self.noun} have probability 0: {_listed(gone)}"]
         apart = self.overfitting
         clauses = [] if apart is None else [f"{self.noun} score {apart} the training rows"]
+        if apart is not None and not apart.is_shortfall:
+            return clauses  # nothing is lacking, so nobody makes it
         reference = float(scores.median()) if self.train is None else float(self.train.value.mean())
         worst = worst_rows(scores, reference, names)
-        if worst is not None:
+        if worst is None:
+            return clauses
+        few, listed = f"{len(worst.names)} of {n} {self.noun}", _listed(worst.names)
+        if self.train is None:
             verb, share = "makes" if len(worst.names) == 1 else "make", f"{min(99, round(100 * worst.share))} %"
-            lack = "of what lies below the median" if self.train is None else "of the shortfall"
-            clauses.append(f"{len(worst.names)} of {n} {self.noun} {verb} {share} {lack}: {_listed(worst.names)}")
-        return clauses
+            return [*clauses, f"{few} {verb} {share} of what lies below the median: {listed}"]
+        others = Difference.of_samples(scores[worst.others], self.train.value)
+        return [*clauses, f"without {few} ({listed}) it would be {others}"]
 
     def _on_baselines(self) -> str:
         scored = self.evidence is not None and self.evidence.value.dim() and self.evidence.value.isfinite().all()
         if self.evidence is None or not scored or not self.baselines:
-            return ""
-        error = self.evidence.mean().standard_error
+            return f"there is no baseline: {self.no_baseline}" if self.no_baseline else ""
+        error = self.evidence.mean().known_error
         margins = [f"{Difference.of_pairs(self.evidence.value, b.value, error)} {b.name}" for b in self.baselines]
         return f"{self.noun} score {', '.join(margins)}"
 
@@ -216,15 +225,24 @@ def verdict(
     rows = pair.rows(data)
     pieces = decomposition(pair, rows, num_samples=num_samples, seed=seed, max_elements=max_elements)
     units = active_units(pair, rows, seed=seed, max_elements=max_elements) if len(rows) > 1 else None
-    beside, simple = None, []
+    beside, simple, missing = None, [], ""
     if train is not None and pieces.elbo.dim():
         known = pair.rows(train)
         simple = baselines(pair, known, rows, columns=columns)
+        missing = "" if simple else unchanging(pair, known, columns=columns)
         if not pair.takes("index") and known.columns == rows.columns and not _are_the_same(known, rows):
             some = some_of(known, TRAIN_ROWS) if takes_single_rows(pair, known) else known
             beside = decomposition(pair, some, num_samples=num_samples, seed=seed, max_elements=max_elements).evidence
-    names = _names(data, rows)
-    return Verdict.of(pieces, units, noun=noun, num_rows=len(rows) or None, train=beside, baselines=simple, names=names)
+    return Verdict.of(
+        pieces,
+        units,
+        noun=noun,
+        num_rows=len(rows) or None,
+        train=beside,
+        baselines=simple,
+        names=_names(data, rows),
+        no_baseline=missing,
+    )
 
 
 def _are_the_same(rows: Source, others: Source) -> bool:

@@ -139,6 +139,7 @@ def judge(
     """
     from ppl_vae.diagnostics import Verdict as VerdictOf
     from ppl_vae.diagnostics import active_units, baselines
+    from ppl_vae.diagnostics.baseline import unchanging
     from ppl_vae.evidence import decomposition
     from ppl_vae.training.progress import stage
 
@@ -159,13 +160,16 @@ def judge(
     }
     judged = efforts[last].rows
     index = dataset.index_of(last)
+    columns = "pixels" if dataset.image_shape else "columns"
+    simple = baselines(fit, dataset.train, judged, columns=columns)
     verdict = VerdictOf.of(
         pieces[last],
         units,
         noun=noun,
         num_rows=len(judged),
         train=pieces["train"].evidence if last != "train" else None,
-        baselines=baselines(fit, dataset.train, judged, columns="pixels" if dataset.image_shape else "columns"),
+        baselines=simple,
+        no_baseline="" if simple else unchanging(fit, dataset.train, columns=columns),
         names=[index[i] for i in spread(len(parts[last]), len(judged))],
     )
     return Report(pieces, verdict, dataset.unit, tuple(fit.latents), further, fit.counts_volume, efforts)

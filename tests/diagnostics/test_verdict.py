@@ -170,14 +170,36 @@ def test_the_rows_that_make_the_difference_are_named(exact_linear, form):
     data = pd.DataFrame(test.numpy(), index=[f"wine {i}" for i in range(360)]) if form == "frame" else test
     names = "wine 17, wine 201" if form == "frame" else "17, 201"
     words = str(verdict(pair, data, train=TRAIN, num_samples=50))
+    backwards = ", ".join(reversed(names.split(", ")))
     assert re.search(
-        rf"2 of 360 rows make 9\d % of the shortfall: rows ({names}|{', '.join(names.split(', ')[::-1])})", words
+        rf"without 2 of 360 rows \(rows ({names}|{backwards})\) it would be \d\.\d ± 0\.\d nats per row", words
     )
     words = str(verdict(pair, data, num_samples=50))
     assert "2 of 360 rows make 9" in words and "% of what lies below the median: rows" in words
-    assert "shortfall" not in str(verdict(pair, TEST, train=TRAIN, num_samples=50))
+    assert "without" not in str(verdict(pair, TEST, train=TRAIN, num_samples=50))
     test[5] = 1e300
     assert "1 of 360 rows have probability 0: row 5" in str(verdict(pair, test, train=TRAIN, num_samples=50))
+
+
+def test_rows_are_not_blamed_where_nothing_is_lacking(exact_linear):
+    """Two rows are far off, and the rows score above the training rows all the same."""
+    _, pair = exact_linear
+    train = TRAIN.clone()
+    train[:20] += 60
+    test = TEST.clone()
+    test[17] += 20
+    test[201] -= 20
+    words = str(verdict(pair, test, train=train, num_samples=50))
+    assert "above the training rows" in words
+    assert "without" not in words and "make" not in words
+
+
+def test_columns_that_never_change_leave_no_baseline_and_it_is_said(exact_linear):
+    _, pair = exact_linear
+    train = TRAIN.clone()
+    train[:, 1] = 0.5
+    words = str(verdict(pair, TEST, train=train, num_samples=50, columns="lengths"))
+    assert words.endswith(f"there is no baseline: 1 of {TRAIN.shape[1]} lengths never change")
 
 
 def test_the_margin_over_baselines(exact_linear):
