@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, numbers_per_datum, resolution_of, slices
+from ppl_vae.evidence.coincidence import Coincidence
 from ppl_vae.evidence.evidence import Bound, Evidence
 from ppl_vae.evidence.exact_sum import exact
 from ppl_vae.evidence.importance import WIDTHS, parts_of, proposed
@@ -149,6 +150,7 @@ class _Scores:
     cost: Tensor
     log_h: Tensor
     counts: tuple[int, ...]
+    coincide: Tensor
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean under the guide."""
@@ -168,21 +170,22 @@ class _Scores:
 
 def _scores(pair: Pair, rows: Rows, num_samples: int, block: int, key: tuple[Any, ...]) -> _Scores:
     counts = parts_of(pair, num_samples, WIDTHS)
-    found = []
+    found, coincidence = [], Coincidence(pair)
     for drawn in proposed(pair, rows, counts, WIDTHS, block, key):
+        coincidence.see(drawn.draws)
         log_p, log_q = drawn.draws.log_p, drawn.draws.log_q.total
         _, log_h = weigh(log_p.total, drawn.log_q, counts)
         shape = drawn.log_q.shape[1:]
         scores = (log_p.likelihood, log_p.prior, log_q, log_h)
         found.append(tuple(score.expand(shape) for score in scores))
     likelihood, prior, log_q, log_h = (torch.cat(column) for column in zip(*found, strict=True))
-    return _Scores(likelihood, log_q - prior, log_h, counts)
+    return _Scores(likelihood, log_q - prior, log_h, counts, coincidence.flags)
 
 
 def _pieces(scores: _Scores, name: str, resolution: float, bound: Bound) -> Decomposition:
     reconstruction, kl = scores.mean(scores.likelihood), scores.mean(scores.cost)
     log_ratio = scores.likelihood - scores.cost
-    weighed = Weighed(log_ratio + scores.log_h, scores.log_h, scores.counts)
+    weighed = Weighed(log_ratio + scores.log_h, scores.log_h, scores.counts, scores.coincide)
     evidence = weighed.ratio(name, resolution=resolution, bound=bound)
     elbo = reconstruction - kl
     # The gap is log(mean r) - mean(log r), r = p(x, z) / q(z|x); by the delta method its error is that of the mean of

@@ -10,6 +10,7 @@ import torch
 
 from ppl_vae._random import fold
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, resolution_of, slices
+from ppl_vae.evidence.coincidence import Coincidence
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.weights import join, summarize
 
@@ -65,12 +66,14 @@ class FromWeights(ABC):
 
     def of_chunk(self, pair: Pair, rows: Rows, block: int, key: tuple[Any, ...]) -> Evidence:
         """The evidence of some rows, in runs of at most ``block`` draws, on noise of ``key``."""
-        weights = []
+        weights, coincidence = [], Coincidence(pair)
         for place in slices(self.num_samples, block):
             count = place.stop - place.start
-            drawn = self.draw(pair, rows, count, fold(*key, place.start)).log_weight
-            weights.append(drawn.expand(count, *drawn.shape[1:]))  # without latents all draws are one
-        return summarize(torch.cat(weights), repr(self), resolution=resolution_of(pair))
+            draws = self.draw(pair, rows, count, fold(*key, place.start))
+            coincidence.see(draws)
+            weights.append(draws.log_weight.expand(count, *draws.log_weight.shape[1:]))  # without latents all are one
+        found, resolution = torch.cat(weights), resolution_of(pair)
+        return summarize(found, repr(self), resolution=resolution, coincide=coincidence.flags)
 
     @property
     def named(self) -> str:

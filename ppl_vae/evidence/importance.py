@@ -11,6 +11,7 @@ import torch
 
 from ppl_vae._random import fold
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, resolution_of, slices
+from ppl_vae.evidence.coincidence import Coincidence
 from ppl_vae.evidence.estimator import FromWeights
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.mixture import Weighed, draws_by_width, weigh
@@ -101,10 +102,12 @@ class ImportanceWeighted(FromWeights):
         if len(counts) == 1:
             return super().of_chunk(pair, rows, block, key)
         pair.sites.require_density(repr(self))
-        draws = proposed(pair, rows, counts, self.widths, block, key)
-        pieces = [weigh(drawn.draws.log_p.total, drawn.log_q, counts) for drawn in draws]
+        pieces, coincidence = [], Coincidence(pair)
+        for drawn in proposed(pair, rows, counts, self.widths, block, key):
+            coincidence.see(drawn.draws)
+            pieces.append(weigh(drawn.draws.log_p.total, drawn.log_q, counts))
         log_w, log_h = (torch.cat(column) for column in zip(*pieces, strict=True))
-        return Weighed(log_w, log_h, counts).unbiased(repr(self), resolution=resolution_of(pair))
+        return Weighed(log_w, log_h, counts, coincidence.flags).unbiased(repr(self), resolution=resolution_of(pair))
 
     def draw(self, pair: Pair, rows: Rows, count: int, seed: int) -> Draws:
         """Draws of the guide."""

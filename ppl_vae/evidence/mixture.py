@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ppl_vae.evidence.evidence import Bound, Evidence
 from ppl_vae.evidence.weights import (
+    DRAWN_APART,
     MOST_ROUNDING,
     believable,
     effective_sample_size,
@@ -32,6 +33,7 @@ from ppl_vae.evidence.weights import (
     is_constant,
     khat,
     log_mean_exp,
+    of_constant,
 )
 
 __all__ = ["Weighed", "covariance_of_means", "draws_by_width", "stratified_error", "weigh"]
@@ -72,11 +74,13 @@ class Weighed:
         log_w: log p - log mixture, (K, N) or (K,), nats, float64.
         log_h: log q - log mixture of the guide, likewise.
         counts: K_c, how many of them each part has made.
+        coincide: where all draws are one code, so that constant weights prove nothing, (N,) or () bool.
     """
 
     log_w: Tensor
     log_h: Tensor
     counts: tuple[int, ...]
+    coincide: Tensor = DRAWN_APART
 
     def unbiased(self, estimator: str, *, resolution: float = 1e-9) -> Evidence:
         r"""The evidence, a lower bound in expectation: the mean of :math:`\hat p` is p(x) for every K.
@@ -114,14 +118,13 @@ class Weighed:
         return (self.log_w - top).exp(), top
 
     def _evidence(self, value: Tensor, error: Tensor, estimator: str, bound: Bound, resolution: float) -> Evidence:
-        exact, perfect = self._perfect(resolution)
-        value = torch.where(perfect, exact, value)
-        error = believable(error).masked_fill(perfect, 0.0)
-        ess = effective_sample_size(self.log_w).masked_fill(perfect, float(len(self.log_w)))
-        tail = khat(self.log_w, resolution=resolution).masked_fill(perfect, 0.0)
-        return Evidence(value, error, ess, tail, bound, estimator)
+        exact, constant = self._constant(resolution)
+        value = torch.where(constant, exact, value)
+        ess, tail = effective_sample_size(self.log_w), khat(self.log_w, resolution=resolution)
+        found = Evidence(value, believable(error), ess, tail, bound, estimator)
+        return of_constant(found, constant, len(self.log_w), self.coincide)
 
-    def _perfect(self, resolution: float) -> tuple[Tensor, Tensor]:
+    def _constant(self, resolution: float) -> tuple[Tensor, Tensor]:
         """Log p(x) by the guide's own draws, and whether these and the others show that the guide is the posterior."""
         own = (self.log_w - self.log_h)[: self.counts[0]]
         value = log_mean_exp(own)

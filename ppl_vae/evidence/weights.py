@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ppl_vae._psis import psis_khat
+from ppl_vae._psis import MIN_DRAWS, psis_khat
 from ppl_vae.evidence.evidence import Bound, Evidence
 
 __all__ = [
@@ -25,6 +26,9 @@ __all__ = [
     "summarize",
 ]
 
+
+DRAWN_APART = torch.zeros((), dtype=torch.bool)
+"""No datum whose draws all coincide in a discrete latent; see :class:`~ppl_vae.evidence.coincidence.Coincidence`."""
 
 MAX_ERROR = 0.5
 """Above this relative error of the mean weight its logarithm has no error bar.
@@ -119,7 +123,14 @@ def khat(log_weights: Tensor, *, resolution: float = 1e-9) -> Tensor:
     return torch.from_numpy(psis_khat(columns.numpy(), resolution=resolution)).reshape(log_weights.shape[1:])
 
 
-def summarize(log_weights: Tensor, estimator: str, *, bound: Bound = "lower", resolution: float = 1e-9) -> Evidence:
+def summarize(
+    log_weights: Tensor,
+    estimator: str,
+    *,
+    bound: Bound = "lower",
+    resolution: float = 1e-9,
+    coincide: Tensor = DRAWN_APART,
+) -> Evidence:
     """All that a matrix of log weights says of log p(x).
 
     Args:
@@ -128,18 +139,28 @@ def summarize(log_weights: Tensor, estimator: str, *, bound: Bound = "lower", re
         bound: what the value is in expectation.
         resolution: the relative error of the numbers. Weights that spread by no more are constant, as those
             of a guide that equals the posterior: standard error 0, ESS K, k-hat 0.
+        coincide: where all draws are one code, (N,) or () bool: there constant weights prove nothing, and error and
+            k-hat are not known (nan), the ESS 1.
 
     Returns:
         an Evidence of shape (N,) or ().
     """
     log_weights = log_weights.detach().double()
     value, ess = log_mean_exp(log_weights), effective_sample_size(log_weights)
-    error = log_mean_standard_error(log_weights)
-    perfect = is_constant(log_weights, resolution)
-    if len(log_weights) > 1:
-        error = error.masked_fill(perfect, 0.0)
-    ess = ess.masked_fill(perfect, float(len(log_weights)))
-    return Evidence(value, error, ess, khat(log_weights, resolution=resolution), bound, estimator)
+    error, tail = log_mean_standard_error(log_weights), khat(log_weights, resolution=resolution)
+    found = Evidence(value, error, ess, tail, bound, estimator)
+    return of_constant(found, is_constant(log_weights, resolution), len(log_weights), coincide)
+
+
+def of_constant(found: Evidence, constant: Tensor, count: int, coincide: Tensor) -> Evidence:
+    """What K = ``count`` constant weights say: a perfect guide, or nothing, where all draws ``coincide`` in a code."""
+    if count < 2:
+        return found
+    unknown = constant & coincide
+    error = found.standard_error.masked_fill(constant, 0.0).masked_fill(unknown, math.nan)
+    ess = found.ess.masked_fill(constant, float(count)).masked_fill(unknown, 1.0)
+    tail = found.khat if count < MIN_DRAWS else found.khat.masked_fill(constant, 0.0)
+    return replace(found, standard_error=error, ess=ess, khat=tail.masked_fill(unknown, math.nan))
 
 
 def is_constant(log_weights: Tensor, resolution: float) -> Tensor:

@@ -12,7 +12,7 @@ from pyro.poutine.trace_struct import Trace
 
 from ppl_vae.distributions import is_improper, widened
 from ppl_vae.pair.axis import DataAxis, DataAxisError, GlobalLatentError, frames_of, sample_sites
-from ppl_vae.pair.enumeration import is_marked
+from ppl_vae.pair.enumeration import is_marked, is_masked
 from ppl_vae.pair.extra import Feeds
 from ppl_vae.pair.handlers import has_density
 from ppl_vae.pair.layout import Layout, is_weight, subsampled_frames, weight_of
@@ -80,6 +80,9 @@ class Sites:
         latent = {n for n, s in modelled if not s["is_observed"]}
         counted = latent | {name for name, points in feeds.items() if points}
         summed = {n for n, s in modelled if is_marked(s) and n not in guide_trace.nodes}
+        masked = {n for n, s in (*modelled, *drawn) if is_masked(s)}
+        # A masked entry has no log q to tell its widths apart, and what is drawn given it would have other laws.
+        whole = {n for n, s in drawn if not masked & {n, *feeds.get(n, ())}}
         return cls(
             layout,
             {n: Site.of(n, s, layout) for n, s in modelled},
@@ -95,7 +98,7 @@ class Sites:
             weighted=tuple(n for n, s in both if has_density(s) and is_weight(weight_of(s, layout))),
             subsampled=tuple(dict.fromkeys(f.name for _, s in both for f in subsampled_frames(s, layout))),
             point_masses=tuple(n for n in unpaid(dict(drawn), model_trace) if n not in fed),
-            widenable=frozenset(n for n, s in drawn if n in counted and widened(s["fn"], 2.0) is not None),
+            widenable=frozenset(n for n in counted & whole if widened(guide_trace.nodes[n]["fn"], 2.0) is not None),
             is_exact=not derived and (is_exact(dict(drawn), model_trace) or not (drawn or latent - summed)),
             counts_volume=any(counting(model_trace)),
         )

@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from linear_gaussian import LinearGaussian
 
+from ppl_vae import Pair
 from ppl_vae.evidence import ImportanceWeighted, decomposition, log_evidence
+from ppl_vae.evidence import elbo as evidence_elbo
 from ppl_vae.evidence.mixture import Weighed, covariance_of_means, draws_by_width, stratified_error, weigh
 from ppl_vae.evidence.weights import log_mean_exp
 
@@ -176,3 +180,100 @@ def test_the_decomposition_of_a_narrow_guide_is_of_the_guide_and_of_all_draws():
         assert abs(float(z.mean())) < 4.5 / 800**0.5 + 0.1
     assert bool((found.gap >= 0).all())
     torch.testing.assert_close(found.elbo + found.gap, found.evidence.value, rtol=0, atol=1e-10)
+
+
+# what constant weights prove
+
+
+def two_codes(collapsed):
+    """Two codes of a hundred values each, x = mu[a] + nu[b] + noise; the guide has given up all values but one."""
+    generator = torch.Generator().manual_seed(0)
+    mu, nu = torch.randn(2, 100, generator=generator, dtype=torch.float64)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a, b = (pyro.sample(name, dist.Categorical(torch.ones(100, dtype=torch.float64))) for name in "ab")
+            pyro.sample("x", dist.Normal(mu[a] + nu[b], 1.0), obs=x)
+
+    def guide(x):
+        logits = torch.zeros(100, dtype=torch.float64)
+        logits[0] = 20.0 if collapsed else 0.0
+        with pyro.plate("data", len(x)):
+            for name in "ab":
+                pyro.sample(name, dist.Categorical(logits=logits.expand(len(x), 100)))
+
+    return Pair(model, guide), torch.linspace(-1, 1, 5, dtype=torch.float64)
+
+
+def test_draws_that_are_all_one_code_prove_nothing():
+    """Every weight is the same, 10 nats below log p(x): the guide has never looked elsewhere."""
+    pair, x = two_codes(collapsed=True)
+    for found in (log_evidence(pair, x, ImportanceWeighted(200)), decomposition(pair, x, num_samples=200).evidence):
+        assert found.standard_error.isnan().all() and found.khat.isnan().all()
+        assert (found.ess == 1).all() and not found.reliable.any()
+
+
+def test_a_code_beside_a_latent_that_is_exact_proves_nothing_either():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(torch.full((), 0.5, dtype=torch.float64)))
+            z = pyro.sample("z", dist.Normal(4.0 * c, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(torch.full((len(x),), 1e-9, dtype=torch.float64)))
+            pyro.sample("z", dist.Normal((x + 4.0 * c) / 2, 0.5**0.5))
+
+    x = torch.full((4,), 2.0, dtype=torch.float64)
+    for widths in ((1.0,), (1.0, 1.5)):
+        found = log_evidence(Pair(model, guide), x, ImportanceWeighted(100, widths=widths))
+        assert found.standard_error.isnan().all() and (found.ess == 1).all()
+
+
+def test_codes_that_differ_and_weigh_the_same_are_a_perfect_guide():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Categorical(torch.full((5000,), 1 / 5000, dtype=torch.float64)))
+            pyro.sample("x", dist.Normal(torch.zeros(len(x), dtype=torch.float64), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Categorical(torch.full((len(x), 5000), 1 / 5000, dtype=torch.float64)))
+
+    x = torch.linspace(-1, 1, 4, dtype=torch.float64)
+    found = log_evidence(Pair(model, guide), x, ImportanceWeighted(100))
+    assert torch.allclose(found.value, dist.Normal(0.0, 1.0).log_prob(x))
+    assert (found.standard_error == 0).all() and (found.khat == 0).all() and (found.ess == 100).all()
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["the site", "an entry of its event"])
+def test_a_masked_latent_that_others_are_drawn_from_is_not_widened(inside):
+    """The wide half would draw z0 by another law of what is masked, which no log q counts."""
+    x = torch.ones(4000, dtype=torch.float64)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z0 = pyro.sample("z0", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+            pyro.sample("x", dist.Normal(z0, 1.0), obs=x)
+            if inside:
+                z1 = dist.Normal(torch.zeros(1, dtype=torch.float64), 1.0).mask(torch.zeros(1).bool()).to_event(1)
+                pyro.sample("z1", z1)
+            else:
+                with pyro.poutine.mask(mask=torch.zeros(len(x)).bool()):
+                    pyro.sample("z1", dist.Normal(z0, 1.0))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample(
+                "z1", dist.Normal(x.unsqueeze(-1) / 2, 1.4).to_event(1) if inside else dist.Normal(x / 2, 1.4)
+            )
+            pyro.sample("z0", dist.Normal(0.8 * (z1.squeeze(-1) if inside else z1) + 0.1, 0.6))
+
+    exact = float(dist.Normal(0.0, 2**0.5).log_prob(torch.tensor(1.0)))
+    found = log_evidence(Pair(model, guide), x, ImportanceWeighted(100))
+    ratio = (found.value - exact).exp()
+    assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / len(x) ** 0.5
+    pieces = decomposition(Pair(model, guide), x[:400], num_samples=500)
+    plain = evidence_elbo(Pair(model, guide), x[:400], num_samples=500)
+    assert float(pieces.elbo.mean()) == pytest.approx(float(plain.mean()), abs=0.02)

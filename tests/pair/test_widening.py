@@ -241,7 +241,7 @@ def test_a_point_mass_is_refused_as_ever():
 # -- what is not there is not weighed --------------------------------------------------------------------------------
 
 
-def test_a_masked_latent_is_drawn_wider_and_counts_for_nothing():
+def test_a_masked_latent_counts_for_nothing():
     seen = torch.tensor([True, False, True, True, False, True])
 
     def model(x):
