@@ -1,0 +1,78 @@
+"""The command line on other data than those of the run: what they are held against, and what is said of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from ppl_vae.cli import main
+from ppl_vae.recipes.sources import open_source
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments: object) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+STANDARD_NORMAL = """
+import pyro, torch
+import pyro.distributions as dist
+
+def pair(data):
+    def model(x):
+        shift = pyro.param("shift", torch.zeros(2))
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(shift + 0 * z[..., None], 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.0)), 1.0))
+
+    return model, guide
+"""
+
+
+@pytest.fixture(scope="module")
+def normal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of x ~ N(0, 1) in two columns, and other rows around (3, 3)."""
+    place, rng = tmp_path_factory.mktemp("normal"), np.random.default_rng(0)
+    (place / "mine.py").write_text(STANDARD_NORMAL)
+    for name, mean, count in (("own", 0.0, 400), ("other", 3.0, 60), ("moved", 0.0, 60)):
+        pd.DataFrame(rng.normal(mean, 1, (count, 2)), columns=["a", "b"]).to_csv(place / f"{name}.csv", index=False)
+    moved = ("fit", f"{place}/mine.py:pair", "--data", place / "moved.csv", "--epochs", 1, "--lr", 1e-6)
+    succeed(*moved, "--no-report", "--out", place / "moved")
+    (place / "moved.csv").unlink()
+    own = ("fit", f"{place}/mine.py:pair", "--data", place / "own.csv", "--epochs", 1, "--lr", 1e-6)
+    succeed(*own, "--no-report", "--out", place / "own")
+    return place
+
+
+def test_other_rows_are_one_column_and_held_against_the_rows_trained_on(normal: Path) -> None:
+    pair = ("--pair", f"{normal}/mine.py:pair")
+    said = succeed("evaluate", normal / "own", "--data", normal / "other.csv", *pair)
+    assert re.search(r"^nats per datum +rows \(60 rows, K = \d+\)$", said, re.MULTILINE)
+    # Two columns, each further out by 3: E[log p] is less by 2 * 9/2 = 9 nats, up to the draw of the samples.
+    train, others = open_source(str(normal / "own.csv")).train, pd.read_csv(normal / "other.csv").to_numpy()
+    expected = 0.5 * (np.square(others).sum(1).mean() - float(train.square().sum(1).mean()))
+    found = re.search(r"rows score ([\d.]+) ± [\d.]+ nats per row below the training rows", said)
+    assert found, said
+    assert float(found[1]) == pytest.approx(expected, abs=0.06)  # it is shown to a tenth
+    assert "test rows" not in said and "above independent columns" in said
+
+
+def test_where_the_data_of_the_run_are_gone_nothing_is_said_of_them(normal: Path) -> None:
+    pair = ("--pair", f"{normal}/mine.py:pair")
+    said = succeed("evaluate", normal / "moved", "--data", normal / "other.csv", *pair)
+    assert "cannot be read: nothing is said of its training rows" in said
+    assert said.count("training rows") == 1 and "rows score" not in said
