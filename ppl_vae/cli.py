@@ -305,7 +305,8 @@ def encode(
     dataset = opened.dataset(source, hold_out=source is None)
     _say(*dataset.notes)
     with blame(f"{run} on {dataset.name}"):
-        table = encode_rows(opened, dataset, num_samples=num_samples, seed=seed or 0)
+        table, notes = encode_rows(opened, dataset, num_samples=num_samples, seed=seed or 0)
+    _say(*notes)
     write_codes(path, table)
     click.echo(f"{path}: {len(table)} rows, {', '.join(map(str, table.columns))}\n{in_words(table)}")
 

@@ -76,3 +76,45 @@ def test_where_the_data_of_the_run_are_gone_nothing_is_said_of_them(normal: Path
     said = succeed("evaluate", normal / "moved", "--data", normal / "other.csv", *pair)
     assert "cannot be read: nothing is said of its training rows" in said
     assert said.count("training rows") == 1 and "rows score" not in said
+
+
+# the columns of a table of codes
+
+
+def clashing(path: Path, *, index: str, label: str, rows: int = 40) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    kind = rng.integers(0, 2, rows)
+    frame = pd.DataFrame(
+        {
+            index: [f"R{i}" for i in range(rows)],
+            "a": rng.normal(3 * kind, 1).round(3),
+            "b": rng.normal(0, 1, rows).round(3),
+            label: np.array(["copper", "zinc"])[kind],
+        }
+    )
+    frame.to_csv(path, index=False)
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("index", "label", "expected"),
+    [
+        ("part", "c", ["part (index)", "part", "c", "c (label)"]),
+        ("log_p", "khat", ["log_p (index)", "part", "c", "khat (label)"]),
+        ("c", "log_p", ["c (index)", "part", "c", "log_p (label)"]),
+        ("id", "metal", ["id", "part", "c", "metal"]),
+    ],
+)
+def test_no_column_of_the_codes_replaces_another(index: str, label: str, expected: list[str], tmp_path: Path) -> None:
+    frame, out = clashing(tmp_path / "t.csv", index=index, label=label), tmp_path / "run"
+    options = ("--index", index, "--label", label, "--num-classes", 2, "--epochs", 1, "--no-report")
+    succeed("fit", "discrete-vae", "--data", tmp_path / "t.csv", *options, "--out", out)
+    said = succeed("encode", out)
+    table = pd.read_csv(out / "codes.csv")
+    assert list(table.columns) == [*expected, "log_p", "standard_error", "khat"]
+    assert set(table["part"]) == {"train", "test"} and set(table["c"]) <= {0, 1}
+    assert np.isfinite(table["log_p"]).all()
+    found = dict(zip(table[expected[0]], table[expected[3]], strict=True))
+    assert found == dict(zip(frame[index], frame[label], strict=True))
+    for name, given, role in ((expected[0], index, "index"), (expected[3], label, "label")):
+        assert (f"there are two columns {given!r}: the {role} is called {name!r}" in said) == (name != given)
