@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ppl_vae.data.first_line import has_header
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -67,10 +69,11 @@ def read_cells(path: Path) -> Cells:
         frame, note = _with_decimal_points(frame)
         notes += note
     frame = frame.apply(lambda column: column.str.strip().mask(column.str.strip() == ""))
-    has_header = _has_header(frame)
+    named, note = has_header(frame, numbers_of(frame))
+    notes += [note] if note else []
     first = frame.iloc[0] if len(frame) else []
-    names = _distinct([str(cell) if isinstance(cell, str) else "" for cell in first]) if has_header else None
-    frame = (frame.iloc[1:] if has_header else frame).reset_index(drop=True)
+    names = _distinct([str(cell) if isinstance(cell, str) else "" for cell in first]) if named else None
+    frame = (frame.iloc[1:] if named else frame).reset_index(drop=True)
     frame = frame.apply(lambda column: column.map(lambda cell: TRUTH.get(str(cell).lower(), cell)))
     columns = names or [str(i) for i in range(frame.shape[1])]
     ghosts = [i for i in range(frame.shape[1]) if (names is None or not names[i]) and frame[i].isna().all()]
@@ -78,7 +81,7 @@ def read_cells(path: Path) -> Cells:
         columns = [name for i, name in enumerate(columns) if i not in ghosts]
         frame = frame.drop(columns=ghosts)
     columns = [name or f"column {i}" for i, name in enumerate(columns)]
-    return Cells(tuple(columns), frame.set_axis(range(len(columns)), axis=1), has_header, tuple(notes))
+    return Cells(tuple(columns), frame.set_axis(range(len(columns)), axis=1), named, tuple(notes))
 
 
 def numbers_of(cells: pd.DataFrame) -> np.ndarray:
@@ -126,21 +129,6 @@ def _with_decimal_points(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     pointed = frame.apply(lambda column: column.str.fullmatch(r"[+-]?[\d.,]*\.[\d.,]*").eq(True))
     marked = frame.apply(lambda column: column + " (thousands?)")
     return swapped.where(is_comma, marked.where(pointed, frame)), ["numbers have decimal commas"]
-
-
-def _has_header(frame: pd.DataFrame) -> bool:
-    """Is the first line one of names? It has a word, no fraction, and no word that comes again below it."""
-    if not len(frame):
-        return False
-    first, rest = frame.iloc[:1], frame.iloc[1:]
-    numbers = numbers_of(first)[0]
-    words = first.notna().to_numpy()[0] & np.isnan(numbers)
-    if not words.any():
-        return False
-    known = numbers[~np.isnan(numbers)]
-    if np.any(known % 1 != 0):
-        return False
-    return not any(rest[i].eq(frame.iat[0, i]).any() for i in np.flatnonzero(words))
 
 
 def _distinct(names: list[str]) -> list[str]:

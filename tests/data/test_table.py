@@ -184,3 +184,29 @@ def test_arrays_of_the_shape_of_images_are_images(tmp_path, shape, event, image)
     assert (data.event_shape, data.image_shape) == (event, image)
     if shape[-1] == 3 and len(shape) == 4 and shape[1] != 1:
         assert np.allclose(data.train[2, 1], array[2, :, :, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "rows", "said"),
+    [
+        # unique names of rows, no header: the first line is a row as any other
+        ("C000,20,0\nC001,21,7\nC002,35,3\n", None, 3, "'C000, 20, 0' is taken for a row"),
+        ("anna,20,0\nbob,21,7\ncarl,35,3\n", None, 3, "'anna, 20, 0' is taken for a row"),
+        ("2024-01-01,5,100000\n2024-01-02,900,2\n", None, 2, "is taken for a row"),
+        ("ab1,7\nab2,800\nab10,900\n", None, 3, "is taken for a row"),
+        # names, of which some are numbers
+        ("x,y,2020,2021\n1,2,1900,2500\n3,4,2300,2400\n", ("y", "2020", "2021"), 2, "taken for the names of columns"),
+        ("who,2020,2021\nanna,1.5,2.5\nbob,3.5,0.5\n", ("2020", "2021"), 2, "taken for the names of columns"),
+        ("who,0,1,2\nanna,1.5,2.5,0\nbob,3.5,0.5,0\n", ("0", "1", "2"), 2, "taken for the names of columns"),
+        # names, beyond doubt
+        ("id,a,b\nC000,20,0\nC001,21,7\n", ("a", "b"), 2, ""),
+        ("x1,x2,x3\n1,2,3\n4,5,6\n", ("x2", "x3"), 2, ""),
+    ],
+)
+def test_the_first_line_is_one_of_names_or_a_row(tmp_path, text, names, rows, said):
+    (tmp_path / "t.csv").write_text(text)
+    first = "0" if names is None else text.partition(",")[0]
+    data = load_file(tmp_path / "t.csv", index=first)
+    assert data.feature_names == names
+    assert len(data.train) == rows and len(data.train_index) == rows
+    assert any(said in note for note in data.notes) if said else not any("first line" in note for note in data.notes)
