@@ -118,3 +118,19 @@ def test_no_column_of_the_codes_replaces_another(index: str, label: str, expecte
     assert found == dict(zip(frame[index], frame[label], strict=True))
     for name, given, role in ((expected[0], index, "index"), (expected[3], label, "label")):
         assert (f"there are two columns {given!r}: the {role} is called {name!r}" in said) == (name != given)
+
+
+def test_a_class_that_the_run_has_not_is_said_and_kept(tmp_path: Path) -> None:
+    frame, out = clashing(tmp_path / "t.csv", index="id", label="metal"), tmp_path / "run"
+    options = ("--index", "id", "--label", "metal", "--num-labels", 10, "--epochs", 1, "--no-report")
+    succeed("fit", "ss-vae", "--data", tmp_path / "t.csv", *options, "--out", out)
+    frame.loc[3:5, "metal"] = "platinum"
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    said = succeed("encode", out, tmp_path / "new.csv", "--num-samples", 20)
+    assert "column 'metal' has a class that the run has not: 'platinum' (3 rows)" in said
+    table = pd.read_csv(out / "codes.csv")
+    found = dict(zip(table["id"], table["metal"], strict=True))
+    assert found == dict(zip(frame["id"], frame["metal"], strict=True))
+    frame.assign(metal="platinum").to_csv(tmp_path / "new.csv", index=False)
+    said = succeed("evaluate", out, "--data", tmp_path / "new.csv", "--report-seconds", 0.5)
+    assert "a class that the run has not: 'platinum' (40 rows)" in said and "accuracy" not in said

@@ -64,7 +64,7 @@ def encode_rows(
         columns += [Column("part", part, "part", FIXED)] if dataset.test is not None else []
         columns += _columns(_latents(fit, rows, class_names, seed), "latent", LATENT)
         if labels is not None:
-            named = _named(labels, dataset.label_names)
+            named = getattr(dataset, f"{part}_label_text") or _named(labels, dataset.label_names)
             columns.append(Column(opened.plan.label or "label", named, "label", GIVEN))
         columns += _columns(_evidence(fit, rows, num_samples, seed), "estimate", FIXED)
         table, notes = named_apart(columns)

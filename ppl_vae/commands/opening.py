@@ -72,8 +72,9 @@ class Origin:
     def _reading(self, text: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         """How a file is read so that it gives the columns of the run, and what is to be said of it."""
         if text == self.plan.data or not text.lower().endswith(".csv"):
-            own = self.plan.reading if text == self.plan.data else {**READING, "grey": self.plan.grey}
-            return own, ()
+            if text != self.plan.data:
+                return {**READING, "grey": self.plan.grey}, ()
+            return {**self.plan.reading, "class_names": self.label_names if self.plan.label else None}, ()
         from ppl_vae.data.csv_file import read_cells
 
         cells = read_cells(Path(text))

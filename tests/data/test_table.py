@@ -210,3 +210,41 @@ def test_the_first_line_is_one_of_names_or_a_row(tmp_path, text, names, rows, sa
     assert data.feature_names == names
     assert len(data.train) == rows and len(data.train_index) == rows
     assert any(said in note for note in data.notes) if said else not any("first line" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("words", [("None", "NA", "null"), ("True", "False", "true"), ("NaN", "n/a", "copper")])
+def test_classes_and_names_of_rows_keep_their_text(tmp_path, words):
+    """What stands for no number, or for 0 and 1, among numbers is a word among words; an empty cell is a hole."""
+    lines = [f"{word}{i},{word},{i}.5" for i, word in enumerate(words)] + ["NA,,7.5", "True,,8.5"]
+    (tmp_path / "t.csv").write_text("\n".join(["who,kind,x", *lines]))
+    data = load_file(tmp_path / "t.csv", index="who", label="kind")
+    assert data.label_names == tuple(sorted(words))
+    assert [data.label_names[i] if i >= 0 else "" for i in data.train_labels.tolist()] == [*words, "", ""]
+    assert data.train_index == (*(f"{word}{i}" for i, word in enumerate(words)), "NA", "True")
+    absent = [note for note in data.notes if "a row without a class has an empty cell" in note]
+    assert len(absent) == (words[0] != "True")
+
+
+def test_among_numbers_the_same_words_are_holes_and_zeros_and_ones(tmp_path):
+    (tmp_path / "t.csv").write_text("x,y\n1,True\n2,false\n")
+    assert load_file(tmp_path / "t.csv").train.tolist() == [[1.0, 1.0], [2.0, 0.0]]
+    (tmp_path / "t.csv").write_text("x,y,z\n1,True,zinc\nNA,false,None\n3,None,NA\n")
+    with pytest.raises(ColumnsError) as caught:
+        load_file(tmp_path / "t.csv")
+    assert "x  1 of 3 cells is empty (the first at row 1)" in str(caught.value)
+    assert "y  1 of 3 cells is empty (the first at row 2)" in str(caught.value)
+    assert "z  words, all different ('zinc' at row 0)" in str(caught.value)
+
+
+def test_classes_without_a_number_are_named_and_keep_their_text(tmp_path):
+    (tmp_path / "t.csv").write_text("x,kind\n1.5,zinc\n2.5,platinum\n3.5,\n4.5,copper\n")
+    data = load_file(tmp_path / "t.csv", label="kind", class_names=("copper", "zinc"))
+    assert data.train_labels.tolist() == [1, -1, -1, 0]
+    assert data.train_label_text == ("zinc", "platinum", "", "copper")
+    assert any("a class that the run has not: 'platinum' (1 row)" in note for note in data.notes)
+
+
+def test_classes_of_a_run_from_before_are_found_again(tmp_path):
+    (tmp_path / "t.csv").write_text("x,kind\n1.5,True\n2.5,False\n")
+    data = load_file(tmp_path / "t.csv", label="kind", class_names=("0", "1"))
+    assert data.train_labels.tolist() == [1, 0] and data.train_label_text is None
