@@ -134,3 +134,16 @@ def test_a_class_that_the_run_has_not_is_said_and_kept(tmp_path: Path) -> None:
     frame.assign(metal="platinum").to_csv(tmp_path / "new.csv", index=False)
     said = succeed("evaluate", out, "--data", tmp_path / "new.csv", "--report-seconds", 0.5)
     assert "a class that the run has not: 'platinum' (40 rows)" in said and "accuracy" not in said
+
+
+def test_a_run_is_not_resumed_on_an_edited_file_and_says_so_in_words(tmp_path: Path) -> None:
+    path, out = tmp_path / "t.csv", tmp_path / "run"
+    frame = clashing(path, index="id", label="metal")
+    succeed("fit", "vae", "--data", path, "--drop", "id,metal", "--epochs", 1, "--no-report", "--out", out)
+    frame.loc[3, "a"] = 7.25
+    frame.to_csv(path, index=False)
+    result = run("fit", "vae", "--resume", "--epochs", 2, "--no-report", "--out", out)
+    assert result.exit_code == 2
+    said = result.stderr.strip().removeprefix("Error: ")
+    words = f"the rows of {path} (columns a, b) are not those of the run"
+    assert said == f"resume: the checkpoint is of another run ({words})"
