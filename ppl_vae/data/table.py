@@ -38,11 +38,13 @@ class Fault:
         name: of the column.
         what: what it holds, in words.
         role: what it might be instead: "index", "label" or nothing.
+        kinds: how many different words it holds, of a label.
     """
 
     name: str
     what: str
     role: str = ""
+    kinds: int = 0
 
     @property
     def advice(self) -> str:
@@ -132,8 +134,9 @@ def _of_words(name: str, values: np.ndarray, example: str, empty: str) -> Fault:
     kinds = np.unique(values.astype(str))
     if DATE.fullmatch(str(values[0])):
         return Fault(name, f"dates or times ({example}{empty})")
-    if len(kinds) <= min(MOST_CLASSES, max(2, len(values) // 3)):
-        return Fault(name, f"words, {len(kinds)} different ({shortened(list(kinds), 4)}{empty})", "label")
+    if len(kinds) <= min(MOST_CLASSES, len(values) // 2):  # a word comes twice, in the mean
+        what = f"words, {len(kinds)} different ({shortened(list(kinds), 4)}{empty})"
+        return Fault(name, what, "label", len(kinds))
     if len(kinds) == len(values) and not empty:
         return Fault(name, f"words, all different ({example})", "index")
     return Fault(name, f"words ({example}{empty})")
@@ -157,13 +160,16 @@ def _message(faults: list[Fault], num_columns: int, where: str) -> str:
 
 
 def _all_at_once(faults: list[Fault]) -> str:
-    """Options after which none of these columns is in the way: the first index, the first label, the rest dropped."""
-    options, taken = [], set()
-    for role in ("index", "label"):
-        first = next((fault.name for fault in faults if fault.role == role), None)
-        if first is not None:
-            options.append(f"--{role} {shlex.quote(first)}")
-            taken.add(first)
+    """Options after which none of these columns is in the way.
+
+    The first index; of labels the one of the fewest words, since text that comes again is no class (a single word,
+    which tells no rows apart, comes last); the rest dropped.
+    """
+    index = next((fault for fault in faults if fault.role == "index"), None)
+    labels = [fault for fault in faults if fault.role == "label"]
+    label = min(labels, key=lambda fault: (fault.kinds == 1, fault.kinds), default=None)
+    chosen = {role: fault.name for role, fault in (("index", index), ("label", label)) if fault is not None}
+    options, taken = [f"--{role} {shlex.quote(name)}" for role, name in chosen.items()], set(chosen.values())
     rest = [fault.name for fault in faults if fault.name not in taken]
     plain = [name for name in rest if "," not in name]
     options += [f"--drop {shlex.quote(','.join(plain))}"] if plain else []

@@ -71,7 +71,7 @@ def test_all_bad_columns_are_in_one_message_with_what_to_do(tmp_path):
     assert "--label species (classes beside the model), or --drop species" in said["species"]
     assert "6 of 12 cells are empty (the first at row 1): fill them in the file, or --drop width" in said["width"]
     assert "infinity at row 3: --drop height" in said["height"]
-    assert lines[-1] == "all at once: --label id --drop date,comment,species,width,height"
+    assert lines[-1] == "all at once: --label species --drop id,date,comment,width,height"
 
 
 def test_what_the_message_says_can_be_done(tmp_path):
@@ -248,3 +248,26 @@ def test_classes_of_a_run_from_before_are_found_again(tmp_path):
     (tmp_path / "t.csv").write_text("x,kind\n1.5,True\n2.5,False\n")
     data = load_file(tmp_path / "t.csv", label="kind", class_names=("0", "1"))
     assert data.train_labels.tolist() == [1, 0] and data.train_label_text is None
+
+
+def test_the_label_proposed_is_the_column_of_the_fewest_words(tmp_path):
+    remarks = [f"it was number {i % 7} of some" for i in range(40)]
+    metals = [("copper", "zinc", "tin")[i % 3] for i in range(40)]
+    lines = [f"{remark},unit,{metal},{i}.5" for i, (remark, metal) in enumerate(zip(remarks, metals, strict=True))]
+    (tmp_path / "t.csv").write_text("\n".join(["remark,constant,metal,x", *lines]))
+    with pytest.raises(ColumnsError, match="all at once: --label metal --drop remark,constant$"):
+        load_file(tmp_path / "t.csv")
+
+
+def test_no_label_is_proposed_where_hardly_a_word_comes_again(tmp_path):
+    lines = [f"said {max(i, 1)},note {max(i, 2)},{i}.5" for i in range(12)]
+    (tmp_path / "t.csv").write_text("\n".join(["remark,other,x", *lines]))
+    with pytest.raises(ColumnsError, match="all at once: --drop remark,other$"):
+        load_file(tmp_path / "t.csv")
+
+
+def test_four_classes_of_ten_rows_are_classes(tmp_path):
+    kinds = "abcdabcdab"
+    (tmp_path / "t.csv").write_text("\n".join(["kind,x", *(f"{kind},{i}.5" for i, kind in enumerate(kinds))]))
+    with pytest.raises(ColumnsError, match="--label kind"):
+        load_file(tmp_path / "t.csv")
