@@ -180,17 +180,17 @@ def loader(rows: torch.Tensor, **options) -> DataLoader:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "key"),
+    ("one", "other", "words"),
     [
-        (loader(ROWS), loader(ROWS + 1), "rows"),
-        (loader(ROWS, sampler_seed=1), loader(ROWS, sampler_seed=2), "sampler"),
-        (loader(ROWS), loader(ROWS, sampler_seed=2), "sampler"),
-        (loader(ROWS), loader(ROWS[:500]), "num_data"),
+        (loader(ROWS), loader(ROWS + 1), "the rows are not those of the run"),
+        (loader(ROWS, sampler_seed=1), loader(ROWS, sampler_seed=2), "sampler: saved"),
+        (loader(ROWS), loader(ROWS, sampler_seed=2), "sampler: saved"),
+        (loader(ROWS), loader(ROWS[:500]), "num_data: saved"),
     ],
 )
-def test_of_a_loader_the_first_batch_counts_and_how_it_chooses(one, other, key, tmp_path):
+def test_of_a_loader_the_first_batch_counts_and_how_it_chooses(one, other, words, tmp_path):
     run = Run(pair=plain, fit={}, rows=lambda: one)
     run(3, folder=tmp_path)
-    with pytest.raises(ResumeError, match=f"{key}: saved"):
+    with pytest.raises(ResumeError, match=words):
         Run(pair=plain, fit={}, rows=lambda: other)(5, folder=tmp_path, resume=True)
     assert run(5, folder=tmp_path, resume=True).steps == 5
