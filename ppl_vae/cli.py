@@ -10,6 +10,7 @@ import functools
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,11 @@ def fit(
     _say(*prepared.dataset.notes, prepared.note)
     found = fitting.fit(prepared, folder, device=device, resume=resume)
     click.echo(f"{found.ended} after {found.epochs} epochs, {found.steps} steps, {found.seconds:.1f} s\n")
-    report = _report(plan.target, found, prepared.dataset, plan.seed, report_seconds) if judge else None
+    report = None
+    if judge:
+        from ppl_vae.recipes.report import judge as judge_own
+
+        report = _told(plan.target, partial(judge_own, found, prepared.dataset), plan.seed, report_seconds)
     command = shlex.join(["ppl-vae", *sys.argv[1:]])
     names = fitting.save(found, prepared, folder, report, command=command, draws=draws)
     click.echo(f"\n{folder}: {', '.join(names)}")
@@ -223,13 +228,13 @@ def _check_device(device: str) -> None:
         raise BadInput(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
-def _report(target: str, found: Any, dataset: Any, seed: int, seconds: float) -> Any:
+def _told(target: str, judge: Callable[..., Any], seed: int, seconds: float) -> Any:
+    """Judge, with the measures of a recipe, and say what was found."""
     from ppl_vae.commands.plan import recipe_of
-    from ppl_vae.recipes.report import judge
 
     recipe = recipe_of(target)
     options: dict[str, Any] = {"measure": recipe.measure} if recipe else {}
-    report = judge(found, dataset, seed=seed, seconds=seconds, **options)
+    report = judge(seed=seed, seconds=seconds, **options)
     click.echo(f"{report}\n\n{report.verdict}")
     return report
 
@@ -244,19 +249,30 @@ def _report(target: str, found: Any, dataset: Any, seed: int, seconds: float) ->
 def evaluate(run: Path, data: str | None, pair: str | None, seed: int | None, report_seconds: float) -> None:
     """Judge a run again: ELBO, reconstruction, KL and log-likelihood, on its data or others, and what else fit says.
 
+    All rows of other data are judged together. They are held against the rows that the run was trained on, and against
+    baselines fitted to these, where the run's own data are still there.
+
     \b
     Examples:
       ppl-vae evaluate runs/vae-digits
       ppl-vae evaluate runs/vae-digits --data other.npy --seed 1
     """
     from ppl_vae.commands.opening import open_run
+    from ppl_vae.recipes import report
     from ppl_vae.recipes.pair_file import blame
 
     opened = open_run(run, pair=pair, data=data)
-    dataset = opened.dataset(data)
-    _say(*dataset.notes)
+    if data in (None, opened.plan.data):
+        dataset = opened.dataset()
+        judge = partial(report.judge, opened.fit, dataset)
+        _say(*dataset.notes)
+    else:
+        dataset = opened.dataset(data, hold_out=False)
+        train, note = opened.training_rows()
+        judge = partial(report.judge_others, opened.fit, dataset, train)
+        _say(*dataset.notes, note)
     with blame(f"{run} on {dataset.name}"):
-        _report(opened.plan.target, opened.fit, dataset, seed or 0, report_seconds)
+        _told(opened.plan.target, judge, seed or 0, report_seconds)
 
 
 @main.command()
@@ -289,7 +305,8 @@ def encode(
     dataset = opened.dataset(source, hold_out=source is None)
     _say(*dataset.notes)
     with blame(f"{run} on {dataset.name}"):
-        table = encode_rows(opened, dataset, num_samples=num_samples, seed=seed or 0)
+        table, notes = encode_rows(opened, dataset, num_samples=num_samples, seed=seed or 0)
+    _say(*notes)
     write_codes(path, table)
     click.echo(f"{path}: {len(table)} rows, {', '.join(map(str, table.columns))}\n{in_words(table)}")
 

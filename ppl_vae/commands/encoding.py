@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppl_vae.commands.naming import Column, named_apart
 from ppl_vae.commands.plan import recipe_of
 from ppl_vae.storage import atomic_write
 
@@ -16,17 +17,20 @@ if TYPE_CHECKING:
     from ppl_vae.data import Dataset
     from ppl_vae.result import Fit
 
+FIXED, LATENT, GIVEN = range(3)  # whose name stays: of what every table has, of the model, of a person's data
 ODDEST = 5  # rows that are named
 KHAT_LIMIT = 0.7
 
 
-def encode_rows(opened: Opened, dataset: Dataset, *, num_samples: int | None = None, seed: int = 0) -> pd.DataFrame:
+def encode_rows(
+    opened: Opened, dataset: Dataset, *, num_samples: int | None = None, seed: int = 0
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """One row a datum, that of the least log p(x) first.
 
     The columns: the index; ``part`` where there are train and test rows; the posterior mean of each continuous latent,
     by entry, and the most probable class of each discrete one, also of those that are summed out; the label, where
     there are any; ``log_p``, the importance-weighted estimate of log p(x) in nats (exact where it can be), its
-    ``standard_error``, and its ``khat``.
+    ``standard_error``, and its ``khat``. Where two have one name, that of the data gives way, such as "c (label)".
 
     Args:
         opened: the run.
@@ -34,6 +38,9 @@ def encode_rows(opened: Opened, dataset: Dataset, *, num_samples: int | None = N
         num_samples: draws a datum for log p(x); by default 1000, fewer of many rows, and none where the sum
             over all codes can be had.
         seed: of the draws.
+
+    Returns:
+        the table, and notes on columns that are not called what they are called in the data.
 
     Raises:
         GlobalLatentError: the latents are shared by all data, so that no row has a code of its own.
@@ -47,17 +54,27 @@ def encode_rows(opened: Opened, dataset: Dataset, *, num_samples: int | None = N
         raise ValueError("encode: rows that a guide can read are required, and this one keeps parameters for each row")
     recipe = recipe_of(opened.plan.target)
     class_names = {recipe.label_site: dataset.label_names} if recipe and recipe.label_site else {}
-    tables = []
+    tables: list[pd.DataFrame] = []
+    notes: tuple[str, ...] = ()
     for part in ("train", "test"):
         rows, labels = getattr(dataset, part), getattr(dataset, f"{part}_labels")
         if rows is None:
             continue
-        columns: dict[str, Any] = {dataset.index_name or "row": list(dataset.index_of(part))}
-        columns |= {"part": part} if dataset.test is not None else {}
-        columns |= _latents(fit, rows, class_names, seed)
-        columns |= {} if labels is None else {opened.plan.label or "label": _named(labels, dataset.label_names)}
-        tables.append(pd.DataFrame(columns | _evidence(fit, rows, num_samples, seed)))
-    return pd.concat(tables).sort_values("log_p", kind="stable", na_position="first", ignore_index=True)
+        columns = [Column(dataset.index_name or "row", list(dataset.index_of(part)), "index", GIVEN)]
+        columns += [Column("part", part, "part", FIXED)] if dataset.test is not None else []
+        columns += _columns(_latents(fit, rows, class_names, seed), "latent", LATENT)
+        if labels is not None:
+            named = getattr(dataset, f"{part}_label_text") or _named(labels, dataset.label_names)
+            columns.append(Column(opened.plan.label or "label", named, "label", GIVEN))
+        columns += _columns(_evidence(fit, rows, num_samples, seed), "estimate", FIXED)
+        table, notes = named_apart(columns)
+        tables.append(pd.DataFrame(table))
+    together = pd.concat(tables)
+    return together.sort_values("log_p", kind="stable", na_position="first", ignore_index=True), notes
+
+
+def _columns(values: dict[str, Any], role: str, precedence: int) -> list[Column]:
+    return [Column(name, column, role, precedence) for name, column in values.items()]
 
 
 def _latents(fit: Fit, rows: Tensor, class_names: dict[Any, Any], seed: int) -> dict[str, Any]:

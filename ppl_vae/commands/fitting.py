@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -131,18 +131,31 @@ def fit(prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool 
             shutil.rmtree(require_plain_folder(folder, RunFolder.CHECKPOINT), ignore_errors=True)
             checkpoint.mkdir(parents=True, exist_ok=True)
             write_json(checkpoint / RunFolder.CONFIG, asdict(plan))
-        found = em.fit(
-            rows,
-            epochs=plan.epochs,
-            batch_size=batch_size,
-            seed=plan.seed,
-            checkpoint=checkpoint,
-            resume=resume,
-            progress=progress,
-        )
+        with _rows_by_name(prepared):
+            found = em.fit(
+                rows,
+                epochs=plan.epochs,
+                batch_size=batch_size,
+                seed=plan.seed,
+                checkpoint=checkpoint,
+                resume=resume,
+                progress=progress,
+            )
     found.config["source"] = prepared.source()
     found.pair.units = prepared.scale  # from here on data come and go in their own units
     return found
+
+
+@contextmanager
+def _rows_by_name(prepared: Prepared) -> Iterator[None]:
+    """Rows that are not those of the run are called by the file, and its columns, that they came from."""
+    from ppl_vae.training.checkpoint import ResumeError
+
+    try:
+        yield
+    except ResumeError as error:
+        columns = prepared.dataset.feature_names or ()
+        raise ResumeError.of(error.different, rows=f"the rows of {prepared.plan.data}", columns=columns) from None
 
 
 def save(

@@ -14,6 +14,8 @@ from ppl_vae.recipes.sources import open_source
 from ppl_vae.storage import RunFolder
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ppl_vae.data import Dataset
     from ppl_vae.result import Fit
 
@@ -70,8 +72,9 @@ class Origin:
     def _reading(self, text: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         """How a file is read so that it gives the columns of the run, and what is to be said of it."""
         if text == self.plan.data or not text.lower().endswith(".csv"):
-            own = self.plan.reading if text == self.plan.data else {**READING, "grey": self.plan.grey}
-            return own, ()
+            if text != self.plan.data:
+                return {**READING, "grey": self.plan.grey}, ()
+            return {**self.plan.reading, "class_names": self.label_names if self.plan.label else None}, ()
         from ppl_vae.data.csv_file import read_cells
 
         cells = read_cells(Path(text))
@@ -117,6 +120,14 @@ class Opened:
         """The data of the run, or another source, in their own units; see :meth:`Origin.open`."""
         return self.origin.open(source, hold_out=hold_out)
 
+    def training_rows(self) -> tuple[Tensor | None, str]:
+        """The rows that the run was trained on, in their own units; or None, and why they cannot be had."""
+        try:
+            return self.dataset().train, ""
+        except (ValueError, OSError):
+            source = self.plan.data
+            return None, f"{source}, the data of the run, cannot be read: nothing is said of its training rows"
+
 
 def open_run(folder: Path, *, pair: str | None = None, data: str | None = None) -> Opened:
     """Read a run folder back.
@@ -138,7 +149,7 @@ def open_run(folder: Path, *, pair: str | None = None, data: str | None = None) 
             return Opened(load_saved(saved), origin)
         if pair is None:
             raise ValueError(f"{folder}: a run of a pair from a file; name it again with --pair {plan.target}")
-        model, guide = load_pair_function(pair)(origin.open(data).train)
+        model, guide = load_pair_function(pair)(origin.open(data, hold_out=data is None).train)
         return Opened(load_saved(saved, model, guide), origin)
 
 

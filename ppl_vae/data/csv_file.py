@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ppl_vae.data.first_line import has_header
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -21,6 +23,13 @@ DELIMITERS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
 SNIFFED = 50  # lines that a delimiter must divide alike
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 TRUTH = {"true": "1", "false": "0"}
+ABSENT = frozenset(
+    {
+        *("NA", "N/A", "n/a", "<NA>", "#N/A", "#N/A N/A", "#NA", "NULL", "null", "None"),
+        *("NaN", "nan", "-NaN", "-nan", "1.#IND", "1.#QNAN", "-1.#IND", "-1.#QNAN"),
+    }
+)
+"""What programs write for a number that is not there; among classes and names of rows they are words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +53,9 @@ def read_cells(path: Path) -> Cells:
     """Read a csv file: comma, semicolon or tab between cells, whichever divides every line alike.
 
     With semicolons numbers may have decimal commas, as Excel writes them in Europe; a cell such as "1.234" is then no
-    number, since it might mean either. Text is UTF-8, or else Windows-1252. ``true`` and ``false`` are 1 and 0. Lines
-    without any content, and columns without name and content, are left out.
+    number, since it might mean either. Text is UTF-8, or else Windows-1252. What a word such as ``NA`` or ``true``
+    stands for depends on what the column is for: see :func:`as_modelled`. Lines without any content, and columns
+    without name and content, are left out.
 
     Raises:
         ValueError: an empty file, or one that is no csv.
@@ -55,7 +65,15 @@ def read_cells(path: Path) -> Cells:
     text = _text(path)
     delimiter = _delimiter(text)
     try:
-        frame = pd.read_csv(io.StringIO(text), header=None, dtype=str, skipinitialspace=True, sep=delimiter)
+        frame = pd.read_csv(
+            io.StringIO(text),
+            header=None,
+            dtype=str,
+            skipinitialspace=True,
+            sep=delimiter,
+            keep_default_na=False,
+            na_values=[""],
+        )
     except pd.errors.EmptyDataError:
         raise ValueError(f"load_file: {path} must hold at least one row, got an empty file") from None
     except pd.errors.ParserError as error:
@@ -67,18 +85,18 @@ def read_cells(path: Path) -> Cells:
         frame, note = _with_decimal_points(frame)
         notes += note
     frame = frame.apply(lambda column: column.str.strip().mask(column.str.strip() == ""))
-    has_header = _has_header(frame)
+    named, doubt = has_header(frame.mask(frame.isin(ABSENT)), numbers_of(frame))
+    notes += [doubt] if doubt else []
     first = frame.iloc[0] if len(frame) else []
-    names = _distinct([str(cell) if isinstance(cell, str) else "" for cell in first]) if has_header else None
-    frame = (frame.iloc[1:] if has_header else frame).reset_index(drop=True)
-    frame = frame.apply(lambda column: column.map(lambda cell: TRUTH.get(str(cell).lower(), cell)))
+    names = _distinct([str(cell) if isinstance(cell, str) else "" for cell in first]) if named else None
+    frame = (frame.iloc[1:] if named else frame).reset_index(drop=True)
     columns = names or [str(i) for i in range(frame.shape[1])]
-    ghosts = [i for i in range(frame.shape[1]) if (names is None or not names[i]) and frame[i].isna().all()]
+    ghosts = [i for i in range(frame.shape[1]) if (names is None or not names[i]) and _is_absent(frame[i]).all()]
     if ghosts and len(frame) and len(ghosts) < frame.shape[1]:
         columns = [name for i, name in enumerate(columns) if i not in ghosts]
         frame = frame.drop(columns=ghosts)
     columns = [name or f"column {i}" for i, name in enumerate(columns)]
-    return Cells(tuple(columns), frame.set_axis(range(len(columns)), axis=1), has_header, tuple(notes))
+    return Cells(tuple(columns), frame.set_axis(range(len(columns)), axis=1), named, tuple(notes))
 
 
 def numbers_of(cells: pd.DataFrame) -> np.ndarray:
@@ -86,6 +104,16 @@ def numbers_of(cells: pd.DataFrame) -> np.ndarray:
     import pandas as pd
 
     return cells.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+
+
+def as_modelled(column: pd.Series) -> pd.Series:
+    """The cells of a column of numbers: ``true`` and ``false`` are 1 and 0, and ``NA`` and the like are holes."""
+    column = column.mask(column.isin(ABSENT))
+    return column.map(lambda cell: TRUTH.get(cell.lower(), cell) if isinstance(cell, str) else cell)
+
+
+def _is_absent(column: pd.Series) -> pd.Series:
+    return column.isna() | column.isin(ABSENT)
 
 
 def _text(path: Path) -> str:
@@ -111,7 +139,7 @@ def _delimiter(text: str) -> str:
 
 
 def _without_empty_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    empty = frame.isna().all(axis=1)
+    empty = frame.apply(_is_absent).all(axis=1)
     if not empty.any() or frame.shape[1] == 1:  # in a table of one column such a cell is a hole
         return frame, []
     return frame[~empty].reset_index(drop=True), [f"{int(empty.sum())} rows without any content are left out"]
@@ -126,21 +154,6 @@ def _with_decimal_points(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     pointed = frame.apply(lambda column: column.str.fullmatch(r"[+-]?[\d.,]*\.[\d.,]*").eq(True))
     marked = frame.apply(lambda column: column + " (thousands?)")
     return swapped.where(is_comma, marked.where(pointed, frame)), ["numbers have decimal commas"]
-
-
-def _has_header(frame: pd.DataFrame) -> bool:
-    """Is the first line one of names? It has a word, no fraction, and no word that comes again below it."""
-    if not len(frame):
-        return False
-    first, rest = frame.iloc[:1], frame.iloc[1:]
-    numbers = numbers_of(first)[0]
-    words = first.notna().to_numpy()[0] & np.isnan(numbers)
-    if not words.any():
-        return False
-    known = numbers[~np.isnan(numbers)]
-    if np.any(known % 1 != 0):
-        return False
-    return not any(rest[i].eq(frame.iat[0, i]).any() for i in np.flatnonzero(words))
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -25,6 +25,8 @@ class Dataset:
         train_index: the name or number of each row of ``train``, where they have any.
         test_index: likewise of ``test``.
         index_name: what the column of these is called, where it has a name.
+        train_label_text: of rows of ``train``, the class as the file has it, where some are not among ``label_names``.
+        test_label_text: likewise of ``test``.
         notes: what was not read to the letter, a sentence each.
 
     Raises:
@@ -48,6 +50,8 @@ class Dataset:
     train_index: tuple[str | int, ...] | None = None
     test_index: tuple[str | int, ...] | None = None
     index_name: str | None = None
+    train_label_text: tuple[str, ...] | None = None
+    test_label_text: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ppl_vae.data.columns import Columns, shortened
-from ppl_vae.data.csv_file import Cells, numbers_of
+from ppl_vae.data.csv_file import Cells, as_modelled, numbers_of
 from ppl_vae.data.dataset import Dataset
+from ppl_vae.data.labels import MOST_CLASSES, Labels, labels_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_CLASSES = 100  # different values of a column that is a label
 LARGEST = float(np.finfo(np.float32).max)
 MOST_LISTED = 30  # columns in one message
 DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}.*|\d{1,2}[./]\d{1,2}[./]\d{2,4}.*|\d{1,2}:\d{2}.*")
@@ -39,11 +38,13 @@ class Fault:
         name: of the column.
         what: what it holds, in words.
         role: what it might be instead: "index", "label" or nothing.
+        kinds: how many different words it holds, of a label.
     """
 
     name: str
     what: str
     role: str = ""
+    kinds: int = 0
 
     @property
     def advice(self) -> str:
@@ -81,37 +82,39 @@ def dataset_of(
         raise ValueError(f"load_file: {where}: {error}") from None
     if not len(cells.frame):
         raise ValueError(f"load_file: {where} must hold at least one row, got shape {cells.frame.shape}")
-    if faults := [fault for i in roles.features if (fault := _fault(cells.frame[i], cells.names[i]))]:
+    modelled = cells.frame[list(roles.features)].apply(as_modelled)
+    if faults := [fault for i in roles.features if (fault := _fault(cells.frame[i], modelled[i], cells.names[i]))]:
         raise ColumnsError(_message(faults, len(roles.features), where))
-    numbers = numbers_of(cells.frame[list(roles.features)])
-    labels, classes = None, None
+    numbers = numbers_of(modelled)
+    labels = Labels()
     if roles.label is not None:
-        labels, classes = _labels(cells.frame[roles.label], cells.names[roles.label], where, class_names)
+        labels = labels_of(cells.frame[roles.label], cells.names[roles.label], where, class_names)
     index = None if roles.index is None else _index(cells.frame[roles.index], cells.names[roles.index], where)
     return Dataset(
         name=name,
         train=torch.from_numpy(numbers.astype(np.float32)),
-        train_labels=labels,
+        train_labels=labels.numbers,
+        train_label_text=labels.text,
         train_index=index,
         index_name=None if roles.index is None else cells.names[roles.index],
         feature_names=tuple(cells.names[i] for i in roles.features) if cells.has_header else None,
-        label_names=classes,
-        notes=cells.notes + _hints(cells, roles.features, numbers),
+        label_names=labels.classes,
+        notes=cells.notes + labels.notes + _hints(cells, roles.features, numbers),
     )
 
 
-def _fault(column: pd.Series, name: str) -> Fault | None:
-    """Why a column cannot be modelled; None if it can."""
+def _fault(written: pd.Series, column: pd.Series, name: str) -> Fault | None:
+    """Why a column cannot be modelled; None if it can. In ``written`` "NA" is a word, in ``column`` a hole."""
     numbers = numbers_of(column.to_frame())[:, 0]
     known = column.notna().to_numpy()
     words = known & np.isnan(numbers)
     holes = int((~known).sum())
-    empty = f", and {holes} {'cell is' if holes == 1 else 'cells are'} empty" if holes else ""
     if words.any():
-        values, row = column[known].to_numpy(), int(np.flatnonzero(words)[0])
+        row = int(np.flatnonzero(words)[0])
         example = f"{_cell(column[row])} at row {row}"
         if (words == known).all():
-            return _of_words(name, values, example, empty)
+            return _of_words(name, written[written.notna()].to_numpy(), example, _empty(int(written.isna().sum())))
+        empty = _empty(holes)
         return Fault(name, f"{int(words.sum())} of {len(column)} cells are no numbers ({example}{empty})")
     if holes:
         row = int(np.flatnonzero(~known)[0])
@@ -123,12 +126,17 @@ def _fault(column: pd.Series, name: str) -> Fault | None:
     return None
 
 
+def _empty(holes: int) -> str:
+    return f", and {holes} {'cell is' if holes == 1 else 'cells are'} empty" if holes else ""
+
+
 def _of_words(name: str, values: np.ndarray, example: str, empty: str) -> Fault:
     kinds = np.unique(values.astype(str))
     if DATE.fullmatch(str(values[0])):
         return Fault(name, f"dates or times ({example}{empty})")
-    if len(kinds) <= min(MOST_CLASSES, max(2, len(values) // 3)):
-        return Fault(name, f"words, {len(kinds)} different ({shortened(list(kinds), 4)}{empty})", "label")
+    if len(kinds) <= min(MOST_CLASSES, len(values) // 2):  # a word comes twice, in the mean
+        what = f"words, {len(kinds)} different ({shortened(list(kinds), 4)}{empty})"
+        return Fault(name, what, "label", len(kinds))
     if len(kinds) == len(values) and not empty:
         return Fault(name, f"words, all different ({example})", "index")
     return Fault(name, f"words ({example}{empty})")
@@ -152,45 +160,21 @@ def _message(faults: list[Fault], num_columns: int, where: str) -> str:
 
 
 def _all_at_once(faults: list[Fault]) -> str:
-    """Options after which none of these columns is in the way: the first index, the first label, the rest dropped."""
-    options, taken = [], set()
-    for role in ("index", "label"):
-        first = next((fault.name for fault in faults if fault.role == role), None)
-        if first is not None:
-            options.append(f"--{role} {shlex.quote(first)}")
-            taken.add(first)
+    """Options after which none of these columns is in the way.
+
+    The first index; of labels the one of the fewest words, since text that comes again is no class (a single word,
+    which tells no rows apart, comes last); the rest dropped.
+    """
+    index = next((fault for fault in faults if fault.role == "index"), None)
+    labels = [fault for fault in faults if fault.role == "label"]
+    label = min(labels, key=lambda fault: (fault.kinds == 1, fault.kinds), default=None)
+    chosen = {role: fault.name for role, fault in (("index", index), ("label", label)) if fault is not None}
+    options, taken = [f"--{role} {shlex.quote(name)}" for role, name in chosen.items()], set(chosen.values())
     rest = [fault.name for fault in faults if fault.name not in taken]
     plain = [name for name in rest if "," not in name]
     options += [f"--drop {shlex.quote(','.join(plain))}"] if plain else []
     options += [f"--drop {shlex.quote(name)}" for name in rest if "," in name]
     return " ".join(options)
-
-
-def _labels(
-    column: pd.Series, name: str, where: str, class_names: Sequence[str] | None
-) -> tuple[Tensor, tuple[str, ...]]:
-    """The class of each row, (N,) long, -1 where there is none, and what the classes are called."""
-    known = column[column.notna()]
-    numbers = numbers_of(known.to_frame())[:, 0]
-    if np.isnan(numbers).any():
-        order = sorted({str(value) for value in known})
-        named = column.map(str, na_action="ignore")
-    else:
-        if np.any(numbers % 1 != 0):
-            raise ValueError(
-                f"load_file: {where}: a label is a class (a word or a whole number), column {name!r} holds fractions; "
-                "leave it among the modelled columns, or drop it"
-            )
-        order = [str(int(value)) for value in np.unique(numbers)]
-        named = column.map(lambda value: str(int(float(value))), na_action="ignore")
-    if class_names is None and len(order) > MOST_CLASSES:
-        raise ValueError(
-            f"load_file: {where}: a label of at most {MOST_CLASSES} classes is required, column {name!r} holds "
-            f"{len(order)} different values; --index {name} keeps them as the names of the rows"
-        )
-    classes = tuple(class_names if class_names is not None else order)
-    place = {value: i for i, value in enumerate(classes)}
-    return torch.tensor([place.get(value, -1) for value in named]), classes
 
 
 def _index(column: pd.Series, name: str, where: str) -> tuple[str, ...]:

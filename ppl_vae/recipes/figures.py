@@ -50,28 +50,27 @@ def _panels(fit: Fit, dataset: Dataset, own: Mapping[str, Panel]) -> dict[str, P
     shown, labels = _shown(fit, dataset)
     panels: dict[str, Panel] = {}
     if len(fit.history):
-        panels["elbo"] = lambda ax: _titled(fit.plot.history(ax=ax), "ELBO")
+        panels["elbo"] = _titled("ELBO", fit.plot.history)
     panels.update(own)
     if _makes_images(fit, dataset):
         shape = dataset.image_shape
         if not own:
             title = "new samples" if fit.has_global_latents else "samples from the prior"
-            panels["samples"] = lambda ax: _titled(fit.plot.samples(64, ax=ax, shape=shape), title)
+            panels["samples"] = _titled(title, fit.plot.samples, 64, shape=shape)
         if not fit.counts_volume:  # a flow gives back what it was given
-            panels["reconstructions"] = lambda ax: _titled(
-                fit.plot.reconstructions(shown[:32], columns=8, ax=ax, shape=shape),
-                "originals and reconstructions",
+            panels["reconstructions"] = _titled(
+                "originals and reconstructions", fit.plot.reconstructions, shown[:32], columns=8, shape=shape
             )
     if (site := _code(fit)) is not None:
         few = shown[:PLOTTED_ROWS]
         if "clusters" not in own or dataset.image_shape is not None or labels is not None:
             title = "latent space" if labels is None else "latent space by class"
             colors = None if labels is None else class_names(labels[:PLOTTED_ROWS], dataset.label_names)
-            panels["latent"] = lambda ax: _titled(latent_space(fit, few, site, colors, ax), title)
+            panels["latent"] = _titled(title, latent_space, fit, few, site, colors)
         if len(fit.latents) == 1 and _has_marginals(fit, few[:2]):
-            panels["kl"] = lambda ax: _titled(fit.plot.kl(few, ax=ax), "KL of each latent dimension")
+            panels["kl"] = _titled("KL of each latent dimension", fit.plot.kl, few)
     elif len(found := discrete_sites(fit.pair)) == 1:
-        panels["use"] = lambda ax: fit.plot.codes(shown, site=next(iter(found)), ax=ax)
+        panels["use"] = partial(_drawn, fit.plot.codes, (shown,), {"site": next(iter(found))})
     return panels
 
 
@@ -87,7 +86,7 @@ def class_names(labels: Tensor, names: Sequence[str] | None) -> list[Any]:
     return ["" if c < 0 else names[c] if names else str(c) for c in labels.tolist()]
 
 
-def latent_space(fit: Fit, rows: Tensor, site: str, colors: Any, ax: Axes | None) -> Axes:
+def latent_space(fit: Fit, rows: Tensor, site: str, colors: Any, ax: Axes | None = None) -> Axes:
     """The posterior means of a site as points; of a flow that draws its z, one draw each."""
     from ppl_vae.plots import latent
 
@@ -112,7 +111,7 @@ def _of_table(fit: Fit, dataset: Dataset, judged: Judged | None) -> dict[str, Pa
 
         panels["columns"] = beside
     if judged is not None and judged.log_p.dim() and len(judged.log_p) > 1:
-        panels["log_p"] = lambda ax: _titled(log_p_points(judged.log_p, names=judged.names, ax=ax), "log p(x) by row")
+        panels["log_p"] = _titled("log p(x) by row", log_p_points, judged.log_p, names=judged.names)
     return panels
 
 
@@ -140,8 +139,17 @@ def _has_marginals(fit: Fit, few: Tensor) -> bool:
     return True
 
 
-def _titled(ax: Axes, title: str) -> Axes:
-    ax.set_title(title, fontsize=10)
+def _titled(title: str, draw: Callable[..., Axes], *args: Any, **options: Any) -> Panel:
+    """A panel under a title. All of it is bound now: a lambda would read its variables when it is drawn."""
+    return partial(_drawn, draw, args, options, title=title)
+
+
+def _drawn(
+    draw: Callable[..., Axes], args: Sequence[Any], options: Mapping[str, Any], ax: Axes | None, *, title: str = ""
+) -> Axes:
+    ax = draw(*args, ax=ax, **options)
+    if title:
+        ax.set_title(title, fontsize=10)
     return ax
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ class Report:
     """The numbers of one run, nats per datum.
 
     Args:
-        parts: the pieces of the evidence by part of the data ("train", "test").
+        parts: the pieces of the evidence by part of the data ("train", "test"; of other data "rows").
         verdict: what they say in plain words, of the test rows where there are any.
         unit: what a unit of the data is, since densities depend on it.
         latents: the names of the latents that the guide draws.
@@ -110,6 +110,38 @@ class Report:
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Rows that are judged together.
+
+    Args:
+        rows: (N, *event), in the units of the data.
+        labels: (N,) long, or None.
+        index: their names or numbers.
+    """
+
+    rows: Tensor
+    labels: Tensor | None
+    index: Sequence[str | int]
+
+    @classmethod
+    def of_all(cls, dataset: Dataset) -> Part:
+        """All rows of a data set, those of its test part after the others."""
+        if dataset.test is None:
+            return cls(dataset.train, dataset.train_labels, dataset.index_of("train"))
+        import torch
+
+        rows, labels = torch.cat([dataset.train, dataset.test]), (dataset.train_labels, dataset.test_labels)
+        named = dataset.train_index is not None and dataset.test_index is not None
+        index = [*dataset.index_of("train"), *dataset.index_of("test")] if named else range(len(rows))
+        known = None if labels[0] is None or labels[1] is None else torch.cat([labels[0], labels[1]])
+        return cls(rows, known, index)
+
+    def labels_of(self, rows: Tensor) -> Tensor | None:
+        """The labels of its first rows."""
+        return None if self.labels is None else self.labels[: len(rows)]
+
+
 Measure = Callable[["Fit", "Tensor", "Tensor | None"], Mapping[str, float]]
 
 
@@ -137,47 +169,85 @@ def judge(
         seconds: for the draws, about.
         progress: show a bar, in a terminal or a notebook.
     """
+    parts = {"train": Part(dataset.train, dataset.train_labels, dataset.index_of("train"))}
+    if dataset.test is not None and not fit.has_global_latents and not fit.takes("index"):
+        parts["test"] = Part(dataset.test, dataset.test_labels, dataset.index_of("test"))
+    return _judge(
+        fit, dataset, parts, train=dataset.train, measure=measure, seed=seed, seconds=seconds, progress=progress
+    )
+
+
+def judge_others(
+    fit: Fit,
+    others: Dataset,
+    train: Tensor | None,
+    *,
+    measure: Measure = no_numbers,
+    seed: int = 0,
+    seconds: float = SECONDS,
+    progress: bool = True,
+) -> Report:
+    """Judge all rows of other data, none of which was trained on, as one part called "rows".
+
+    Args:
+        fit: the fitted pair.
+        others: the other data, in the units of those of the fit.
+        train: the rows that it was trained on: what the others are held against, and what the baselines are fitted to.
+            None, where they cannot be had, leaves both out.
+        measure, seed, seconds, progress: as for :func:`judge`.
+    """
+    parts = {"rows": Part.of_all(others)}
+    return _judge(fit, others, parts, train=train, measure=measure, seed=seed, seconds=seconds, progress=progress)
+
+
+def _judge(
+    fit: Fit,
+    dataset: Dataset,
+    parts: Mapping[str, Part],
+    *,
+    train: Tensor | None,
+    measure: Measure,
+    seed: int,
+    seconds: float,
+    progress: bool,
+) -> Report:
     from ppl_vae.diagnostics import Verdict as VerdictOf
     from ppl_vae.diagnostics import active_units, baselines
     from ppl_vae.diagnostics.baseline import unchanging
     from ppl_vae.evidence import decomposition
     from ppl_vae.training.progress import stage
 
-    parts = {"train": dataset.train[:MOST_ROWS]}
-    if dataset.test is not None and not fit.has_global_latents and not fit.takes("index"):
-        parts["test"] = dataset.test[:MOST_ROWS]
+    shown = {name: part.rows[:MOST_ROWS] for name, part in parts.items()}
+    scored = dict(shown)
+    if train is not None and not fit.has_global_latents and not fit.takes("index"):
+        scored["train"] = train[:MOST_ROWS]
     pieces, efforts = {}, {}
-    for name, rows in parts.items():
-        efforts[name] = effort = affordable(fit, rows, seconds=seconds / len(parts), seed=seed)
+    for name, rows in scored.items():
+        efforts[name] = effort = affordable(fit, rows, seconds=seconds / len(scored), seed=seed)
         with stage(f"log p(x) of {name} rows", len(effort.rows), enabled=progress) as done:
             pieces[name] = decomposition(fit, effort.rows, num_samples=effort.num_samples, seed=seed, progress=done)
     last = list(parts)[-1]
     # In a flow every dimension moves with the datum.
-    units = active_units(fit, parts[last], seed=seed) if len(parts[last]) > 1 and not fit.counts_volume else None
-    noun = f"{last} {NOUNS.get(dataset.name, 'rows')}"
+    units = active_units(fit, shown[last], seed=seed) if len(shown[last]) > 1 and not fit.counts_volume else None
+    noun = NOUNS.get(dataset.name, "rows")
     further = {
-        name: {**_codes(fit, rows), **measure(fit, rows, _labels(dataset, name))} for name, rows in parts.items()
+        name: {**_codes(fit, rows), **measure(fit, rows, parts[name].labels_of(rows))} for name, rows in shown.items()
     }
-    judged = efforts[last].rows
-    index = dataset.index_of(last)
+    judged, index = efforts[last].rows, parts[last].index
     columns = "pixels" if dataset.image_shape else "columns"
-    simple = baselines(fit, dataset.train, judged, columns=columns)
+    simple = [] if train is None else baselines(fit, train, judged, columns=columns)
     verdict = VerdictOf.of(
         pieces[last],
         units,
-        noun=noun,
+        noun=noun if last == "rows" else f"{last} {noun}",
         num_rows=len(judged),
-        train=pieces["train"].evidence if last != "train" else None,
+        train=pieces["train"].evidence if last != "train" and "train" in pieces else None,
         baselines=simple,
-        no_baseline="" if simple else unchanging(fit, dataset.train, columns=columns),
-        names=[index[i] for i in spread(len(parts[last]), len(judged))],
+        no_baseline="" if simple or train is None else unchanging(fit, train, columns=columns),
+        names=[index[i] for i in spread(len(shown[last]), len(judged))],
     )
-    return Report(pieces, verdict, dataset.unit, tuple(fit.latents), further, fit.counts_volume, efforts)
-
-
-def _labels(dataset: Dataset, part: str) -> Tensor | None:
-    labels = dataset.train_labels if part == "train" else dataset.test_labels
-    return None if labels is None else labels[:MOST_ROWS]
+    reported = {name: pieces[name] for name in parts}
+    return Report(reported, verdict, dataset.unit, tuple(fit.latents), further, fit.counts_volume, efforts)
 
 
 def _codes(fit: Fit, rows: Tensor) -> dict[str, float]:

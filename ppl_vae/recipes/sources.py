@@ -98,13 +98,15 @@ def _with_test_rows(dataset: Dataset) -> Dataset:
         order[: len(order) // HELD_OUT].sort().values,
         order[len(order) // HELD_OUT :].sort().values,
     )
-    labels, index = dataset.train_labels, dataset.index_of("train")
+    labels, index, text = dataset.train_labels, dataset.index_of("train"), dataset.train_label_text
     return replace(
         dataset,
         train=dataset.train[rest],
         test=dataset.train[held_out],
         train_labels=None if labels is None else labels[rest],
         test_labels=None if labels is None else labels[held_out],
+        train_label_text=None if text is None else tuple(text[i] for i in rest.tolist()),
+        test_label_text=None if text is None else tuple(text[i] for i in held_out.tolist()),
         train_index=tuple(index[i] for i in rest.tolist()),
         test_index=tuple(index[i] for i in held_out.tolist()),
     )

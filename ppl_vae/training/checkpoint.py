@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,28 @@ __all__ = ["STATE_FORMAT", "Checkpoint", "ResumeError", "read_state", "require_s
 STATE_FORMAT = FORMATS[-1]
 LATER = ("rows", "sampler", "validation")
 """What builds before this one did not write of a run; compared where it is known of both."""
+MOST_LISTED = 5  # names of columns in one message
 PATIENCE = 10.0
 """Seconds between two checkpoints of a run whose epochs are single steps, where nobody says otherwise."""
 
 
 class ResumeError(ValueError):
-    """A checkpoint belongs to another run than the one that was asked for."""
+    """A checkpoint belongs to another run than the one that was asked for.
+
+    Attributes:
+        different: what differs, by name: what was saved, and what is now.
+    """
+
+    different: Mapping[str, tuple[Any, Any]]
+
+    @classmethod
+    def of(
+        cls, different: Mapping[str, tuple[Any, Any]], *, rows: str = "the rows", columns: Sequence[str] = ()
+    ) -> ResumeError:
+        """Say what differs; ``rows`` is what the rows are called, ``columns`` what is in them, where that is known."""
+        error = cls(f"resume: the checkpoint is of another run ({'; '.join(_in_words(different, rows, columns))})")
+        error.different = different
+        return error
 
 
 class Checkpoint:
@@ -139,8 +155,34 @@ def require_same(state: dict[str, Any], fingerprint: dict[str, Any], tensors: di
             saved.pop(key, None), present.pop(key, None)
     different = {k: (saved.get(k), present.get(k)) for k in {**saved, **present} if saved.get(k) != present.get(k)}
     if different:
-        what = "; ".join(f"{key}: saved {was!r}, now {now!r}" for key, (was, now) in sorted(different.items()))
-        raise ResumeError(f"resume: the checkpoint is of another run ({what})")
+        raise ResumeError.of(different)
+
+
+def _in_words(different: Mapping[str, tuple[Any, Any]], rows: str, columns: Sequence[str]) -> Iterator[str]:
+    """What differs: of rows in words, since their digests say nothing to anybody; of all else what was and what is."""
+    digests = [key for key in ("rows", "first_rows") if key in different]
+    if digests:
+        found = _columns_of(*different[digests[0]]) or columns
+        yield f"{rows}{_listed(found)} are not those of the run"
+    if "validation" in different:
+        yield f"the validation rows{_listed(_columns_of(*different['validation']))} are not those of the run"
+    for key, (was, now) in sorted(different.items()):
+        if key not in (*digests, "validation"):
+            yield f"{key}: saved {was!r}, now {now!r}"
+
+
+def _columns_of(was: Any, now: Any) -> list[str]:
+    """The arguments in which rows differ, where others are the same: a digest begins with name, kind and shape."""
+    named = [isinstance(side, list) and all(isinstance(c, list) and len(c) == 4 for c in side) for side in (was, now)]
+    if not all(named) or len(was) != len(now):
+        return []
+    names = [str(new[0]) for old, new in zip(was, now, strict=True) if old != new]
+    return names if len(names) < len(now) else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
+    return f" ({'column' if len(names) == 1 else 'columns'} {shown})" if names else ""
 
 
 def _is_buffer(name: str) -> bool:

@@ -71,7 +71,7 @@ def test_all_bad_columns_are_in_one_message_with_what_to_do(tmp_path):
     assert "--label species (classes beside the model), or --drop species" in said["species"]
     assert "6 of 12 cells are empty (the first at row 1): fill them in the file, or --drop width" in said["width"]
     assert "infinity at row 3: --drop height" in said["height"]
-    assert lines[-1] == "all at once: --label id --drop date,comment,species,width,height"
+    assert lines[-1] == "all at once: --label species --drop id,date,comment,width,height"
 
 
 def test_what_the_message_says_can_be_done(tmp_path):
@@ -184,3 +184,90 @@ def test_arrays_of_the_shape_of_images_are_images(tmp_path, shape, event, image)
     assert (data.event_shape, data.image_shape) == (event, image)
     if shape[-1] == 3 and len(shape) == 4 and shape[1] != 1:
         assert np.allclose(data.train[2, 1], array[2, :, :, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "rows", "said"),
+    [
+        # unique names of rows, no header: the first line is a row as any other
+        ("C000,20,0\nC001,21,7\nC002,35,3\n", None, 3, "'C000, 20, 0' is taken for a row"),
+        ("anna,20,0\nbob,21,7\ncarl,35,3\n", None, 3, "'anna, 20, 0' is taken for a row"),
+        ("2024-01-01,5,100000\n2024-01-02,900,2\n", None, 2, "is taken for a row"),
+        ("ab1,7\nab2,800\nab10,900\n", None, 3, "is taken for a row"),
+        # names, of which some are numbers
+        ("x,y,2020,2021\n1,2,1900,2500\n3,4,2300,2400\n", ("y", "2020", "2021"), 2, "taken for the names of columns"),
+        ("who,2020,2021\nanna,1.5,2.5\nbob,3.5,0.5\n", ("2020", "2021"), 2, "taken for the names of columns"),
+        ("who,0,1,2\nanna,1.5,2.5,0\nbob,3.5,0.5,0\n", ("0", "1", "2"), 2, "taken for the names of columns"),
+        # names, beyond doubt
+        ("id,a,b\nC000,20,0\nC001,21,7\n", ("a", "b"), 2, ""),
+        ("x1,x2,x3\n1,2,3\n4,5,6\n", ("x2", "x3"), 2, ""),
+    ],
+)
+def test_the_first_line_is_one_of_names_or_a_row(tmp_path, text, names, rows, said):
+    (tmp_path / "t.csv").write_text(text)
+    first = "0" if names is None else text.partition(",")[0]
+    data = load_file(tmp_path / "t.csv", index=first)
+    assert data.feature_names == names
+    assert len(data.train) == rows and len(data.train_index) == rows
+    assert any(said in note for note in data.notes) if said else not any("first line" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("words", [("None", "NA", "null"), ("True", "False", "true"), ("NaN", "n/a", "copper")])
+def test_classes_and_names_of_rows_keep_their_text(tmp_path, words):
+    """What stands for no number, or for 0 and 1, among numbers is a word among words; an empty cell is a hole."""
+    lines = [f"{word}{i},{word},{i}.5" for i, word in enumerate(words)] + ["NA,,7.5", "True,,8.5"]
+    (tmp_path / "t.csv").write_text("\n".join(["who,kind,x", *lines]))
+    data = load_file(tmp_path / "t.csv", index="who", label="kind")
+    assert data.label_names == tuple(sorted(words))
+    assert [data.label_names[i] if i >= 0 else "" for i in data.train_labels.tolist()] == [*words, "", ""]
+    assert data.train_index == (*(f"{word}{i}" for i, word in enumerate(words)), "NA", "True")
+    absent = [note for note in data.notes if "a row without a class has an empty cell" in note]
+    assert len(absent) == (words[0] != "True")
+
+
+def test_among_numbers_the_same_words_are_holes_and_zeros_and_ones(tmp_path):
+    (tmp_path / "t.csv").write_text("x,y\n1,True\n2,false\n")
+    assert load_file(tmp_path / "t.csv").train.tolist() == [[1.0, 1.0], [2.0, 0.0]]
+    (tmp_path / "t.csv").write_text("x,y,z\n1,True,zinc\nNA,false,None\n3,None,NA\n")
+    with pytest.raises(ColumnsError) as caught:
+        load_file(tmp_path / "t.csv")
+    assert "x  1 of 3 cells is empty (the first at row 1)" in str(caught.value)
+    assert "y  1 of 3 cells is empty (the first at row 2)" in str(caught.value)
+    assert "z  words, all different ('zinc' at row 0)" in str(caught.value)
+
+
+def test_classes_without_a_number_are_named_and_keep_their_text(tmp_path):
+    (tmp_path / "t.csv").write_text("x,kind\n1.5,zinc\n2.5,platinum\n3.5,\n4.5,copper\n")
+    data = load_file(tmp_path / "t.csv", label="kind", class_names=("copper", "zinc"))
+    assert data.train_labels.tolist() == [1, -1, -1, 0]
+    assert data.train_label_text == ("zinc", "platinum", "", "copper")
+    assert any("a class that the run has not: 'platinum' (1 row)" in note for note in data.notes)
+
+
+def test_classes_of_a_run_from_before_are_found_again(tmp_path):
+    (tmp_path / "t.csv").write_text("x,kind\n1.5,True\n2.5,False\n")
+    data = load_file(tmp_path / "t.csv", label="kind", class_names=("0", "1"))
+    assert data.train_labels.tolist() == [1, 0] and data.train_label_text is None
+
+
+def test_the_label_proposed_is_the_column_of_the_fewest_words(tmp_path):
+    remarks = [f"it was number {i % 7} of some" for i in range(40)]
+    metals = [("copper", "zinc", "tin")[i % 3] for i in range(40)]
+    lines = [f"{remark},unit,{metal},{i}.5" for i, (remark, metal) in enumerate(zip(remarks, metals, strict=True))]
+    (tmp_path / "t.csv").write_text("\n".join(["remark,constant,metal,x", *lines]))
+    with pytest.raises(ColumnsError, match="all at once: --label metal --drop remark,constant$"):
+        load_file(tmp_path / "t.csv")
+
+
+def test_no_label_is_proposed_where_hardly_a_word_comes_again(tmp_path):
+    lines = [f"said {max(i, 1)},note {max(i, 2)},{i}.5" for i in range(12)]
+    (tmp_path / "t.csv").write_text("\n".join(["remark,other,x", *lines]))
+    with pytest.raises(ColumnsError, match="all at once: --drop remark,other$"):
+        load_file(tmp_path / "t.csv")
+
+
+def test_four_classes_of_ten_rows_are_classes(tmp_path):
+    kinds = "abcdabcdab"
+    (tmp_path / "t.csv").write_text("\n".join(["kind,x", *(f"{kind},{i}.5" for i, kind in enumerate(kinds))]))
+    with pytest.raises(ColumnsError, match="--label kind"):
+        load_file(tmp_path / "t.csv")
