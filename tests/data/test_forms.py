@@ -143,3 +143,29 @@ def test_numbers_of_numpy_are_numbers():
     found = fitted(X, seed=np.int64(1), batch_size=np.int64(10)).params
     expected = fitted(X, seed=1, batch_size=10).params
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+# masked arrays of numpy
+
+MASKED = np.ma.masked_array(X.numpy(), X.numpy() > 1.0, fill_value=-999.0)
+
+
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [
+        (MASKED, "data: .* a masked array of float32"),
+        ((X, MASKED), r"data\[1\]: .* a masked array of float32"),
+        ({"x": MASKED}, r"data\['x'\]: .* a masked array of float32"),
+        (list(MASKED), "data: .* a list of masked arrays"),
+    ],
+)
+def test_a_masked_array_is_refused_with_the_way_to_give_its_mask(data, place):
+    with pytest.raises(ValueError, match=place + r'.*give it apart, \{"x": data.filled\(0\), "mask": ~data.mask\}'):
+        source_of(data)
+
+
+def test_a_masked_array_with_nothing_masked_is_a_plain_one():
+    plain = np.ma.masked_array(X.numpy(), np.zeros(X.shape, bool))
+    assert torch.equal(source_of(plain).args[0], X)
+    apart = source_of({"x": MASKED.filled(0), "mask": ~MASKED.mask})
+    assert torch.equal(apart.kwargs["mask"], X <= 1.0)
