@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.data.arrays import numbers_in
 from ppl_vae.data.forms import require_rows
 
 __all__ = ["Batch", "Column", "Rows"]
@@ -162,34 +162,15 @@ def _tensor(
     columns: Sequence[Any] | None = getattr(value, "columns", None)
     require_rows(value, name)
     if not isinstance(value, Tensor):
-        value = _from_array(value, name, dtype or torch.get_default_dtype())
+        value = torch.from_numpy(
+            numbers_in(value, name)
+        )  # of a copy: the fit must not see changes of the caller's array
+        value = value.to(dtype or torch.get_default_dtype()) if value.is_floating_point() else value
     if not value.dim():
         raise ValueError(f"{name}: rows along axis 0 are required, got a single number")
     if not allow_nan:
         _refuse_nan(value, name, columns, numbers)
     return value
-
-
-def _from_array(value: Any, name: str, dtype: torch.dtype) -> Tensor:
-    try:
-        array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
-        array = array.astype(np.float64) if array.dtype == object else array
-    except (TypeError, ValueError) as error:
-        bad = _columns_without_numbers(value)
-        raise ValueError(f"{name}: numbers are required, got {type(value).__name__} with {bad or error}") from None
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name}: numbers are required, got an array of {array.dtype}")
-    tensor = torch.from_numpy(np.array(array))  # a copy: the fit must not see later changes of the caller's array
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def _columns_without_numbers(value: Any) -> str:
-    """The columns of a frame that are no numbers, with their kinds and what to do; or nothing."""
-    kinds = getattr(value, "dtypes", None)
-    if kinds is None or not hasattr(value, "columns"):
-        return ""
-    bad = [f"{name!r} ({kind})" for name, kind in kinds.items() if getattr(kind, "kind", "O") not in "fiub"]
-    return f"the columns {', '.join(bad)}; drop them (data.drop(columns=[...])) or encode them" if bad else ""
 
 
 def _refuse_nan(value: Tensor, name: str, columns: Sequence[Any] | None, numbers: Tensor | None) -> None:
