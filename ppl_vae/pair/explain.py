@@ -156,7 +156,7 @@ def infinity_in(batch: Batch, *, nan: bool = False) -> str | None:
             first, *entry = (int(i) for i in bad.nonzero()[0])
             column = f", column {', '.join(map(str, entry))}" if entry else ""
             place = name if name.startswith("data[") else f"data[{name!r}]"
-            return f"{place} holds {float(part[(first, *entry)])} at row {batch.number_of(first)}{column}"
+            return f"{place} holds {float(part[(first, *entry)])} at {batch.row(first)}{column}"
     return None
 
 
