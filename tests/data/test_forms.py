@@ -115,6 +115,9 @@ OPTIONS = {
     "clip_norm NaN": ({"clip_norm": float("nan")}, {}, ValueError, "clip_norm must be positive, got nan"),
     "seed a fraction": ({}, {"seed": 1.5}, TypeError, "seed: a whole number is required, got 1.5"),
     "seed a word": ({}, {"seed": "1"}, TypeError, "seed: a whole number is required, got '1'"),
+    "seed True": ({}, {"seed": True}, TypeError, "seed: a whole number is required, got True"),
+    "seed negative": ({}, {"seed": -1}, ValueError, r"seed: .* from 0 to 2\*\*63 - 1 is required, got -1"),
+    "seed too large": ({}, {"seed": 2**63}, ValueError, r"seed: .* from 0 to 2\*\*63 - 1 .* 9223372036854775808"),
     "seed None": ({}, {"seed": None}, TypeError, "seed: a whole number is required, got None"),
     "batch_size a word": ({}, {"batch_size": "10"}, ValueError, "batch_size must be a whole number, .* got '10'"),
     "batch_size True": ({}, {"batch_size": True}, ValueError, "batch_size must be a whole number, .* got True"),
@@ -131,6 +134,15 @@ def test_an_option_of_another_kind_is_refused_in_words(option):
     guide = AmortizedNormal(nn.Linear(3, 4), latent_dim=2)
     with pytest.raises(error, match=message):
         VariationalEM(model, guide, **em).fit(X, steps=1, progress=False, **fit)
+
+
+def test_seeds_at_the_ends_of_their_range():
+    from ppl_vae._random import fold
+
+    assert len({fold(seed, "step", 1) for seed in (0, 1, np.int64(2**62), 2**63 - 1)}) == 4
+    for seed in (-1, 2**63, 2**70):
+        with pytest.raises(ValueError, match="seed: a whole number from 0"):
+            fold(seed)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
