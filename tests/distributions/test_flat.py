@@ -68,6 +68,7 @@ MATRICES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Singular sample detected")
 @pytest.mark.parametrize("guide", [AutoNormal, AutoMultivariateNormal, AutoDelta])
 @pytest.mark.parametrize("name", MATRICES)
 def test_a_support_without_a_bijection_is_named_with_its_site(name, guide):
