@@ -27,14 +27,12 @@ def fold(seed: int, *path: int | str) -> int:
 
     Raises:
         TypeError: the seed is no whole number.
+        ValueError: it is negative, or of more than 63 bits: such ones would be others in disguise.
 
     >>> fold(0, "step", 1) == fold(0, "step", 1), fold(0, "step", 1) == fold(0, "step", 2)
     (True, False)
     """
-    try:
-        state = _mix((operator.index(seed) + 0x9E3779B97F4A7C15) & _MASK)
-    except TypeError:
-        raise TypeError(f"seed: a whole number is required, got {seed!r}") from None
+    state = _mix((_required(seed) + 0x9E3779B97F4A7C15) & _MASK)
     for part in path:
         word = int.from_bytes(part.encode(), "little") if isinstance(part, str) else int(part)
         while True:  # a long name enters in pieces of 64 bits
@@ -43,6 +41,18 @@ def fold(seed: int, *path: int | str) -> int:
             if word in (0, -1):
                 break
     return state >> 1
+
+
+def _required(seed: int) -> int:
+    try:
+        number = None if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"seed: a whole number is required, got {seed!r}")
+    if not 0 <= number < 1 << 63:
+        raise ValueError(f"seed: a whole number from 0 to 2**63 - 1 is required, got {seed!r}")
+    return number
 
 
 def generator(seed: int, *path: int | str) -> torch.Generator:

@@ -54,6 +54,7 @@ class Engine:
         self._states: dict[Hashable, int] = {self.watch.key: 0}
         self._state, self._changing = 0, ""
         self._told: set[str] = set()
+        self._eager: dict[str, int] = {}
         self._count: dict[Hashable, int] = {}
         self._unbounded: dict[Hashable, Program] = {}
 
@@ -75,15 +76,15 @@ class Engine:
         if self._lacking is not None:
             return self._never(name() if name is not None else described(args, kwargs)), []
         if private.handlers():
-            self._tell("the call: it is made inside a Pyro handler, whose effect a graph would not see")
+            self._beside("it is made inside a Pyro handler, whose effect a graph would not see")
             return None
         if torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():
-            self._tell("the call: it is made under torch.autocast or without gradients")
+            self._beside("it is made under torch.autocast or without gradients")
             return None
         try:
             own, tensors = signature(args, kwargs)
         except CaptureError as error:
-            self._tell(f"the call: {error}")
+            self._beside(str(error))
             return None
         self._look()
         key = (own, extra, self._state, torch.get_default_dtype())
@@ -99,6 +100,11 @@ class Engine:
             )
             self.programs[key] = program
         return program, tensors
+
+    def _beside(self, reason: str) -> None:
+        """Count and tell a call that has no program."""
+        self._tell(f"the call: {reason}")
+        self._eager[reason] = self._eager.get(reason, 0) + 1
 
     def _refused(self, name: str, reason: str = CHANGING) -> Program:
         program = Program(Record(name), _no_forward, self.watch, tell=self._tell)
@@ -175,8 +181,9 @@ class Engine:
             program.prepare(inputs)
 
     def explain(self) -> Explanation:
-        """A row for each signature, in the order of their first step."""
-        return Explanation([program.record for program in (*self.programs.values(), *self._unbounded.values())])
+        """A row for each signature, in the order of their first step, and the calls that have none."""
+        programs = (*self.programs.values(), *self._unbounded.values())
+        return Explanation([program.record for program in programs], self._eager)
 
 
 def _kind(tensors: Sequence[Tensor], extra: Hashable) -> Hashable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -30,10 +31,12 @@ class Explanation:
             capture and of compiling, who makes the matrix products (oneDNN's micro-kernels, or torch, which calls MKL),
             steps run in each way, the last step that was compared with the eager one, and the worst error of a gradient
             then, relative to the largest entry.
+        beside: how many calls were eager without a signature, by the reason (the very first step of ``CompiledSVI``,
+            eager in any case, is not counted).
     """
 
-    def __init__(self, rows: list[Record]) -> None:
-        self.rows = rows
+    def __init__(self, rows: list[Record], beside: Mapping[str, int] | None = None) -> None:
+        self.rows, self.beside = rows, dict(beside or {})
 
     def frame(self) -> Any:
         """The rows as a pandas DataFrame."""
@@ -42,13 +45,17 @@ class Explanation:
         return pd.DataFrame([asdict(row) for row in self.rows])
 
     def __str__(self) -> str:
-        if not self.rows:
+        if not self.rows and not self.beside:
             return "no step has been made yet"
+        apart = [f"{n} {'call' if n == 1 else 'calls'} eager: {reason}" for reason, n in self.beside.items()]
+        return "\n".join([*(self._table() if self.rows else []), *apart])
+
+    def _table(self) -> list[str]:
         cells = [[title for title, _ in _COLUMNS]]
         cells += [[_cell(getattr(row, name)) for _, name in _COLUMNS] for row in self.rows]
         widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
-        return "\n".join(line.rstrip() for line in lines)
+        return [line.rstrip() for line in lines]
 
     __repr__ = __str__
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from argparse import Namespace
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from ppl_vae.capture.errors import CaptureError
 
+_NAMESPACES = (Namespace, types.SimpleNamespace)
+"""They are nothing but the names in them, as a dictionary is."""
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
 
 
@@ -47,11 +50,13 @@ def _key(value: Any, tensors: list[Tensor]) -> Hashable:
         return type(value), tuple(_key(item, tensors) for item in value)
     if type(value) is dict:
         return dict, tuple((name, _key(item, tensors)) for name, item in value.items())
+    if type(value) in _NAMESPACES:
+        return type(value), _key(vars(value), tensors)
     if _has_value(value):
         return type(value), value
     raise CaptureError(
         f"an argument of type {type(value).__name__} cannot be told from another one; give tensors, numbers, strings, "
-        "or lists, tuples and dictionaries of these"
+        "or lists, tuples, dictionaries and namespaces of these"
     )
 
 
@@ -106,6 +111,8 @@ def _mapped(value: Any, fn: Callable[[Any], Any]) -> Any:
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if type(value) is dict:
         return {name: _mapped(item, fn) for name, item in value.items()}
+    if type(value) in _NAMESPACES:
+        return type(value)(**_mapped(vars(value), fn))
     return value
 
 

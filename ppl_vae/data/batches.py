@@ -42,7 +42,7 @@ class Batches(ABC):
     def first_rows(self, count: int, seed: int) -> Rows:
         """Some rows to look at, at most ``count``, the same in every epoch: those of the first batch."""
         batch = self.at(seed, 0, 0)
-        return Rows(batch.args, batch.kwargs, batch.index).take(slice(0, count))
+        return Rows(batch.args, batch.kwargs, batch.index, batch.numbers).take(slice(0, count))
 
     def fingerprint(self, seed: int = 0) -> dict[str, Any]:
         """What a resumed run must find again; ``seed`` is that of the run."""

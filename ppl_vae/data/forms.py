@@ -40,6 +40,8 @@ def _named(value: Any) -> str:
     if isinstance(value, Tensor):
         layout = "" if value.layout is torch.strided else f" in the layout {str(value.layout).removeprefix('torch.')}"
         return f"a tensor of {str(value.dtype).removeprefix('torch.')}{layout}"
+    if _is_masked(value):
+        return f"a masked array of {value.dtype}" if isinstance(value, np.ndarray) else "a list of masked arrays"
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype}"
     name = getattr(value, "__qualname__", None)
@@ -69,6 +71,13 @@ def _is_ragged(value: Any) -> bool:
 
 def _has_shape(part: Any) -> bool:
     return hasattr(part, "shape")
+
+
+def _is_masked(value: Any) -> bool:
+    """Is an entry masked out? numpy drops the mask where it makes a plain array, and the fill value is data then."""
+    if isinstance(value, list):
+        return any(map(_is_masked, value))
+    return isinstance(value, np.ma.MaskedArray) and bool(np.ma.getmaskarray(value).any())
 
 
 def _is_complex(value: Any) -> bool:
@@ -104,6 +113,11 @@ _FORMS: list[tuple[Any, str]] = [
     (
         _is_a_list_of(dict),
         "give a dictionary of columns instead of a list of rows: {key: [row[key] for row in data] for key in data[0]}",
+    ),
+    (
+        _is_masked,
+        'of which the mask would be lost: give it apart, {"x": data.filled(0), "mask": ~data.mask}, to a model that '
+        "takes one",
     ),
     (_is_ragged, "a list is one array: give a tuple (x, y) for the arguments x and y of the model"),
     (_is_complex, "no distribution here is complex: give real and imaginary parts, as torch.view_as_real(data) does"),

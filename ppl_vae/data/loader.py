@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ppl_vae._random import fold, isolated_rng
@@ -22,10 +24,10 @@ class LoaderBatches(Batches):
 
     Args:
         loader: over a data set with a length.
-        place: makes rows on the device of what the loader gives.
+        place: makes rows on the device of what the loader gives, and of ``name=``, which errors call it.
     """
 
-    def __init__(self, loader: DataLoader[Any], place: Callable[[Any], Source]) -> None:
+    def __init__(self, loader: DataLoader[Any], place: Callable[..., Source]) -> None:
         try:
             chosen = loader.dataset if loader.batch_size is None else loader.sampler  # a sampler may leave rows out
             self.num_data, self.per_epoch = len(chosen), len(loader)  # type: ignore[arg-type]
@@ -85,7 +87,7 @@ class LoaderBatches(Batches):
                 found = next(batches, None)
             self._require(found, position)
             if position >= start:
-                yield self._as_batch(found)
+                yield self._as_batch(found, position)
 
     def _skipping(self, key: int, start: int) -> Iterator[Batch]:
         """The same batches, but those before ``start`` are drawn by number alone."""
@@ -97,7 +99,7 @@ class LoaderBatches(Batches):
                 self._require(numbers, position)
                 found = self._fetched(numbers) if position >= start else None
             if position >= start:
-                yield self._as_batch(found)
+                yield self._as_batch(found, position)
 
     def _can_skip(self) -> bool:
         return self.loader.num_workers == 0 and hasattr(self.loader.dataset, "__getitem__")
@@ -120,9 +122,11 @@ class LoaderBatches(Batches):
         if found is None:
             raise ValueError(f"fit: the DataLoader's length is {self.per_epoch}, but it gave {position} batches")
 
-    def _as_batch(self, found: Any) -> Batch:
-        rows = self._place(tuple(found) if isinstance(found, list) else found)
-        return rows.batch(num_data=self.num_data)
+    def _as_batch(self, found: Any, position: int) -> Batch:
+        name = f"batch {position} of the DataLoader, data"  # the rows' own numbers are not known
+        rows = self._place(tuple(found) if isinstance(found, list) else found, name=name)
+        batch = rows.batch(num_data=self.num_data)
+        return replace(batch, numbers=torch.full((batch.size or 0,), -1))
 
 
 def _require_all_rows(loader: DataLoader[Any]) -> None:

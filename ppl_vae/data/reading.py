@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate
+
+from ppl_vae.data.arrays import native
 
 __all__ = ["Reader", "taker_of"]
 
@@ -79,7 +82,7 @@ class Reader:
         whole = _mapped(first, lambda t: t.new_empty((len(numbers), *t.shape[1:])))
         start = 0
         for block in _and(first, blocks):
-            start = self._put(whole, block, start)
+            start = self._put(whole, block, start, numbers)
         return whole
 
     def _blocks(self, numbers: Sequence[int]) -> Iterator[Any]:
@@ -98,24 +101,72 @@ class Reader:
 
     def _read(self, numbers: Sequence[int]) -> Any:
         items = [self._dataset[i] for i in numbers] if self._several is None else self._several(list(numbers))
-        found = default_collate(items)
+        found = _collated(items, numbers, self._name)
         found = tuple(found) if isinstance(found, list) else found
-        return _mapped(found, lambda t: t.to(self._dtype) if t.is_floating_point() else t)
+        return _mapped(found, self._in_precision)
 
-    def _put(self, whole: Any, block: Any, start: int) -> int:
+    def _in_precision(self, part: Any) -> Any:
+        return part.to(self._dtype) if isinstance(part, Tensor) and part.is_floating_point() else part
+
+    def _put(self, whole: Any, block: Any, start: int, numbers: Sequence[int]) -> int:
         parts = dict(_leaves(block))
         end = start
         for key, target in _leaves(whole):
             part = parts.get(key)
             if not isinstance(part, Tensor) or part.shape[1:] != target.shape[1:]:
-                came = tuple(part.shape[1:]) if isinstance(part, Tensor) else type(part).__name__
-                raise ValueError(
-                    f"{self._name}: rows of one shape are required, got {tuple(target.shape[1:])} in row 0 and {came} "
-                    f"in one of those from {start} on"
-                )
+                raise _unlike(self._name, numbers[start], _form(part, 1), numbers[0], _form(target, 1))
             end = start + len(part)
             target[start:end] = part
         return end
+
+
+def _collated(items: Sequence[Any], numbers: Sequence[int], name: str) -> Any:
+    """The rows in one, by torch's rules.
+
+    Raises:
+        ValueError: a row is none, or has another form than the first; it is named by its number.
+    """
+    items = [_mapped(item, _held) for item in items]
+    try:
+        return default_collate(items)
+    except (TypeError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        for number, item in zip(numbers, items, strict=False):
+            if not _can_be_collated([item]):
+                raise ValueError(
+                    f"{name}: rows that are tensors, arrays or numbers, or tuples or dictionaries of these, are "
+                    f"required, got {_form(item)} at row {number}"
+                ) from error
+            if not _can_be_collated([items[0], item]):
+                raise _unlike(name, number, _form(item), numbers[0], _form(items[0])) from error
+        raise
+
+
+def _held(part: Any) -> Any:
+    """An array in a form that torch holds: of this machine's byte order, with positive strides, a copy of its own."""
+    return native(part) if isinstance(part, np.ndarray) and part.dtype.kind in "fiub" else part
+
+
+def _can_be_collated(items: list[Any]) -> bool:
+    try:
+        default_collate(items)
+    except (TypeError, RuntimeError, ValueError, KeyError, AttributeError):
+        return False
+    return True
+
+
+def _unlike(name: str, row: int, came: str, first: int, required: str) -> ValueError:
+    return ValueError(f"{name}: rows of one form are required, got {came} at row {row}, and {required} at row {first}")
+
+
+def _form(item: Any, rows: int = 0) -> str:
+    """A row in words; of several in one, the first ``rows`` axes are not counted."""
+    if isinstance(item, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_form(value, rows)}" for key, value in item.items()) + "}"
+    if isinstance(item, tuple | list):
+        return "(" + ", ".join(_form(value, rows) for value in item) + ")"
+    if hasattr(item, "shape"):
+        return f"the shape {tuple(item.shape[rows:])}"
+    return "None" if item is None else type(item).__name__
 
 
 def _leaves(found: Any) -> list[tuple[Any, Any]]:
@@ -124,12 +175,14 @@ def _leaves(found: Any) -> list[tuple[Any, Any]]:
     return list(enumerate(found)) if isinstance(found, tuple) else [(0, found)]
 
 
-def _mapped(found: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _mapped(found: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(found, Mapping):
         return {key: _mapped(value, change) for key, value in found.items()}
     if isinstance(found, tuple):
         return tuple(_mapped(value, change) for value in found)
-    return change(found) if isinstance(found, Tensor) else found
+    if isinstance(found, list):
+        return [_mapped(value, change) for value in found]
+    return change(found)
 
 
 def _and(first: Any, others: Iterator[Any]) -> Iterator[Any]:

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.data.arrays import numbers_in
 from ppl_vae.data.forms import require_rows
 
 __all__ = ["Batch", "Column", "Rows"]
@@ -35,7 +35,7 @@ class Batch:
 
     ``args`` and ``kwargs`` go to the model and to the guide; ``index`` (B,) holds the row numbers and goes to those
     whose signature names it; ``num_data`` is N, the number of rows that the batch stands for (None: the rows it has).
-    ``numbers`` (B,) are the row numbers for those who tell of an error, where ``index`` is not given.
+    ``numbers`` (B,) are the row numbers for those who tell of an error, where ``index`` is not given; -1: not known.
     """
 
     args: tuple[Any, ...] = ()
@@ -44,10 +44,11 @@ class Batch:
     num_data: int | None = None
     numbers: Tensor | None = field(default=None, compare=False, repr=False)
 
-    def number_of(self, row: int) -> int:
-        """The number in the whole of one of these rows, as far as it is known."""
+    def row(self, row: int) -> str:
+        """What one of these rows is called: by its number in the whole, as far as it is known."""
         numbers = self.index if self.numbers is None else self.numbers
-        return row if numbers is None else int(numbers[row])
+        number = row if numbers is None else int(numbers[row])
+        return f"row {row} of a batch (a DataLoader does not tell its number)" if number < 0 else f"row {number}"
 
     @property
     def size(self) -> int | None:
@@ -62,6 +63,8 @@ class Batch:
 class Rows:
     """Tensors with a common axis 0: positional ones (``args``), and named ones (``kwargs``).
 
+    ``index`` and ``numbers`` are as in a :class:`Batch`.
+
     >>> rows = Rows.of((np.zeros((3, 2), np.float32), [0, 1, 1]))
     >>> len(rows), [tuple(t.shape) for t in rows.args]
     (3, [(3, 2), (3,)])
@@ -70,6 +73,7 @@ class Rows:
     args: tuple[Tensor, ...] = ()
     kwargs: Mapping[str, Tensor] = field(default_factory=dict)
     index: Tensor | None = None
+    numbers: Tensor | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -137,9 +141,12 @@ class Rows:
         if isinstance(index, Tensor):
             numbers = index if self.index is None else self.index.to(index.device)[index]
             args = tuple(t.index_select(0, index) for t in self.args)
-            return Rows(args, {k: t.index_select(0, index) for k, t in self.kwargs.items()}, numbers)
-        numbers = torch.arange(*index.indices(len(self))) if self.index is None else self.index[index]
-        return Rows(tuple(t[index] for t in self.args), {k: t[index] for k, t in self.kwargs.items()}, numbers)
+            kwargs = {k: t.index_select(0, index) for k, t in self.kwargs.items()}
+        else:
+            numbers = torch.arange(*index.indices(len(self))) if self.index is None else self.index[index]
+            args, kwargs = tuple(t[index] for t in self.args), {k: t[index] for k, t in self.kwargs.items()}
+        own = None if self.numbers is None else self.numbers[index.cpu() if isinstance(index, Tensor) else index]
+        return Rows(args, kwargs, numbers, own)
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Rows:
         """Move to a device; ``dtype`` converts floating tensors only."""
@@ -148,11 +155,14 @@ class Rows:
             return t.to(device=device, dtype=dtype if t.is_floating_point() else None)
 
         index = None if self.index is None else self.index.to(device=device)
-        return Rows(tuple(move(t) for t in self.args), {k: move(t) for k, t in self.kwargs.items()}, index)
+        return Rows(
+            tuple(move(t) for t in self.args), {k: move(t) for k, t in self.kwargs.items()}, index, self.numbers
+        )
 
     def batch(self, *, num_data: int | None = None) -> Batch:
         """These rows as one :class:`Batch` that stands for ``num_data`` rows (by default, for themselves)."""
-        return Batch(self.args, self.kwargs, self.index, num_data if num_data is not None else (len(self) or None))
+        total = num_data if num_data is not None else (len(self) or None)
+        return Batch(self.args, self.kwargs, self.index, total, self.numbers)
 
 
 def _tensor(
@@ -162,34 +172,15 @@ def _tensor(
     columns: Sequence[Any] | None = getattr(value, "columns", None)
     require_rows(value, name)
     if not isinstance(value, Tensor):
-        value = _from_array(value, name, dtype or torch.get_default_dtype())
+        value = torch.from_numpy(
+            numbers_in(value, name)
+        )  # of a copy: the fit must not see changes of the caller's array
+        value = value.to(dtype or torch.get_default_dtype()) if value.is_floating_point() else value
     if not value.dim():
         raise ValueError(f"{name}: rows along axis 0 are required, got a single number")
     if not allow_nan:
         _refuse_nan(value, name, columns, numbers)
     return value
-
-
-def _from_array(value: Any, name: str, dtype: torch.dtype) -> Tensor:
-    try:
-        array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
-        array = array.astype(np.float64) if array.dtype == object else array
-    except (TypeError, ValueError) as error:
-        bad = _columns_without_numbers(value)
-        raise ValueError(f"{name}: numbers are required, got {type(value).__name__} with {bad or error}") from None
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name}: numbers are required, got an array of {array.dtype}")
-    tensor = torch.from_numpy(np.array(array))  # a copy: the fit must not see later changes of the caller's array
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def _columns_without_numbers(value: Any) -> str:
-    """The columns of a frame that are no numbers, with their kinds and what to do; or nothing."""
-    kinds = getattr(value, "dtypes", None)
-    if kinds is None or not hasattr(value, "columns"):
-        return ""
-    bad = [f"{name!r} ({kind})" for name, kind in kinds.items() if getattr(kind, "kind", "O") not in "fiub"]
-    return f"the columns {', '.join(bad)}; drop them (data.drop(columns=[...])) or encode them" if bad else ""
 
 
 def _refuse_nan(value: Tensor, name: str, columns: Sequence[Any] | None, numbers: Tensor | None) -> None:

@@ -28,11 +28,13 @@ class Flat(ImproperUniform):
 
     Args:
         support: a continuous constraint: ``constraints.real``, ``constraints.positive``, ``constraints.simplex``, ...
+            Pyro's autoguides but ``AutoDelta`` ask for a bijection, which positive_definite and lower_cholesky lack.
         event_shape: the shape of one value; () for a number. A support of vectors or matrices needs one.
         batch_shape: the shape of independent ones; ``expand``, ``to_event`` and plates serve as anywhere.
 
     Raises:
-        ValueError: a discrete support, or an event shape with fewer dimensions than the support's.
+        ValueError: a discrete support, one that no numbers without bounds can be carried onto (symmetric, square,
+            lower_triangular), or an event shape with fewer dimensions than the support's.
 
     Source: Stan Development Team, "Stan Reference Manual" (improper priors; initialization), 2024.
 
@@ -48,6 +50,11 @@ class Flat(ImproperUniform):
     def __init__(self, support: Any, *, event_shape: Sequence[int] = (), batch_shape: Sequence[int] = ()) -> None:
         if support.is_discrete:
             raise ValueError(f"Flat: a continuous support is required, got {support}; give classes a Categorical prior")
+        if not _can_be_reached(support):
+            raise ValueError(
+                f"Flat: a support onto which numbers without bounds can be carried is required (real, positive, "
+                f"interval, simplex, corr_cholesky, ...), got {support}; make the value of parts that have one"
+            )
         if len(event_shape) < support.event_dim:
             raise ValueError(
                 f"Flat: values in {support} have {support.event_dim} dimensions of their own, whose lengths are the "
@@ -75,6 +82,14 @@ class Flat(ImproperUniform):
         shape = transform.inverse_shape(torch.Size(sample_shape) + self.batch_shape + self.event_shape)
         value: Tensor = transform(torch.empty(shape).uniform_(-START, START))
         return value
+
+
+def _can_be_reached(support: Any) -> bool:
+    try:
+        transform_to(support)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def is_improper(fn: Any) -> bool:

@@ -224,7 +224,7 @@ class VariationalEM:
         if fresh := not pair.initialized:
             with pair.scope():  # its lock: reading uses torch's global generator for a moment
                 first = seen.at(seed, 0, 0)
-            few = Rows(first.args, first.kwargs, first.index)
+            few = Rows(first.args, first.kwargs, first.index, first.numbers)
             pair.initialize(few, seed=seed, batch_size=batch_size, num_data=batches.num_data)
         if batches.per_epoch > 1:
             pair.sites.require_batchable(pair.guide)
@@ -357,7 +357,7 @@ def _pieces(rows: Any, batch_size: int | None, with_index: bool) -> Iterable[Bat
     size = batch_size or len(rows) or 1
     for start in range(0, max(len(rows), 1), size):
         part = rows.take(slice(start, start + size)) if len(rows) else rows
-        yield Batch(part.args, part.kwargs, part.index if with_index else None, len(rows) or None)
+        yield Batch(part.args, part.kwargs, part.index if with_index else None, len(rows) or None, part.index)
 
 
 def _name(thing: Any) -> str:

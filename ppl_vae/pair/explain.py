@@ -49,7 +49,7 @@ def _cause(error: Exception, model: Call, guide: Call, batch: Batch, known: bool
     if isinstance(error, TypeError) and (found := _of_the_call(model, guide, batch)):
         return found
     if isinstance(error, NotImplementedError):
-        return _of_an_improper_prior(error)
+        return _of_an_improper_prior(error) or _of_a_support_without_bijection(error, guide)
     words = str(error).partition("Trace Shapes:")[0].lower()
     if isinstance(error, RuntimeError | IndexError) and (kinds := _of_kinds(model, batch, words)):
         return f"Pair: {kinds}; {_first_line(error)}"
@@ -156,7 +156,7 @@ def infinity_in(batch: Batch, *, nan: bool = False) -> str | None:
             first, *entry = (int(i) for i in bad.nonzero()[0])
             column = f", column {', '.join(map(str, entry))}" if entry else ""
             place = name if name.startswith("data[") else f"data[{name!r}]"
-            return f"{place} holds {float(part[(first, *entry)])} at row {batch.number_of(first)}{column}"
+            return f"{place} holds {float(part[(first, *entry)])} at {batch.row(first)}{column}"
     return None
 
 
@@ -172,11 +172,33 @@ def described(batch: Batch) -> str:
 def _of_an_improper_prior(error: BaseException) -> str | None:
     if "ImproperUniform" not in str(error):
         return None
-    site = next((repr(name) for name in map(_site_in, locals_along(error)) if name), "a site")
+    found = next(filter(None, map(_site_in, locals_along(error))), None)
+    site = "a site" if found is None else repr(found["name"])
     return (
         f"Pair: the prior of {site} is an ImproperUniform, of which nothing can be drawn, not even a start; give it as "
         "ppl_vae.distributions.Flat(support, event_shape=...), the same density with a start for a guide"
     )
+
+
+def _of_a_support_without_bijection(error: BaseException, guide: Call) -> str | None:
+    if "Cannot transform" not in str(error):
+        return None
+    site = next(filter(None, map(_site_in, locals_along(error))), None)
+    if site is None:
+        return None
+    return (
+        f"Pair: the latent {site['name']!r} lives on {_base(site['fn'].support)}, and {type(guide.fn).__name__} needs "
+        "a bijection onto that from numbers without bounds, which it lacks (real, positive, interval, simplex, "
+        "ordered_vector, corr_cholesky and corr_matrix have one); make the latent of such parts (a covariance: of "
+        "positive scales and a corr_cholesky factor), or take AutoDelta for a point, where it has a start, or a guide "
+        "of your own"
+    )
+
+
+def _base(support: Any) -> Any:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
 
 
 def locals_along(error: BaseException) -> Iterator[Mapping[str, Any]]:
@@ -190,11 +212,11 @@ def locals_along(error: BaseException) -> Iterator[Mapping[str, Any]]:
         seen = seen.__cause__
 
 
-def _site_in(local: Mapping[str, Any]) -> str | None:
+def _site_in(local: Mapping[str, Any]) -> Mapping[str, Any] | None:
     for key in ("msg", "initial_msg", "site"):
         message = local.get(key)
         if isinstance(message, dict) and message.get("type") == "sample":
-            return str(message["name"])
+            return message
     return None
 
 

@@ -25,6 +25,7 @@ from ppl_vae.pair.parameters import Parameters, collect, reached_by
 from ppl_vae.pair.points import detach
 from ppl_vae.pair.scope import Scope, empty_store, validation
 from ppl_vae.pair.sites import Sites
+from ppl_vae.pair.unobserved import warn_of_nothing_observed
 
 __all__ = ["Look", "look"]
 
@@ -91,6 +92,7 @@ def _look(model: Call, guide: Call, scope: Scope, batch: Batch, data_plate: str 
         check_shapes(model_trace, guide_trace)
     feeds = feeds_of(guide, batch, guide_trace, model_trace, scope.device)
     warn_of_extra(guide_trace, model_trace, feeds)
+    warn_of_nothing_observed(model, model_trace, batch)
     differing = remasked(guide_trace, model_trace, feeds)  # says at once where masks cannot be put
     absence = Absence(model, batch, model_trace, scope.device)
     absence.require_absent(guide_trace)

@@ -68,7 +68,7 @@ def outside(name: str, site: Mapping[str, Any], batch: Batch) -> OutsideSupportE
     place = [int(i) for i in (~fine).nonzero()[0]]
     left = value.dim() - len(site["fn"].event_shape)
     rows = [left + frame.dim for frame in _data_frames(site, batch) if 0 <= left + frame.dim < len(place)]
-    where = f"at row {batch.number_of(place[rows[0]])}" if rows else "outside the data plate"
+    where = f"at {batch.row(place[rows[0]])}" if rows else "outside the data plate"
     entry = [str(i) for axis, i in enumerate(place) if axis not in rows and value.shape[axis] > 1]
     where += f", entry {', '.join(entry)}" if entry else ""
     if not bool(value[tuple(place)].isfinite().all()) and (cause := infinity_in(batch)):

@@ -197,13 +197,14 @@ class Pair:
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
-    def rows(self, data: Any) -> Source:
-        """The data as rows that come to the pair's device, in its precision.
+    def rows(self, data: Any, *, name: str = "data") -> Source:
+        """The data as rows that come to the pair's device, in its precision; errors call them ``name``.
 
         Raises:
             ValueError: a guide with a posterior for each row (one that names ``index``) gets other rows than it knows.
         """
-        rows = rows_in(self, data, source_of(data, dtype=self.dtype).to(device=self.device, dtype=self.dtype))
+        source = source_of(data, name=name, dtype=self.dtype).to(device=self.device, dtype=self.dtype)
+        rows = rows_in(self, data, source)
         if self.initialized:
             require_known_rows(self, rows)
         return rows

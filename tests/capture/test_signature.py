@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 import functools
+from argparse import Namespace
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,8 @@ SAME: dict[str, Callable[[], Any]] = {
     "a list of tensors": lambda: [x(), x(2)],
     "a dictionary of tensors": lambda: {"a": x(), "b": (x(), 1.5)},
     "a named tuple": lambda: Pair(x(), 1),
+    "a namespace of argparse": lambda: Namespace(x=x(), hidden=[8, Namespace(beta=0.5)]),
+    "a simple namespace": lambda: SimpleNamespace(x=x(), mode="sum"),
     "the same parameter": lambda: LEAF,
     "a number": lambda: 0.5,
     "NaN": lambda: float("nan"),
@@ -93,6 +97,11 @@ OTHER: dict[str, tuple[Any, Any]] = {
     "how many": ([x()], [x(), x()]),
     "what is inside": ([x(), 1], [x(), 2]),
     "names": ({"a": x()}, {"b": x()}),
+    "values in a namespace": (Namespace(a=1), Namespace(a=2)),
+    "names in a namespace": (Namespace(a=1), Namespace(b=1)),
+    "a namespace within": (Namespace(a=Namespace(b=1)), Namespace(a=Namespace(b=2))),
+    "namespaces of two kinds": (Namespace(a=1), SimpleNamespace(a=1)),
+    "a namespace and a dictionary": (Namespace(a=1), {"a": 1}),
     "nesting": ([[x()], x()], [[x(), x()]]),
     "members of an enumeration": (Color.RED, Color.BLUE),
     "frozen dataclasses": (Frozen(0.5), Frozen(0.25)),
@@ -115,6 +124,16 @@ def test_another_kind_of_call_has_another_key(name):
     assert key(first) != key(second)
     assert key(y=first) != key(y=second)
     assert key([1, {"deep": first}]) != key([1, {"deep": second}])
+
+
+@pytest.mark.parametrize("kind", [Namespace, SimpleNamespace])
+def test_tensors_are_put_back_into_a_namespace(kind):
+    given = kind(a=x(1), more=kind(b=x(2)), beta=0.5)
+    _, tensors = signature((given,), {})
+    (new,), _ = rebuilder((given,), {})([2 * t for t in tensors])
+    assert type(new) is kind and list(vars(new)) == ["a", "more", "beta"] and new.beta == 0.5
+    assert torch.equal(new.a, 2 * given.a) and torch.equal(new.more.b, 2 * given.more.b)
+    assert vars(given)["a"] is tensors[0] and given.more.b is tensors[1]  # the caller's own is left as it was
 
 
 def test_places_and_names_are_part_of_the_key():

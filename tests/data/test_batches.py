@@ -206,7 +206,9 @@ LOADERS: dict[str, Callable[[Any], Any]] = {
 def test_a_loader_that_begins_in_mid_epoch_reads_the_rest_alone(kind):
     """The same bits, noise of the data set included, and none of the rows before."""
     rows = Counting()
-    batches = LoaderBatches(LOADERS[kind](rows), lambda x: Rows.of(x if x.dim() > 1 else x.unsqueeze(0)))
+    batches = LoaderBatches(
+        LOADERS[kind](rows), lambda x, name: Rows.of(x if x.dim() > 1 else x.unsqueeze(0), name=name)
+    )
     whole = [batch.args[0] for batch in batches.epoch(3, 2)]
     for start in range(1, len(whole)):
         rows.read.clear()

@@ -115,6 +115,9 @@ OPTIONS = {
     "clip_norm NaN": ({"clip_norm": float("nan")}, {}, ValueError, "clip_norm must be positive, got nan"),
     "seed a fraction": ({}, {"seed": 1.5}, TypeError, "seed: a whole number is required, got 1.5"),
     "seed a word": ({}, {"seed": "1"}, TypeError, "seed: a whole number is required, got '1'"),
+    "seed True": ({}, {"seed": True}, TypeError, "seed: a whole number is required, got True"),
+    "seed negative": ({}, {"seed": -1}, ValueError, r"seed: .* from 0 to 2\*\*63 - 1 is required, got -1"),
+    "seed too large": ({}, {"seed": 2**63}, ValueError, r"seed: .* from 0 to 2\*\*63 - 1 .* 9223372036854775808"),
     "seed None": ({}, {"seed": None}, TypeError, "seed: a whole number is required, got None"),
     "batch_size a word": ({}, {"batch_size": "10"}, ValueError, "batch_size must be a whole number, .* got '10'"),
     "batch_size True": ({}, {"batch_size": True}, ValueError, "batch_size must be a whole number, .* got True"),
@@ -133,6 +136,15 @@ def test_an_option_of_another_kind_is_refused_in_words(option):
         VariationalEM(model, guide, **em).fit(X, steps=1, progress=False, **fit)
 
 
+def test_seeds_at_the_ends_of_their_range():
+    from ppl_vae._random import fold
+
+    assert len({fold(seed, "step", 1) for seed in (0, 1, np.int64(2**62), 2**63 - 1)}) == 4
+    for seed in (-1, 2**63, 2**70):
+        with pytest.raises(ValueError, match="seed: a whole number from 0"):
+            fold(seed)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_said_so():
     with pytest.raises(ValueError, match=r"got 'cuda' .*none is found here: torch.cuda.is_available\(\) is False"):
@@ -143,3 +155,29 @@ def test_numbers_of_numpy_are_numbers():
     found = fitted(X, seed=np.int64(1), batch_size=np.int64(10)).params
     expected = fitted(X, seed=1, batch_size=10).params
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+# masked arrays of numpy
+
+MASKED = np.ma.masked_array(X.numpy(), X.numpy() > 1.0, fill_value=-999.0)
+
+
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [
+        (MASKED, "data: .* a masked array of float32"),
+        ((X, MASKED), r"data\[1\]: .* a masked array of float32"),
+        ({"x": MASKED}, r"data\['x'\]: .* a masked array of float32"),
+        (list(MASKED), "data: .* a list of masked arrays"),
+    ],
+)
+def test_a_masked_array_is_refused_with_the_way_to_give_its_mask(data, place):
+    with pytest.raises(ValueError, match=place + r'.*give it apart, \{"x": data.filled\(0\), "mask": ~data.mask\}'):
+        source_of(data)
+
+
+def test_a_masked_array_with_nothing_masked_is_a_plain_one():
+    plain = np.ma.masked_array(X.numpy(), np.zeros(X.shape, bool))
+    assert torch.equal(source_of(plain).args[0], X)
+    apart = source_of({"x": MASKED.filled(0), "mask": ~MASKED.mask})
+    assert torch.equal(apart.kwargs["mask"], X <= 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, random_split
@@ -83,10 +84,50 @@ def test_no_rows_by_an_empty_index_are_refused_as_ever():
         source_of(Items()).take(slice(0, 0))
 
 
+def odd(row, form):
+    """Rows of which one has another form."""
+    return Items(lambda i: form if i == row else (X[i], Y[i]))
+
+
+@pytest.mark.parametrize("row", [7, 64, 70])  # in the first block, at the head of the second, and in it
+@pytest.mark.parametrize(
+    ("form", "came"),
+    [
+        (None, "required, got None"),
+        ((X[0], None), r"required, got \(the shape \(3,\), None\)"),
+        ((X[0, :2], Y[0]), r"rows of one form are required, got \(the shape \(2,\), the shape \(\)\)"),
+        ((X[0],), r"rows of one form are required, got \(the shape \(3,\)\)"),
+        ({"x": X[0]}, r"rows of one form are required, got \{'x': the shape \(3,\)\}"),
+    ],
+)
+def test_a_row_that_is_none_or_of_another_form_is_named_by_its_number(row, form, came):
+    if row != 64:
+        with pytest.raises(ValueError, match=rf"^data: .*{came} at row {row}"):
+            source_of(odd(row, form)).take(slice(None))
+    with pytest.raises(ValueError, match=rf"^data: .*{came} at row {row}"):
+        source_of(odd(row, form)).take(torch.tensor([3, row, 5]))
+
+
+def test_a_first_row_that_is_none_is_named_at_once():
+    with pytest.raises(ValueError, match="tuples or dictionaries of these, are required, got None at row 0"):
+        source_of(odd(0, None))
+
+
 def test_rows_of_other_shapes_are_named():
     """The first block tells of the shape: only a later one can differ from it without torch's own error."""
-    with pytest.raises(ValueError, match=r"data: rows of one shape are required, got \(3,\) in row 0 and \(2,\)"):
+    with pytest.raises(ValueError, match=r"got the shape \(2,\) at row 64, and the shape \(3,\) at row 0"):
         source_of(Items(lambda i: X[i] if i < 64 else X[i, :2])).take(slice(None))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [">f4", "read-only", "turned", np.longdouble])
+def test_rows_that_are_arrays_of_any_form(kind):
+    rows = X.numpy().copy() if kind in ("read-only", "turned") else X.numpy().astype(kind)
+    rows = rows[:, ::-1] if kind == "turned" else rows
+    rows.flags.writeable = False
+    expected = X.flip(1) if kind == "turned" else X
+    found = source_of(Items(lambda i: [rows[i], Y[i]]), dtype=torch.float32).take(slice(5, 500))
+    assert torch.equal(found.args[0], expected[5:500])
 
 
 def parts():

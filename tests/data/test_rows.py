@@ -213,3 +213,70 @@ def test_size_of_a_batch_is_that_of_its_first_tensor():
     assert Batch((None, torch.zeros(3, 2))).size == 3
     assert Batch((), {"x": torch.zeros(5)}).size == 5
     assert Batch((torch.tensor(1.0),)).size is None
+
+
+# nullable columns of pandas, and columns of objects
+
+NULLABLE = {
+    "Int64": pd.array([1, None], "Int64"),
+    "boolean": pd.array([True, None], "boolean"),
+    "Float64": pd.array([0.5, None], "Float64"),
+    "objects": np.array([1, pd.NA], object),
+}
+
+
+@pytest.mark.parametrize("kind", NULLABLE)
+@pytest.mark.parametrize("beside", [[1.0, 2.0], [1, 2]])
+def test_a_hole_in_a_nullable_column_is_a_hole_like_nan(kind, beside):
+    with pytest.raises(ValueError, match=re.escape("data: no NaN is allowed, found one at row 1, column a" + HOLES)):
+        Rows.of(pd.DataFrame({"b": beside, "a": NULLABLE[kind]}))
+    with pytest.raises(ValueError, match="found one at row 1; holes are told by a mask"):
+        Rows.of(pd.Series(NULLABLE[kind]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("Int64", torch.int64), ("boolean", torch.bool), ("Float64", torch.float32)]
+)
+def test_nullable_columns_without_holes_are_numbers_of_their_kind(kind, dtype):
+    whole = pd.DataFrame({"a": NULLABLE[kind][:1], "b": NULLABLE[kind][:1]})
+    assert Rows.of(whole).args[0].dtype == dtype
+    assert Rows.of(whole["a"]).args[0].dtype == dtype
+    assert Rows.of(whole.assign(c=0.5)).args[0].tolist() == [[float(whole["a"][0])] * 2 + [0.5]]
+
+
+def test_only_the_columns_that_hold_no_numbers_are_listed():
+    frame = pd.DataFrame(X, columns=["a", "b", "c"]).astype(object).assign(w=["u", "v", "u", "v"])
+    frame["d"] = pd.to_datetime("2024-01-01")
+    with pytest.raises(ValueError, match=r"with the columns 'w' \([^,]*\), 'd' \([^,]*\); drop them"):
+        Rows.of(frame)
+    torch.testing.assert_close(Rows.of(frame.drop(columns=["w", "d"])).args[0], torch.tensor(X).float())
+
+
+# arrays as other programs write them
+
+FOREIGN = {
+    "big-endian": (X.astype(">f4"), torch.float32),
+    "big-endian doubles in a list": (list(X.astype(">f8")), torch.float32),
+    "big-endian whole numbers": (np.arange(12, dtype=">i2").reshape(4, 3), torch.int16),
+    "long double": (X.astype(np.longdouble), torch.float32),
+    "turned rows": (X[::-1], torch.float32),
+    "turned columns": (X[:, ::-1], torch.float32),
+    "uint16": (np.arange(12, dtype=">u2").reshape(4, 3), torch.int32),
+    "uint32": (np.arange(12, dtype=np.uint32).reshape(4, 3), torch.int64),
+    "uint64": (np.arange(12, dtype=np.uint64).reshape(4, 3), torch.int64),
+}
+
+
+@pytest.mark.parametrize("form", FOREIGN)
+def test_arrays_of_any_byte_order_and_strides(form):
+    value, dtype = FOREIGN[form]
+    (x,) = Rows.of(value).take(torch.tensor([3, 0])).args
+    assert x.dtype == dtype
+    torch.testing.assert_close(
+        x.double(), torch.tensor(np.asarray(value).astype(np.float64)[[3, 0]]).to(dtype).double()
+    )
+
+
+def test_whole_numbers_that_no_tensor_holds_are_refused():
+    with pytest.raises(ValueError, match=r"whole numbers below 2\*\*63 are required, got 9223372036854775808"):
+        Rows.of(np.array([2**63], np.uint64))

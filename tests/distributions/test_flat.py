@@ -53,8 +53,40 @@ def test_what_cannot_be_is_refused():
         Flat(constraints.boolean)
     with pytest.raises(ValueError, match=r"event_shape=, such as \(3,\) for 3 shares; got \(\)"):
         Flat(constraints.simplex)
+    for support in (constraints.symmetric, constraints.lower_triangular, constraints.square):
+        with pytest.raises(ValueError, match=r"numbers without bounds can be carried is required \(real, .*\), got"):
+            Flat(support, event_shape=(2, 2))
     with pytest.raises(ValueError, match="a value in the support"), pyro.validation_enabled():
         Flat(constraints.positive).log_prob(torch.tensor(-1.0))
+
+
+MATRICES = {
+    "positive_definite": Flat(constraints.positive_definite, event_shape=(2, 2)),
+    "lower_cholesky": Flat(constraints.lower_cholesky, event_shape=(2, 2)),
+    "Wishart": dist.Wishart(torch.tensor(9.0), torch.eye(2)),
+    "corr_cholesky": Flat(constraints.corr_cholesky, event_shape=(2, 2)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Singular sample detected")
+@pytest.mark.parametrize("guide", [AutoNormal, AutoMultivariateNormal, AutoDelta])
+@pytest.mark.parametrize("name", MATRICES)
+def test_a_support_without_a_bijection_is_named_with_its_site(name, guide):
+    def of_a_matrix(x):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        m = pyro.sample("m", MATRICES[name])
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(a, m[..., 0, 0].abs() + 1.0), obs=x)
+
+    fitter = VariationalEM(of_a_matrix, guide(of_a_matrix))
+    if name == "corr_cholesky" or guide is AutoDelta:
+        assert fitter.fit(X, steps=2, progress=False).ended == "completed"
+        return
+    with pytest.raises(
+        ValueError, match=rf"the latent 'm' lives on .*, and {guide.__name__} needs a bijection"
+    ) as error:
+        fitter.fit(X, steps=2, progress=False)
+    assert "Trace Shapes" not in str(error.value) and "corr_cholesky factor" in str(error.value)
 
 
 def model(x):

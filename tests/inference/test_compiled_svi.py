@@ -12,8 +12,10 @@ import signal
 import threading
 import tracemalloc
 import warnings
+from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -839,6 +841,36 @@ def test_an_argument_that_cannot_be_told_from_another_stays_eager(by_torch):
     svi = CompiledSVI(Takes(), GuideTakes(), pyro.optim.Adam({}), Trace_ELBO())
     one_warning(svi, 4, X, array, match="an argument of type ndarray cannot be told from another one")
     assert svi.explain().rows == []
+    ((reason, count),) = svi.explain().beside.items()
+    assert count == 3 and "ndarray" in reason  # the very first step asks for no program
+    assert str(svi.explain()) == f"3 calls eager: {reason}"
+    for _ in range(4):
+        svi.step(X, Namespace(beta=0.5, hidden=[8]))
+    assert status(svi) == ["compiled"]
+    assert str(svi.explain()).splitlines()[-1].startswith("3 calls eager: an argument of type ndarray")
+    svi.step(X, Namespace(beta=0.25, hidden=[8]))
+    assert status(svi) == ["compiled", "eager"]
+
+
+@pytest.mark.parametrize("kind", [Namespace, SimpleNamespace])
+def test_numbers_in_a_namespace_are_those_of_the_call(by_torch, kind):
+    def model(x, args):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.param("m", torch.zeros(())), args.scale + args.more), obs=x)
+
+    def guide(x, args):
+        pass
+
+    def losses(make, scale):
+        pyro.clear_param_store()
+        svi = make(model, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+        return [svi.step(X[:, 0], kind(scale=scale, more=torch.tensor(i / 10))) for i in range(6)], svi
+
+    for scale in (1.0, 3.0):
+        expected, _ = losses(SVI, scale)
+        found, svi = losses(CompiledSVI, scale)
+        assert found == pytest.approx(expected, rel=1e-5)
+        assert status(svi) == ["compiled"]
 
 
 def test_a_step_inside_a_handler_of_pyro_stays_eager(by_torch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import pyro
 import pyro.distributions as dist
@@ -10,7 +12,7 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 from torch.distributions import constraints
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ppl_vae import Pair, VariationalEM
 from ppl_vae.guides import AmortizedNormal
@@ -76,6 +78,55 @@ def first_rows(seed):
     from ppl_vae._random import generator
 
     return torch.randperm(40, generator=generator(seed, "permutation", 0))[:10].tolist()
+
+
+class Items(Dataset):
+    """Rows one by one, all of which from number 30 on hold an infinity."""
+
+    def __init__(self, bad=torch.inf):
+        self.x = X.clone()
+        self.x[30:, 1] = bad
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i]
+
+
+def row_in(error):
+    return int(re.search(r" row (\d+)", str(error.value)).group(1))
+
+
+def normal(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(pyro.param("m", torch.zeros(3)), 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("networked", [True, False])
+def test_a_row_of_a_data_set_is_named_by_its_number_in_the_whole(seed, networked):
+    pair = networks() if networked else (normal, no_guide)
+    with pytest.raises((ValueError, NonFiniteError), match="holds inf at row") as error:
+        fit(pair, Items(), batch_size=5, steps=8, seed=seed)
+    assert row_in(error) >= 30
+
+
+@pytest.mark.parametrize("data", [Items(), Items().x])
+def test_a_row_of_a_measurement_in_pieces_is_named_by_its_number_in_the_whole(data):
+    fitter = VariationalEM(*networks())
+    fitter.pair.initialize(X)
+    with pytest.raises(ValueError, match="holds inf at row 30, column 1"):
+        fitter.evaluate(data, batch_size=8)
+
+
+def test_a_row_of_a_data_loader_is_a_row_of_a_batch():
+    unknown = r"holds inf at row \d of a batch \(a DataLoader does not tell its number\), column 1"
+    for pair in (networks(), (normal, no_guide)):
+        with pytest.raises((ValueError, NonFiniteError), match=unknown):
+            fit(pair, DataLoader(Items(), batch_size=8), steps=5)
+    with pytest.raises(ValueError, match="batch 3 of the DataLoader, data: no NaN is allowed, found one at row 6"):
+        fit(networks(), DataLoader(Items(torch.nan), batch_size=8), steps=5)
 
 
 def test_what_is_masked_out_may_be_infinite():

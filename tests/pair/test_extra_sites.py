@@ -11,7 +11,7 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 
 import ppl_vae
-from ppl_vae import ELBO, IWAE, RLOO, ImportanceWeighted, Pair, ScoreFunction
+from ppl_vae import ELBO, IWAE, RLOO, ImportanceWeighted, Pair, ScoreFunction, VariationalEM
 from ppl_vae._random import isolated_rng
 from ppl_vae.evidence import decomposition, elbo
 
@@ -187,3 +187,37 @@ def test_within_pyros_own_svi_it_is_left_out_too():
     with pyro.get_param_store().scope(), pytest.warns(UserWarning, match="'more'"):
         loss = ELBO(analytic_kl=False, num_particles=50).loss(model, apart, X)
     assert abs(loss + float(EXACT.sum())) < 1e-6
+
+
+# data that nobody observes
+
+
+def regression(x, y=None):
+    w = pyro.sample("w", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(w * x, 1.0), obs=y)
+
+
+def test_a_model_that_observes_nothing_of_the_data_is_named():
+    said = (
+        r"^Pair: the model observes nothing of the data \(its sites are 'w', 'y', all of them latent\); 'y' was not "
+        "given, and is a latent here"
+    )
+    with pytest.warns(UserWarning, match=said) as record:
+        VariationalEM(regression, AutoNormal(regression)).fit({"x": X.float()}, steps=3, progress=False)
+    assert len(record) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_model_that_observes_something_or_has_no_data_is_not_named():
+    def by_factor(x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.factor("y", -((x - w) ** 2))
+
+    def prior():
+        pyro.sample("w", dist.Normal(0.0, 1.0))
+
+    Pair(regression, AutoNormal(regression)).initialize({"x": X.float(), "y": X.float()})
+    Pair(by_factor, AutoNormal(by_factor)).initialize(X.float())
+    Pair(prior, AutoNormal(prior)).initialize(None)

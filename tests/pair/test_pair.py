@@ -118,6 +118,7 @@ def test_no_plate_and_two_plates_are_errors_that_say_so():
         Pair(two, guide, data_plate="other").initialize(x)
 
 
+@pytest.mark.filterwarnings("ignore:Pair. the model observes nothing of the data")
 def test_a_plate_of_fixed_size_refuses_mini_batches_but_not_full_ones():
     def model(x):
         with pyro.plate("data", 20):
