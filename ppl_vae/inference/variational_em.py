@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -194,7 +195,7 @@ class VariationalEM:
         )
         fit.attach(trainer, self._config(pair, batches, batch_size, seed))
         with with_the_fit(fit), trainer.checkpoint.alone():
-            if resume and state_file is not None and state_file.exists():
+            if resume and state_file is not None and os.path.lexists(state_file):
                 with taking_back(state_file):
                     trainer.load_state(read_state(state_file))
             trainer.run(epochs=epochs, steps=steps, progress=progress)

@@ -71,7 +71,7 @@ class RunFolder:
 
     def exists(self) -> bool:
         """Whether a save has ever been committed here."""
-        return (self.path / self.MANIFEST).exists()
+        return os.path.lexists(self.path / self.MANIFEST)  # a link to nowhere too: what it is, its reader says
 
     def names(self) -> list[str]:
         """The files of the last committed save, relative to the folder."""
