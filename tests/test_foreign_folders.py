@@ -56,7 +56,7 @@ def forged(folder: Path, name: str, raw: bytes) -> Path:
     """The folder with other bytes in a file, of which its manifest knows."""
     path = folder / RunFolder.MANIFEST
     manifest = decode_json(path.read_bytes())
-    manifest["files"][name]["sha256"] = sha256(raw)
+    manifest["files"][name] = {"sha256": sha256(raw), "size": len(raw)}
     (folder / name).write_bytes(raw)
     path.write_bytes(encode_json(manifest))
     return folder
@@ -413,7 +413,7 @@ def test_a_missing_key_is_named(name, run):
     needed = [w for w in needed if w[0] != "fit" or len(w) == 1]  # a fit by hand says less of itself
     needed = [w for w in needed if w[0] not in ("latents", "parameters", "files") or len(w) in (1, 3)]
     needed = [w for w in needed if w[-1] != "format_version"]  # it is said in other words
-    needed = [w for w in needed if w[-1] not in ("num_classes", "steps_per_unit")]  # older runs have fewer facts
+    needed = [w for w in needed if w[-1] not in ("num_classes", "steps_per_unit", "size")]  # older runs lack them
     for where in needed:
         raw = as_document(without(content, where))
         forged(run, name, raw) if name != "manifest.json" else (run / name).write_bytes(raw)
