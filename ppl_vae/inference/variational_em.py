@@ -149,7 +149,9 @@ class VariationalEM:
             resume: go on from the folder's state if it holds one; the end is bit-identical to an uninterrupted run. The
                 rows must be the same, by a digest of all that lie in memory or in memory maps (of those above 1 GiB, of
                 1 GiB spread over all); of a ``Dataset`` the first 256 are compared, of a ``DataLoader`` those of the
-                first batch, its lengths and the seed of its sampler, and no more.
+                first batch, its lengths and the seed of its sampler, and no more; ``validation`` likewise. Numbers,
+                names and shapes are compared, **code is not**: what the model, the guide, a transform, a callback or
+                the function of an ``lr_scheduler`` does is yours to leave as it was.
             transform: a random function of the first tensor, applied to each batch (``dynamic_binarization``).
             last_batch: of the N mod B rows at the end of an epoch: "keep" makes a smaller batch, "drop" leaves them out
                 (others in each epoch), "even" makes all batches of an epoch of nearly one size.
