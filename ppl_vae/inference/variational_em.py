@@ -157,8 +157,9 @@ class VariationalEM:
                 (others in each epoch), "even" makes all batches of an epoch of nearly one size.
 
         Returns:
-            The fit. Ctrl-C ends it cleanly with what it has (``fit.ended == "interrupted"``), its state written; and so
-            does SIGTERM, in the main thread and unless the caller has a handler of his own for it.
+            The fit. Ctrl-C ends it cleanly with what it has (``fit.ended == "interrupted"``), its state written, unless
+            SIGINT is ignored; and so does SIGTERM, in the main thread and unless the caller has a handler of his own
+            for it.
 
         Raises:
             NonFiniteError: the loss or a gradient was not finite; its ``fit`` is the fit before that step.
