@@ -78,7 +78,7 @@ def load_saved(
         blamed = state_file if data is None else None
     else:
         blamed = None
-    with _blamed_on(blamed):
+    with _blamed_on(blamed, _from_folder(config, state if data is None else None, saved)):
         pair = Pair(
             model, guide, data_plate=config["fit"].get("data_plate"), device=device, dtype=_dtype(config, saved)
         )
@@ -89,16 +89,33 @@ def load_saved(
 
 
 @contextmanager
-def _blamed_on(path: Path | None) -> Iterator[None]:
-    """All that a pair is made of and run on comes from the folder: so what goes wrong there is its fault."""
+def _blamed_on(path: Path | None, known: str) -> Iterator[None]:
+    """What the pair is run with that comes from the folder, ``known``, is said beside what goes wrong there.
+
+    Where all comes from there (``path``), it is the fault of the folder; where the caller has given the pair or the
+    rows, it may be his, and the error stays what it is.
+    """
     try:
         yield
     except StorageError:
         raise
     except Exception as error:
         if path is None:
+            error.add_note(f"load: of the folder are {known}; are they of this pair?")
             raise
-        raise StorageError(path, f"the pair cannot be run on its rows ({type(error).__name__}: {error})") from error
+        problem = f"the pair cannot be run on its rows ({type(error).__name__}: {error}); of the folder are {known}"
+        raise StorageError(path, problem) from error
+
+
+def _from_folder(config: dict[str, Any], state: Any, run: Snapshot) -> str:
+    """What a pair is run with when it is loaded, each with its file and key."""
+    known = [f"{run.path / RunFolder.CONFIG}: fit.data_plate is {config['fit'].get('data_plate')!r}"]
+    if state is not None and state.get("template"):
+        template = state["template"]
+        tensors = [*template["args"], *template["kwargs"].values()]
+        shown = ", ".join(f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in tensors)
+        known.append(f"{run.path / RunFolder.STATE}: template has rows of shape {shown}")
+    return "; ".join(known)
 
 
 def _units(config: dict[str, Any], run: Snapshot) -> Units | None:

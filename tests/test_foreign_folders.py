@@ -56,7 +56,7 @@ def forged(folder: Path, name: str, raw: bytes) -> Path:
     """The folder with other bytes in a file, of which its manifest knows."""
     path = folder / RunFolder.MANIFEST
     manifest = decode_json(path.read_bytes())
-    manifest["files"][name]["sha256"] = sha256(raw)
+    manifest["files"][name] = {"sha256": sha256(raw), "size": len(raw)}
     (folder / name).write_bytes(raw)
     path.write_bytes(encode_json(manifest))
     return folder
@@ -101,12 +101,17 @@ def _folder(path: Path) -> None:
     path.mkdir()
 
 
+def _loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
 OTHERS = {
     "a pipe": _pipe,
     "a socket": _socket,
     "a link out": _link_out,
     "a link to a device": _device,
     "a folder": _folder,
+    "a link to itself": _loop,
 }
 
 
@@ -118,7 +123,7 @@ def test_what_is_no_plain_file_is_neither_opened_nor_replaced_nor_removed(kind, 
     (run / name).unlink()
     OTHERS[kind](run / name)
     before = os.lstat(run / name)
-    message = rf"{name}: (a plain file is required|leads out of the folder)"
+    message = rf"{name}: (a plain file is required|leads out of the folder|cannot be looked at \(Too many levels)"
     with pytest.raises(StorageError, match=message):
         ppl_vae.load(run)
     with pytest.raises(StorageError, match=message):
@@ -141,6 +146,21 @@ def test_an_overwrite_does_not_remove_files_behind_a_linked_folder(run):
         ppl_vae.load(run)
     assert (run.parent / "mine" / "note.txt").read_text() == "mine"
     assert os.listdir(run.parent / "mine") == ["note.txt"]
+
+
+@needs_links
+def test_names_that_the_system_refuses_are_named(run):
+    """A checkpoint that is a link to itself, a file in a folder that is one, a name that no file can bear."""
+    with pytest.raises(StorageError, match=r"x{300}: cannot be looked at \(File name too long"):
+        RunFolder(run).write({"x" * 300: "too long"})
+    shutil.rmtree(run / "plots")
+    _loop(run / "plots")
+    for call in (lambda: ppl_vae.load(run), lambda: small_fit()[0].save(run, overwrite=True)):
+        with pytest.raises(StorageError, match=r"plots/note\.txt: cannot be looked at \(Too many levels"):
+            call()
+    _loop(run.parent / RunFolder.STATE)
+    with pytest.raises(StorageError, match=r"state\.safetensors: cannot be looked at"):
+        Run(pair=plain)(3, folder=run.parent, resume=True)
 
 
 @needs_links
@@ -393,7 +413,7 @@ def test_a_missing_key_is_named(name, run):
     needed = [w for w in needed if w[0] != "fit" or len(w) == 1]  # a fit by hand says less of itself
     needed = [w for w in needed if w[0] not in ("latents", "parameters", "files") or len(w) in (1, 3)]
     needed = [w for w in needed if w[-1] != "format_version"]  # it is said in other words
-    needed = [w for w in needed if w[-1] not in ("num_classes", "steps_per_unit")]  # older runs have fewer facts
+    needed = [w for w in needed if w[-1] not in ("num_classes", "steps_per_unit", "size")]  # older runs lack them
     for where in needed:
         raw = as_document(without(content, where))
         forged(run, name, raw) if name != "manifest.json" else (run / name).write_bytes(raw)

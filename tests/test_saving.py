@@ -20,7 +20,7 @@ from ppl_vae import KeepBest, VariationalEM
 from ppl_vae.guides import MeanField
 from ppl_vae.models import VAE
 from ppl_vae.saving import tensors_of
-from ppl_vae.storage import RunFolder, StorageError
+from ppl_vae.storage import RunFolder, StorageError, decode_tree, encode_tree
 
 
 def mean_field(start: int = 0):
@@ -228,6 +228,41 @@ def test_weights_of_another_pair_are_refused(name, tmp_path):
     Run(pair=plain)(2).save(tmp_path / "run")
     with pytest.raises(StorageError, match=r"model\.safetensors: .*" + message):
         ppl_vae.load(tmp_path / "run", *make(1))
+
+
+def with_state(folder, **changed):
+    """A checkpoint vouches for itself: its state may be anything."""
+    path = folder / RunFolder.STATE
+    path.write_bytes(encode_tree({**decode_tree(path.read_bytes()), **changed}))
+
+
+ROWS = {
+    "width": (torch.zeros(2, 7), RuntimeError),
+    "dtype": (torch.zeros(2, 3, dtype=torch.int64), ValueError),
+    "NaN": (torch.full((2, 3), torch.nan), ValueError),
+    "none": (torch.zeros(0, 3), ValueError),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_of_the_folder_that_do_not_fit_the_pair_are_named(name, tmp_path):
+    rows, kind = ROWS[name]
+    Run(pair=plain)(3).save(tmp_path)
+    with_state(tmp_path, template={"args": [rows], "kwargs": {}})
+    with pytest.raises(kind) as raised:
+        ppl_vae.load(tmp_path, *plain(3))
+    note = "\n".join(raised.value.__notes__)
+    assert f"{RunFolder.STATE}: template has rows of shape {tuple(rows.shape)} {rows.dtype}" in note
+    assert ppl_vae.load(tmp_path, *plain(3), data=data()).steps == 3  # the rows of the caller are taken for them
+
+
+def test_a_plate_of_the_folder_that_the_pair_does_not_have_is_named(tmp_path):
+    fit = Run(pair=plain)(3)
+    fit.config["data_plate"] = "x"
+    fit.save(tmp_path)
+    with pytest.raises(ppl_vae.pair.DataAxisError) as raised:
+        ppl_vae.load(tmp_path, *plain(3))
+    assert f"{RunFolder.CONFIG}: fit.data_plate is 'x'" in "\n".join(raised.value.__notes__)
 
 
 def test_load_wants_both_or_a_recipe(tmp_path):

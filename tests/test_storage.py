@@ -400,6 +400,46 @@ def test_a_checkpoint_may_replace_the_state_on_its_own(tmp_path: Path) -> None:
         folder.verify()
 
 
+HUGE = 1 << 40
+
+
+def without_sizes(folder: RunFolder) -> RunFolder:
+    """The manifest as earlier builds wrote it."""
+    path = folder.path / folder.MANIFEST
+    manifest = read_json(path)
+    for entry in manifest["files"].values():
+        del entry["size"]
+    write_json(path, manifest)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "state.safetensors", "history.csv", "README.md"])
+@pytest.mark.parametrize("made", [full_folder, lambda path: without_sizes(full_folder(path))], ids=["sizes", "none"])
+def test_a_file_of_a_terabyte_is_refused_before_it_is_read(made, name: str, tmp_path: Path) -> None:
+    """Of holes: it takes no room, and hashing 20 GB of them took 86 seconds."""
+    folder = made(tmp_path / "run")
+    folder.verify()
+    try:
+        os.truncate(folder.path / name, HUGE)
+    except OSError:
+        pytest.skip("a file system without files of this size")
+    for call in (folder.verify, lambda: folder.read_bytes(name)):
+        with pytest.raises(StorageError, match=rf"{name}: .*got {HUGE}"):
+            call()
+    if name.endswith(".safetensors"):
+        with pytest.raises(StorageError, match=rf"{name}: .*got {HUGE}"):
+            load_tree(folder.path / name)
+
+
+def test_the_manifest_knows_sizes_and_keeps_what_it_knows(tmp_path: Path) -> None:
+    folder = without_sizes(full_folder(tmp_path / "run"))
+    folder.write({folder.HISTORY: "step\n"})
+    entries = read_json(folder.path / folder.MANIFEST)["files"]
+    assert entries[folder.HISTORY]["size"] == 5
+    assert [name for name, entry in entries.items() if "size" in entry] == [folder.HISTORY]
+    folder.verify()
+
+
 def test_a_folder_with_a_checkpoint_alone_can_be_claimed(tmp_path: Path) -> None:
     save_tree(tmp_path / RunFolder.STATE, {"step": 2})
     RunFolder(tmp_path).claim().write({"config.json": {}})

@@ -26,8 +26,6 @@ __all__ = ["Verdict", "verdict"]
 
 TRAIN_ROWS = 1000
 """Training rows that are scored beside the others, spread evenly."""
-LEAST_ESS = 2.0
-"""Fewer draws than this carry no error bar: a single weight makes the estimate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +91,9 @@ class Verdict:
     @property
     def reliable(self) -> Tensor:
         """May the estimate of log p(x) be taken for it? Bool, (N,) or ()."""
-        if self.exact:
-            return torch.ones_like(self.khat, dtype=torch.bool)
-        found = self.khat < KHAT_LIMIT  # not where it is not known
         if self.evidence is not None:
-            found = found & self.evidence.standard_error.isfinite() & (self.evidence.ess >= LEAST_ESS)
-        return found
+            return self.evidence.reliable
+        return torch.ones_like(self.khat, dtype=torch.bool) if self.exact else self.khat < KHAT_LIMIT
 
     @property
     def overfitting(self) -> Difference | None:

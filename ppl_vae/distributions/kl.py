@@ -19,6 +19,7 @@ from torch.distributions.transforms import ComposeTransform, IndependentTransfor
 
 from ppl_vae import _private as private
 from ppl_vae.distributions.codes import Codes
+from ppl_vae.distributions.domains import stays_in_domains
 from ppl_vae.distributions.relaxed_codes import RelaxedCodes
 
 __all__ = ["closed_form_kl", "event_rank", "sum_event"]
@@ -57,7 +58,7 @@ def closed_form_kl(q: Any, p: Any) -> Tensor | None:
 
     A rule is taken where it is registered (``torch.distributions.register_kl``) for exactly the classes of q and p, and
     of what stands inside ``to_event``; Pyro's name of one of torch's classes counts as that class. Transformed
-    distributions have the KL of their bases where the transforms are the same, and one to one.
+    distributions have the KL of their bases where the transforms are the same, and one to one on what the bases give.
 
     Args:
         q, p: distributions with one event shape, and batch shapes that can be broadcast.
@@ -77,7 +78,7 @@ def closed_form_kl(q: Any, p: Any) -> Tensor | None:
     if q_rank != p_rank:
         return _normal_against_multivariate(q, p) if q_rank - p_rank == 1 else None
     if _law(type(q)) is _law(type(p)) is td.TransformedDistribution:
-        return _of_bases(q.base_dist, p.base_dist) if _same_transforms(q.transforms, p.transforms) else None
+        return _of_bases(q.base_dist, p.base_dist) if _is_one_map(q, p) else None
     return _by_rule(q, p)
 
 
@@ -154,6 +155,13 @@ def _normal_against_multivariate(q: Any, p: Any) -> Tensor | None:
 
 
 # -- transforms --------------------------------------------------------------------------------------------------------
+
+
+def _is_one_map(q: Any, p: Any) -> bool:
+    """Are both transformed by the same map, and is it one to one on what their bases can give?"""
+    if not _same_transforms(q.transforms, p.transforms):
+        return False
+    return all(stays_in_domains(fn.base_dist.support, fn.transforms) for fn in (q, p))
 
 
 def _same_transforms(a: list[Transform], b: list[Transform]) -> bool:

@@ -18,6 +18,8 @@ Bound = Literal["lower", "upper", "exact"]
 
 KHAT_LIMIT = 0.7
 """Up to this k-hat an importance-weighted average converges at a practical rate (Vehtari et al., 2024)."""
+LEAST_ESS = 2.0
+"""Fewer draws than this carry no error bar: a single weight makes the estimate."""
 
 
 def error_in_words(standard_error: float, digits: str) -> str:
@@ -118,8 +120,14 @@ k-hat below 0.7 for 100 %)
 
     @property
     def reliable(self) -> Tensor:
-        """Is k-hat below 0.7? Same shape as the value, bool; False where k-hat could not be found."""
-        return self.khat < KHAT_LIMIT
+        """May the estimate be taken for log p(x)? Bool, same shape as the value.
+
+        It may where it is exact; else where k-hat is below 0.7, the standard error is known, and the effective number
+        of draws is at least 2. False where one of the three could not be found.
+        """
+        if self.bound == "exact":
+            return torch.ones_like(self.khat, dtype=torch.bool)
+        return (self.khat < KHAT_LIMIT) & self.standard_error.isfinite() & (self.ess >= LEAST_ESS)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a datum: value, standard_error, ess, khat."""
@@ -129,7 +137,8 @@ k-hat below 0.7 for 100 %)
         return pd.DataFrame(columns).rename_axis("datum")
 
     def __repr__(self) -> str:
-        rows = f"{len(self.value)} rows, mean " if self.value.dim() else ""
+        count = len(self.value) if self.value.dim() else None
+        rows = "" if count is None else "1 row, " if count == 1 else f"{count} rows, mean "
         parts = [self.estimator, rows + repr(self.mean())]
         parts.append("exact" if self.bound == "exact" else f"{self.bound} bound")
         parts.append(_khat_in_words(self.khat))
@@ -142,7 +151,7 @@ _COLUMNS = ("value", "standard_error", "ess", "khat")
 def _khat_in_words(khat: Tensor) -> str:
     if bool(torch.isnan(khat).all()):
         return ""
-    if not khat.dim():
+    if khat.numel() == 1:
         return f"k-hat {float(khat):.2f}"
     return f"k-hat below {KHAT_LIMIT} for {percent(khat < KHAT_LIMIT)}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -149,14 +150,17 @@ class VariationalEM:
             resume: go on from the folder's state if it holds one; the end is bit-identical to an uninterrupted run. The
                 rows must be the same, by a digest of all that lie in memory or in memory maps (of those above 1 GiB, of
                 1 GiB spread over all); of a ``Dataset`` the first 256 are compared, of a ``DataLoader`` those of the
-                first batch, its lengths and the seed of its sampler, and no more.
+                first batch, its lengths and the seed of its sampler, and no more; ``validation`` likewise. Numbers,
+                names and shapes are compared, **code is not**: what the model, the guide, a transform, a callback or
+                the function of an ``lr_scheduler`` does is yours to leave as it was.
             transform: a random function of the first tensor, applied to each batch (``dynamic_binarization``).
             last_batch: of the N mod B rows at the end of an epoch: "keep" makes a smaller batch, "drop" leaves them out
                 (others in each epoch), "even" makes all batches of an epoch of nearly one size.
 
         Returns:
-            The fit. Ctrl-C ends it cleanly with what it has (``fit.ended == "interrupted"``), its state written; and so
-            does SIGTERM, in the main thread and unless the caller has a handler of his own for it.
+            The fit. Ctrl-C ends it cleanly with what it has (``fit.ended == "interrupted"``), its state written, unless
+            SIGINT is ignored; and so does SIGTERM, in the main thread and unless the caller has a handler of his own
+            for it.
 
         Raises:
             NonFiniteError: the loss or a gradient was not finite; its ``fit`` is the fit before that step.
@@ -195,7 +199,7 @@ class VariationalEM:
         )
         fit.attach(trainer, self._config(pair, batches, batch_size, seed))
         with with_the_fit(fit), trainer.checkpoint.alone():
-            if resume and state_file is not None and state_file.exists():
+            if resume and state_file is not None and os.path.lexists(state_file):
                 with taking_back(state_file):
                     trainer.load_state(read_state(state_file))
             trainer.run(epochs=epochs, steps=steps, progress=progress)

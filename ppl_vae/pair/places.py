@@ -53,7 +53,7 @@ def require_places_alike(pair: Pair, batch_size: int) -> None:
     shown = ", ".join(f"{name!r} {tuple(leaves[name].shape)}" for name in held[:5])
     raise DataAxisError(
         f"Pair: {site} at a row depends on the row's place in the batch (perhaps by {shown}), and in mini-batches any "
-        "row may stand there; fit without batch_size, or let the signature name index and gather what belongs to a row: "
+        "row may stand there; fit without batch_size, or let the signature name index and gather what a row has: "
         "`pyro.param(name, torch.zeros(N))[index]` (guides.MeanField does so)"
     )
 

@@ -1,4 +1,4 @@
-"""The manifest of a run folder: what belongs to its last save, by name, with the digest of each file."""
+"""The manifest of a run folder: what belongs to its last save, by name, with the digest and the size of each file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
 
 from ppl_vae.storage.errors import StorageError
-from ppl_vae.storage.form import each, kind, record, require_form, table, text
+from ppl_vae.storage.form import each, kind, record, require_form, table, text, whole
 from ppl_vae.storage.json_file import decode_json
 from ppl_vae.storage.plain_file import open_plain, require_plain_name
 from ppl_vae.storage.reading import read_open
@@ -20,6 +20,7 @@ class Entry(TypedDict, total=False):
     """What the manifest knows of one file."""
 
     sha256: str
+    size: int  # bytes; absent in folders of earlier builds
     staged: str  # its name while a save is under way; absent when the file is in place
 
 
@@ -36,7 +37,7 @@ Identity = tuple[int, ...]
 """Which file it was that bore the name: another save has put another one in its place."""
 
 _DIGEST = kind("64 hexadecimal digits", lambda value: isinstance(value, str) and bool(_HEX.fullmatch(value)))
-_FORM = record(files=table(record({"staged": text}, sha256=_DIGEST)), obsolete=each(text))
+_FORM = record(files=table(record({"staged": text, "size": whole()}, sha256=_DIGEST)), obsolete=each(text))
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, Identity]:

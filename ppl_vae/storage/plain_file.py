@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,14 +32,15 @@ def require_plain_name(folder: Path, name: str) -> Path:
     The folder itself may be a link: a person has named it.
 
     Raises:
-        StorageError: it is a pipe, a socket, a device or a folder, or a link leads out of the folder.
+        StorageError: it is a pipe, a socket, a device or a folder, a link leads out of the folder or to itself, or it
+            cannot be looked at.
     """
     path, home = folder / name, os.path.realpath(folder)
     for link in (path.parent, path):
         real = os.path.realpath(link)
         if real != home and not real.startswith(os.path.join(home, "")):
             raise StorageError(path, f"leads out of the folder, to {real}; it is neither read, written nor removed")
-    with suppress(FileNotFoundError, NotADirectoryError):
+    with suppress(FileNotFoundError, NotADirectoryError), _blamed_on(path):
         _require_plain(os.stat(path).st_mode, path)  # what a link inside the folder leads to
     return path
 
@@ -46,7 +48,7 @@ def require_plain_name(folder: Path, name: str) -> Path:
 def require_plain_folder(folder: Path, name: str) -> Path:
     """``folder / name``, where nothing is, or a folder that lies there and is no link."""
     path = folder / name
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError), _blamed_on(path):
         mode = os.lstat(path).st_mode
         if not stat.S_ISDIR(mode):
             raise StorageError(path, f"a folder is required, got {_name_of(mode)}")
@@ -73,6 +75,17 @@ def open_plain(path: str | Path) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+@contextmanager
+def _blamed_on(path: Path) -> Iterator[None]:
+    """That nothing is there is for the caller; whatever else the system says is said with the path."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise StorageError(path, f"cannot be looked at ({error.strerror or error})") from None
 
 
 def is_plain(path: Path) -> bool:

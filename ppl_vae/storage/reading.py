@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +13,11 @@ from ppl_vae.storage.plain_file import open_plain
 
 JSON_LIMIT = 1 << 26
 """Bytes of a file of JSON, or of the JSON in another: what a run folder says of itself takes a few thousand."""
+LIMIT = 1 << 30
+"""Bytes of a file that is neither a tree nor a posterior, where no manifest knows its size: texts and figures."""
 _BLOCK = 1 << 20
+_DAMAGED = "the file is damaged or was changed"
+_LARGE = (".safetensors", ".nc")
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -23,8 +28,7 @@ def read_bytes(path: str | Path) -> bytes:
 
 def read_open(file: BinaryIO, path: str | Path) -> bytes:
     """The bytes of a file that is open."""
-    if str(path).endswith(".json") and (size := os.fstat(file.fileno()).st_size) > JSON_LIMIT:
-        raise StorageError(path, f"at most {JSON_LIMIT} bytes of JSON are read, got {size}")
+    require_size(file, path)
     try:
         file.seek(0)
         raw = file.read()
@@ -46,6 +50,53 @@ def digest_of(file: BinaryIO, path: str | Path) -> str:
         raise StorageError(path, f"cannot be read ({error.strerror or error})") from None
     refuse_pickle(begin, last, path)
     return found.hexdigest()
+
+
+def require_size(file: BinaryIO, path: str | Path, size: int | None = None) -> None:
+    """Refuse by its size alone a file that would take long to read, and would be refused then.
+
+    Args:
+        file: open.
+        path: for the message.
+        size: what the manifest says, in bytes; without it a tree must have the size that its own header makes, and
+            what else is no posterior must be within :data:`LIMIT`.
+
+    Raises:
+        StorageError: it has another size; or it is a pickle, which is said first.
+    """
+    try:
+        found, suffix = os.fstat(file.fileno()).st_size, Path(path).suffix
+        problem = None
+        if suffix == ".json" and found > JSON_LIMIT:
+            problem = f"at most {JSON_LIMIT} bytes of JSON are read, got {found}"
+        elif size is not None and found != size:
+            problem = f"the content does not match the manifest ({size} bytes, got {found}); {_DAMAGED}"
+        elif size is None and suffix == ".safetensors" and found != (declared := _declared(file, found)):
+            problem = f"not a safetensors file, or a truncated one: its header makes {declared} bytes, got {found}"
+        elif size is None and suffix not in _LARGE and found > LIMIT:
+            problem = f"at most {LIMIT} bytes are read where the manifest gives no size, got {found}"
+        if problem is not None:
+            file.seek(0)
+            begin = file.read(4)
+            file.seek(max(0, found - 1))
+            refuse_pickle(begin, file.read(1), path)
+            raise StorageError(path, problem)
+    except OSError as error:
+        raise StorageError(path, f"cannot be read ({error.strerror or error})") from None
+
+
+def _declared(file: BinaryIO, found: int) -> int | None:
+    """The size of a safetensors file by its header: 8 bytes of length, JSON with the place of each tensor, numbers."""
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if not 0 < length <= min(JSON_LIMIT, found - 8):
+        return None
+    try:
+        header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return 8 + length + max(ends, default=0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def refuse_pickle(begin: bytes, last: bytes, path: str | Path) -> None:

@@ -71,7 +71,7 @@ class RunFolder:
 
     def exists(self) -> bool:
         """Whether a save has ever been committed here."""
-        return (self.path / self.MANIFEST).exists()
+        return os.path.lexists(self.path / self.MANIFEST)  # a link to nowhere too: what it is, its reader says
 
     def names(self) -> list[str]:
         """The files of the last committed save, relative to the folder."""
@@ -188,8 +188,8 @@ class RunFolder:
         for name, content in files.items():
             target = staged_path(self._place(name))
             patiently(target.parent, partial(target.parent.mkdir, parents=True, exist_ok=True))
-            digest = patiently(self.path / name, partial(_write, target, name, content))
-            staged[name] = Entry(sha256=digest, staged=target.relative_to(self.path).as_posix())
+            known = patiently(self.path / name, partial(_write, target, name, content))
+            staged[name] = Entry(**known, staged=target.relative_to(self.path).as_posix())
         patiently(self.path, partial(self._flush, staged))
         return staged
 
@@ -203,7 +203,7 @@ class RunFolder:
         for name in manifest["obsolete"]:
             self._place(name).unlink(missing_ok=True)
         self._flush(manifest["files"])
-        settled = Manifest(files={n: Entry(sha256=e["sha256"]) for n, e in manifest["files"].items()}, obsolete=[])
+        settled = Manifest(files={name: _in_place(entry) for name, entry in manifest["files"].items()}, obsolete=[])
         if settled != manifest:
             self._replace_manifest(settled)
         return settled
@@ -257,17 +257,28 @@ class RunFolder:
         return known or path.name.startswith(STAGED)
 
 
-def _write(target: Path, name: str, content: Content) -> str:
-    """Write one staged file and flush it; return its digest. Nothing is left of it where this fails."""
+def _in_place(entry: Entry) -> Entry:
+    """What the manifest knows of a file that has been renamed."""
+    known = entry.copy()
+    known.pop("staged", None)
+    return known
+
+
+def _entry(raw: bytes) -> Entry:
+    return Entry(sha256=sha256(raw), size=len(raw))
+
+
+def _write(target: Path, name: str, content: Content) -> Entry:
+    """Write one staged file and flush it; return its digest and size. Nothing is left of it where this fails."""
     try:
         if not callable(content):
             raw = _encode(name, content)
             write_and_flush(target, raw)
-            return sha256(raw)
+            return _entry(raw)
         content(target)
         with open(target, "rb") as file:
             os.fsync(file.fileno())
-        return sha256(target.read_bytes())
+        return _entry(target.read_bytes())
     except BaseException:
         with suppress(OSError):
             target.unlink()

@@ -17,7 +17,7 @@ from ppl_vae.storage.errors import StorageError
 from ppl_vae.storage.json_file import decode_json
 from ppl_vae.storage.manifest import MANIFEST, Entry, Manifest, identity_of, read_manifest, require_inside
 from ppl_vae.storage.plain_file import open_plain, require_plain_name
-from ppl_vae.storage.reading import digest_of, read_open
+from ppl_vae.storage.reading import digest_of, read_open, require_size
 from ppl_vae.storage.tree import check_tree, decode_tree
 
 STATE = "state.safetensors"
@@ -46,7 +46,9 @@ class Snapshot:
         return list(self._manifest["files"].values())
 
     def verify(self) -> None:
-        """Compare every file with the manifest; :class:`StorageError` names the first that differs."""
+        """Compare every file with the manifest, sizes first; :class:`StorageError` names the first that differs."""
+        for name in self._files:
+            self._require_size(name)
         for name, file in self._files.items():
             path = self.path / name
             if digest_of(file, path) != self._manifest["files"][name]["sha256"]:
@@ -55,6 +57,7 @@ class Snapshot:
     def read_bytes(self, name: str) -> bytes:
         """One file."""
         require_listed(self._manifest, name, self.path)
+        self._require_size(name)
         raw = read_open(self._files[name], self.path / name)
         if sha256(raw) != self._manifest["files"][name]["sha256"]:
             self._require_own_seal(name, raw)
@@ -67,6 +70,11 @@ class Snapshot:
     def read_tree(self, name: str) -> Any:
         """A file written from a tree of tensors."""
         return decode_tree(self.read_bytes(name), self.path / name)
+
+    def _require_size(self, name: str) -> None:
+        """A checkpoint may have replaced the state, whose own header then says how long it is."""
+        size = None if name == STATE else self._manifest["files"][name].get("size")
+        require_size(self._files[name], self.path / name, size)
 
     def _require_own_seal(self, name: str, raw: bytes) -> None:
         """It is not what the manifest knows: only the state, which a later checkpoint replaces, vouches for itself."""

@@ -18,7 +18,7 @@ __all__ = ["STATE_FORMAT", "Checkpoint", "ResumeError", "read_state", "require_s
 
 STATE_FORMAT = FORMATS[-1]
 LATER = ("rows", "sampler", "validation")
-"""What builds before this one did not write of a run; compared where it is known of both."""
+"""What earlier builds did not write of a run, none of it: a state without the first is one of theirs."""
 MOST_LISTED = 5  # names of columns in one message
 PATIENCE = 10.0
 """Seconds between two checkpoints of a run whose epochs are single steps, where nobody says otherwise."""
@@ -150,9 +150,10 @@ def require_same(state: dict[str, Any], fingerprint: dict[str, Any], tensors: di
     """Raise :class:`ResumeError` if the state is of a run with another fingerprint, or tensors of other shapes."""
     shapes = {name: tensor for name, tensor in state["tensors"].items() if name in tensors or not _is_buffer(name)}
     saved, present = {**state["fingerprint"], **_shapes(shapes)}, {**fingerprint, **_shapes(tensors)}
-    for key in LATER:
-        if key not in saved or key not in present:
-            saved.pop(key, None), present.pop(key, None)
+    if LATER[0] not in saved:
+        present = {key: value for key, value in present.items() if key not in LATER}
+    if saved.get("validation") is None or present.get("validation") is None:  # rows that are looked at move nothing
+        saved.pop("validation", None), present.pop("validation", None)
     different = {k: (saved.get(k), present.get(k)) for k in {**saved, **present} if saved.get(k) != present.get(k)}
     if different:
         raise ResumeError.of(different)

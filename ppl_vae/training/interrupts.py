@@ -21,6 +21,9 @@ class Interrupt:
 class deferred_interrupt:
     """Catch the first SIGINT in a flag; a second one raises at once. Only the main thread can do this.
 
+    Where SIGINT is ignored it stays so: a shell lets a job behind ``&`` in a script ignore the Ctrl-C that is meant for
+    the job in front. A handler that Python does not know, and could not put back, stays too.
+
     Args:
         terminate: treat SIGTERM in the same way, where it would end the process (a caller's own handler stays, and so
             does a caller's wish to ignore it).
@@ -35,7 +38,8 @@ class deferred_interrupt:
         self._flag, self._process = Interrupt(), os.getpid()
         self._before: list[tuple[int, Any]] = []
         if threading.current_thread() is threading.main_thread():
-            self._catch(signal.SIGINT)
+            if _signal.getsignal(signal.SIGINT) not in (_signal.SIG_IGN, None):
+                self._catch(signal.SIGINT)
             if self._terminate and _signal.getsignal(signal.SIGTERM) == _signal.SIG_DFL:
                 self._catch(signal.SIGTERM)
         return self._flag
@@ -53,5 +57,4 @@ class deferred_interrupt:
 
     def __exit__(self, *error: object) -> None:
         for signum, before in self._before:
-            if before is not None:  # None: a handler that Python does not know
-                _signal.signal(signum, before)
+            _signal.signal(signum, before)

@@ -168,8 +168,62 @@ class Squared(T.ExpTransform):
         return (2 * x).exp()
 
 
-def transformed(transform, loc=0.0):
-    return dist.TransformedDistribution(dist.Normal(*d(loc, 1.0)), [transform])
+def transformed(transform, loc=0.0, base=None):
+    chain = transform if isinstance(transform, list) else [transform]
+    return dist.TransformedDistribution(dist.Normal(*d(loc, 1.0)) if base is None else base, chain)
+
+
+SQUARE, LINE = T.PowerTransform(*d(2.0)), T.AffineTransform(*d(1.0, -1.0))
+POSITIVE, UNIT_INTERVAL = dist.Gamma(*d(2.0, 3.0)), dist.Beta(*d(2.0, 3.0))
+FOLDS = {  # the first chain is not one to one on what the base gives, the second is
+    "a square": ([SQUARE], None, POSITIVE),
+    "a line, then a square": ([LINE, SQUARE], None, UNIT_INTERVAL),
+    "a line that leads below 0, then a square": ([LINE, SQUARE], POSITIVE, UNIT_INTERVAL),
+    "composed": ([T.ComposeTransform([LINE, SQUARE])], None, UNIT_INTERVAL),
+    "of an event": ([T.IndependentTransform(SQUARE, 1)], dist.Normal(VECTOR, 1.0), dist.Gamma(VECTOR.abs(), 1.0)),
+    "a square as the inverse of a root": ([T.PowerTransform(*d(0.5)).inv], None, POSITIVE),
+    "the logit": ([T.SigmoidTransform().inv], None, UNIT_INTERVAL),
+    "stacked": (
+        [T.StackTransform([T.ExpTransform(), SQUARE], -1)],
+        dist.Normal(VECTOR[:2], 1.0).to_event(1),
+        dist.Gamma(VECTOR[:2].abs(), 1.0).to_event(1),
+    ),
+    "concatenated": (
+        [T.CatTransform([T.ExpTransform(), SQUARE], -1, [1, 2])],
+        dist.Normal(VECTOR, 1.0).to_event(1),
+        dist.Gamma(VECTOR.abs(), 1.0).to_event(1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_a_transform_is_one_to_one_on_its_domain_alone(name):
+    """The square of N(0, 1) against that of N(1, 1) had the 0.5 nats of the bases; the laws are 0.126 apart."""
+    chain, base, inside = FOLDS[name]
+    folded, apart = transformed(chain, 0.0, base), transformed(chain, 1.0, base)
+    assert closed_form_kl(folded, apart) is None
+    found = closed_form_kl(transformed(chain, base=inside), transformed(chain, base=inside))
+    torch.testing.assert_close(found, torch.zeros_like(found))
+
+
+CHAINS = {
+    "exp, then a square": [T.ExpTransform(), SQUARE],
+    "exp, then a line that stays above 0, then a root": [T.ExpTransform(), T.AffineTransform(*d(1.0, 2.0)), SQUARE],
+    "sigmoid, then a line": [T.SigmoidTransform(), LINE],
+    "the cube that knows its sign": [dist.transforms.PositivePowerTransform(*d(3.0))],
+    "softplus, its log": [T.SoftplusTransform(), T.ExpTransform().inv],
+    "leaky": [dist.transforms.LeakyReLUTransform(), T.TanhTransform()],
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_whose_links_meet_has_the_kl_of_the_bases(name):
+    torch.testing.assert_close(closed_form_kl(transformed(CHAINS[name], 1.0), transformed(CHAINS[name])), *d(0.5))
+
+
+def test_powers_and_lines_between_0_and_1_keep_their_closed_form():
+    fn = dist.Kumaraswamy(*d(2.0, 3.0))
+    torch.testing.assert_close(closed_form_kl(fn, fn), *d(0.0))
 
 
 UNIT = dist.Normal(*d(0.0, 1.0))
@@ -177,6 +231,10 @@ SCALE = tensor(2.0, requires_grad=True)
 DRAWN = {
     "folded": (dist.FoldedDistribution(UNIT), dist.FoldedDistribution(dist.Normal(*d(-1.0, 1.0)))),
     "folded, half": (dist.FoldedDistribution(UNIT), dist.HalfNormal(*d(1.0))),
+    "ELU, which goes below 0, then a square": (
+        transformed([dist.transforms.ELUTransform(), SQUARE]),
+        transformed([dist.transforms.ELUTransform(), SQUARE], 1.0),
+    ),
     "absolute values": (transformed(T.AbsTransform()), transformed(T.AbsTransform(), 1.0)),
     "a subclass": (Shifted(*d(0.0, 1.0)), UNIT),
     "a subclass as prior": (UNIT, Shifted(*d(0.0, 1.0))),

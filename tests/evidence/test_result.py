@@ -49,6 +49,16 @@ def test_reliable_is_false_where_khat_is_not_known():
     assert evidence(khat=(0.69, 0.71, math.nan)).reliable.tolist() == [True, False, False]
 
 
+def test_reliable_wants_an_error_bar_and_more_than_one_weight():
+    """One draw carries the sum: the tail of the weights is as light as can be, and the value may be anything."""
+    alone = evidence(error=(0.3, math.nan, math.inf), khat=(0.1, 0.1, 0.1))
+    assert alone.reliable.tolist() == [True, False, False]
+    single = Evidence(alone.value, alone.value * 0, torch.tensor([1.99, 2.0, math.nan]), alone.khat, "lower", "IW(9)")
+    assert single.reliable.tolist() == [False, True, False]
+    assert evidence(error=(math.nan,) * 3, khat=(math.nan,) * 3, bound="exact").reliable.tolist() == [True] * 3
+    assert evidence(value=-31.0, error=math.nan, khat=0.5).reliable.shape == ()
+
+
 def test_to_dataframe_has_a_row_for_each_datum():
     frame = evidence().to_dataframe()
     assert list(frame.columns) == ["value", "standard_error", "ess", "khat"]
@@ -62,6 +72,7 @@ WORDS = {
         ["ImportanceWeighted(50), 3 rows, mean -3.000 nats", "lower bound", "below 0.7 for 67 %"],
     ),
     "one number": (evidence(-31.0, 0.2, 0.5), ["ImportanceWeighted(50), -31.000 nats", "k-hat 0.50"]),
+    "one row": (evidence((-31.0,), (0.2,), (0.12,)), ["(50), 1 row, -31.000 nats", "lower bound, k-hat 0.12)"]),
     "exact": (evidence(bound="exact"), ["exact"]),
     "no k-hat": (evidence(khat=(math.nan,) * 3), ["lower bound)"]),
 }

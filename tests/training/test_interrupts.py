@@ -180,6 +180,17 @@ def test_a_handler_of_ones_own_comes_back():
         signal.signal(signal.SIGINT, before)
 
 
+def test_who_ignores_ctrl_c_goes_on():
+    """As a job behind ``&`` in a script does."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        fit = Run(pair=plain)(TOTAL, callbacks=[Press("step", 6, "signal")])
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (fit.ended, fit.steps) == ("completed", TOTAL)
+
+
 # SIGTERM
 
 TERMINATED = """
