@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -19,7 +20,7 @@ from ppl_vae.pair.scope import empty_store
 if TYPE_CHECKING:
     from ppl_vae.pair.pair import Pair
 
-__all__ = ["require_shared_parameters", "row_parameters"]
+__all__ = ["forgetting", "require_shared_parameters", "row_parameters"]
 
 Shapes = dict[str, torch.Size]
 
@@ -65,25 +66,33 @@ def _try(run: Callable[[Batch], None], batch: Batch) -> None:
             raise
 
 
-def require_shared_parameters(pair: Pair, batch_size: int | None, *, forget: bool) -> None:
+def require_shared_parameters(pair: Pair, batch_size: int | None) -> None:
     """Raise :class:`DataAxisError` for a pair on mini-batches whose parameters have an entry for each row.
 
     Args:
         pair: initialized.
         batch_size: rows of a batch; None: as many as the pair knows.
-        forget: if it is refused, let the pair be as if it had not been run.
     """
     found = row_parameters(pair, batch_size or len(pair.template or ()))
     if not found:
         return
-    if forget:
-        pair._runner, pair.template, pair.scope.store = None, None, empty_store()
     shown = ", ".join(f"{name!r} {shape}" for name, shape in found.items())
     raise DataAxisError(
         f"Pair: pyro.param makes {shown} of another shape for another number of rows, so each entry belongs to a row, "
         "and mini-batches, whose rows change, would share it; fit without batch_size, or let the signature name index "
         "and gather: `pyro.param(name, torch.zeros(N))[index]` (guides.MeanField does so)"
     )
+
+
+@contextmanager
+def forgetting(pair: Pair, fresh: bool) -> Iterator[None]:
+    """Where a pair is refused that has been run for the first time here, let it be as if it had not been run."""
+    try:
+        yield
+    except ValueError:
+        if fresh:
+            pair._runner, pair.template, pair.scope.store = None, None, empty_store()
+        raise
 
 
 def in_rows(leaves: dict[str, Tensor], num_rows: int) -> str:
