@@ -32,6 +32,7 @@ from ppl_vae.pair.recycling import GiveSupport, Summed
 from ppl_vae.pair.scope import Scope
 from ppl_vae.pair.scores import SiteScore
 from ppl_vae.pair.sites import Sites
+from ppl_vae.pair.structure import Structure, StructureChanged, structure_of_run
 
 PARTICLES = "_particles"
 
@@ -118,6 +119,7 @@ class Runs:
     def __init__(self, model: Call, guide: Call, scope: Scope, sites: Sites, parameters: Parameters) -> None:
         self.model, self.guide = model, guide
         self.scope, self.sites, self.parameters = scope, sites, parameters
+        self.expected: Structure | None = None  # of every run, where the model may change under the pair
         self.holes = Holes(model, guide, scope)
         self._checks: dict[Any, Any] = {}
         self.weighted: tuple[str, ...] = ()  # the sites that bore a weight (poutine.scale) in the latest evaluation
@@ -136,6 +138,7 @@ class Runs:
 
         Raises:
             ValueError: the model masks entries of a latent on which something depends that is not masked.
+            StructureChanged: the run is not as ``expected``.
         """
         with explained(self.model, self.guide, batch):
             run = run_pair(
@@ -150,6 +153,8 @@ class Runs:
                 summed=self.sites.summed,
                 in_pieces=in_pieces,
             )
+        if self.expected is not None and self.expected != structure_of_run(run.model_trace, run.guide_trace, PARTICLES):
+            raise StructureChanged
         self.holes.require_absent(batch, run.model_trace)
         return run
 
