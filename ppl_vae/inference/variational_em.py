@@ -23,7 +23,7 @@ from ppl_vae.inference.schedules import E_STEP, M_STEP, Joint, Schedule
 from ppl_vae.objectives import COLUMNS, as_objective
 from ppl_vae.pair import Pair
 from ppl_vae.pair.places import require_places_alike
-from ppl_vae.pair.row_parameters import require_shared_parameters
+from ppl_vae.pair.row_parameters import forgetting, require_shared_parameters
 from ppl_vae.result import Fit
 from ppl_vae.storage import RunFolder
 from ppl_vae.training import (
@@ -232,8 +232,12 @@ class VariationalEM:
             pair.initialize(few, seed=seed, batch_size=batch_size, num_data=batches.num_data)
         if batches.per_epoch > 1:
             pair.sites.require_batchable(pair.guide)
-            require_shared_parameters(pair, batch_size, forget=fresh)
-            require_places_alike(pair, batch_size or len(pair.template or ()))
+            with forgetting(pair, fresh):
+                require_shared_parameters(pair, batch_size)
+                require_places_alike(pair, batch_size or len(pair.template or ()))
+                if pair.sites.remasked:  # the first rows may have full masks, and a compiled step does not ask
+                    with pair.evaluating(fold(seed, "holes")):
+                        pair.runner.holes.require_absent_in(batches.epoch(seed, 0))
             if pair.layout.axis is not None and pair.layout.axis.subsampled:
                 raise ValueError(
                     f"fit: the pair's plate {pair.data_plate!r} subsamples the data itself; leave out batch_size"
@@ -299,7 +303,7 @@ class VariationalEM:
         batch = self._batch(data, num_data)
         if self._by_hand is None and num_data not in (None, batch.size):
             self.pair.sites.require_batchable(self.pair.guide)
-            require_shared_parameters(self.pair, batch.size, forget=False)
+            require_shared_parameters(self.pair, batch.size)
             require_places_alike(self.pair, batch.size or 0)
         gradient_step, count = self._by_hand or (self._gradient_step(self.compile is True), 0)  # nobody says how long
         self._by_hand = (gradient_step, count + 1)

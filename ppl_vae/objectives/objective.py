@@ -21,11 +21,14 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
+from ppl_vae import _private as private
 from ppl_vae.data.rows import Batch
 from ppl_vae.objectives.announce import announce
 from ppl_vae.objectives.bare import BarePairs
 from ppl_vae.objectives.exact import exact_bound
 from ppl_vae.pair import Execution, Pair, Table
+from ppl_vae.pair.checks import is_out_of_memory
+from ppl_vae.pair.structure import StructureChanged
 
 COLUMNS = ("objective", "elbo", "reconstruction", "kl")
 
@@ -131,15 +134,24 @@ class Objective(PyroELBO):
 
     # -- as a Pyro loss ------------------------------------------------------------------------------------------------
 
-    def _bare_pair(self, model: Any, guide: Any, batch: Batch) -> Pair:
+    def _pyro_terms(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Terms, Pair]:
+        """The terms of a call, and the pair that it is of; one that has changed is looked at again, once."""
+        batch = Batch(args, kwargs)
         pair, is_new = self._bare.of(model, guide, batch)
         if is_new:
             self.to(pair.device, pair.dtype)
-        return pair
-
-    def _pyro_terms(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Terms:
-        batch = Batch(args, kwargs)
-        return self.terms(self._bare_pair(model, guide, batch), batch)
+        try:
+            terms = self.terms(pair, batch)
+        except (StructureChanged, ValueError, RuntimeError, IndexError) as error:
+            if is_new or private.proxy_mode() is not None or is_out_of_memory(error):
+                raise
+            pair, is_other = self._bare.anew(model, guide, batch, pair)
+            if not is_other and not isinstance(error, StructureChanged):
+                raise
+            terms = self.terms(pair, batch)
+        if self._bare.has_new_leaves():
+            pair, _ = self._bare.of(model, guide, batch)
+        return terms, pair
 
     def begin_call(self) -> None:
         """Take the values that schedules have in this call of ``loss_and_grads``: each call counts as a step."""
@@ -152,7 +164,7 @@ class Objective(PyroELBO):
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Pyro's differentiable loss: the value of -L (nats, all data), the gradient of the surrogates of θ and ψ."""
         self.begin_call()
-        terms = self._pyro_terms(model, guide, args, kwargs)
+        terms, _ = self._pyro_terms(model, guide, args, kwargs)
         surrogate = terms.surrogates["theta"] + terms.surrogates.get("psi", 0.0)
         return -terms.num_data * (terms.objective.detach() + surrogate - surrogate.detach())
 
@@ -160,7 +172,7 @@ class Objective(PyroELBO):
         """Pyro's loss: -L over all data, in nats."""
         self.begin_call()
         with torch.no_grad():
-            terms = self._pyro_terms(model, guide, args, kwargs)
+            terms, _ = self._pyro_terms(model, guide, args, kwargs)
         return float(-terms.num_data * terms.objective)
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
@@ -172,8 +184,7 @@ class Objective(PyroELBO):
 
     def accumulate_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """What ``loss_and_grads`` does in one call, schedules standing still."""
-        terms = self._pyro_terms(model, guide, args, kwargs)
-        pair = self._bare_pair(model, guide, Batch(args, kwargs))
+        terms, pair = self._pyro_terms(model, guide, args, kwargs)
         groups = {g: list(pair.parameters.of(g).values()) for g in ("theta", "phi", "shared")}
         groups["psi"] = list(self.parameters().values())
         announce({f"objective.{name}": leaf for name, leaf in self.parameters().items()})

@@ -23,6 +23,7 @@ from ppl_vae.pair.execution import Execution
 from ppl_vae.pair.explain import explained
 from ppl_vae.pair.extra import Feeds
 from ppl_vae.pair.handlers import Substitute, same_rows
+from ppl_vae.pair.holes import Holes
 from ppl_vae.pair.layout import Layout
 from ppl_vae.pair.masks import as_in_model
 from ppl_vae.pair.parameters import Parameters
@@ -31,6 +32,7 @@ from ppl_vae.pair.recycling import GiveSupport, Summed
 from ppl_vae.pair.scope import Scope
 from ppl_vae.pair.scores import SiteScore
 from ppl_vae.pair.sites import Sites
+from ppl_vae.pair.structure import Structure, StructureChanged, structure_of_run
 
 PARTICLES = "_particles"
 
@@ -117,6 +119,8 @@ class Runs:
     def __init__(self, model: Call, guide: Call, scope: Scope, sites: Sites, parameters: Parameters) -> None:
         self.model, self.guide = model, guide
         self.scope, self.sites, self.parameters = scope, sites, parameters
+        self.expected: Structure | None = None  # of every run, where the model may change under the pair
+        self.holes = Holes(model, guide, scope)
         self._checks: dict[Any, Any] = {}
         self.weighted: tuple[str, ...] = ()  # the sites that bore a weight (poutine.scale) in the latest evaluation
         self.said: set[str] = set()  # what has been said of the pair, and is not said twice
@@ -130,9 +134,14 @@ class Runs:
         enumerated: Collection[str] = (),
         in_pieces: bool = True,
     ) -> Execution:
-        """One run of guide and model with gradients, for objectives; call it inside the pair's scope."""
+        """One run of guide and model with gradients, for objectives; call it inside the pair's scope.
+
+        Raises:
+            ValueError: the model masks entries of a latent on which something depends that is not masked.
+            StructureChanged: the run is not as ``expected``.
+        """
         with explained(self.model, self.guide, batch):
-            return run_pair(
+            run = run_pair(
                 self.model,
                 self.guide,
                 batch,
@@ -144,6 +153,10 @@ class Runs:
                 summed=self.sites.summed,
                 in_pieces=in_pieces,
             )
+        if self.expected is not None and self.expected != structure_of_run(run.model_trace, run.guide_trace, PARTICLES):
+            raise StructureChanged
+        self.holes.require_absent(batch, run.model_trace)
+        return run
 
     def run_model(
         self,

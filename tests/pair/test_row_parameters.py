@@ -10,7 +10,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import ppl_vae
-from ppl_vae import Pair, VariationalEM
+from ppl_vae import CompiledSVI, Pair, VariationalEM
 from ppl_vae.pair import DataAxisError
 from ppl_vae.pair.row_parameters import row_parameters
 
@@ -72,6 +72,96 @@ class StatementInAModule(PyroModule):
         sample_z(x, pyro.param("loc", torch.zeros(len(x))))
 
 
+class OfTheBatch(InAModule):
+    """As many entries as a batch has rows: on any other number it does not run."""
+
+    def __init__(self):
+        PyroModule.__init__(self)
+        self.loc = nn.Parameter(torch.zeros(B))
+        self.scale = nn.Parameter(torch.ones(B))
+
+    def forward(self, x):
+        sample_z(x, self.loc, self.scale)
+
+
+class OfTheBatchAsPyroParam(PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.loc = PyroParam(torch.ones(B), constraint=dist.constraints.positive)
+
+    def forward(self, x):
+        sample_z(x, self.loc)
+
+
+def statement_of_the_batch(x):
+    sample_z(x, pyro.param("loc", torch.zeros(B)))
+
+
+OF_THE_BATCH = {"nn": OfTheBatch, "PyroParam": OfTheBatchAsPyroParam, "pyro.param": lambda: statement_of_the_batch}
+
+
+@pytest.mark.parametrize("make", OF_THE_BATCH.values(), ids=OF_THE_BATCH)
+def test_as_many_entries_as_a_batch_has_rows_are_refused_by_name(make):
+    guide = make()
+    before = dict(guide.named_parameters()) if isinstance(guide, nn.Module) else {}
+    with pytest.raises(DataAxisError, match=r"loc\S* \(10,\)"):
+        ppl_vae.fit(model, guide, X, steps=3, batch_size=B, progress=False)
+    assert all(leaf.shape == (B,) and leaf is before[n] for n, leaf in (guide.named_parameters() if before else ()))
+
+
+def test_columns_of_a_pair_with_a_plate_of_fixed_size_are_not_taken_for_rows():
+    """One row more does not run, and no parameter is to blame."""
+
+    def fixed(x):
+        w = pyro.param("w", torch.zeros(D))
+        with pyro.plate("data", B):
+            pyro.sample("z", dist.Normal(x @ w, 1.0))
+
+    def of_ten(x):
+        with pyro.plate("data", B):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 3.0))
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1).expand(B, D), 1.0).to_event(1), obs=x)
+
+    ppl_vae.fit(of_ten, fixed, TABLE, steps=3, batch_size=B, data_plate="data", progress=False)
+
+
+LOSSES = [ppl_vae.ELBO, pyro.infer.Trace_ELBO]
+IN_A_RUN = {**OF_THE_BATCH, "by length": lambda: by_length}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("make", IN_A_RUN.values(), ids=IN_A_RUN)
+def test_a_compiled_svi_on_mini_batches_refuses_them_too(make, loss):
+    with pyro.get_param_store().scope():
+        svi = CompiledSVI(model, make(), pyro.optim.Adam({"lr": 0.01}), loss(), mode="eager")
+        with pytest.raises(DataAxisError, match=r"CompiledSVI.run: .*loc\S* \(10,\)"):
+            svi.run(X, 3, batch_size=B)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("kind", ["module", "columns"])
+def test_a_compiled_svi_that_has_asked_makes_the_steps_that_it_made(loss, kind, monkeypatch):
+    net = nn.Linear(D, 1)
+    start = {name: value.clone() for name, value in net.state_dict().items()}
+
+    def networked(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(net(x)[:, 0], 1.0))
+
+    def losses():
+        net.load_state_dict(start)
+        pyro.set_rng_seed(0)
+        with pyro.get_param_store().scope():
+            guide = networked if kind == "module" else columns
+            svi = CompiledSVI(of_columns, guide, pyro.optim.Adam({"lr": 0.01}), loss(), mode="eager")
+            return [*svi.run(TABLE, 5, batch_size=B).tolist(), *svi.run(TABLE, 2, batch_size=7).tolist()]
+
+    asked = losses()
+    monkeypatch.setattr(CompiledSVI, "_require_shared", lambda self, rows: None)
+    assert losses() == asked
+
+
 REFUSED = {
     "by length": lambda: by_length,
     "by function": lambda: by_function,
@@ -113,7 +203,7 @@ def test_the_model_may_not_have_one_either():
             z = pyro.sample("z", dist.Normal(torch.zeros(()), 3.0))
             pyro.sample("x", dist.Normal(z + offset, 1.0), obs=x)
 
-    with pytest.raises(DataAxisError, match=r"pyro.param makes 'offset' \(10,\) of another shape"):
+    with pytest.raises(DataAxisError, match=r"'offset' \(10,\) must have another shape"):
         ppl_vae.fit(with_offsets, lambda x: sample_z(x, x), X, steps=3, batch_size=B, progress=False)
 
 
