@@ -66,7 +66,7 @@ PLACED = {
 
 @pytest.mark.parametrize("guide", PLACED.values(), ids=PLACED)
 def test_what_belongs_to_a_place_is_refused(guide):
-    with pytest.raises(DataAxisError, match=r"place in the batch \(perhaps by '.*loc.*index"):
+    with pytest.raises(DataAxisError, match="loc.*index"):
         ppl_vae.fit(model, guide, X, steps=2, batch_size=10, progress=False)
 
 
