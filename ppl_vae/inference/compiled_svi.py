@@ -18,11 +18,9 @@ from ppl_vae import _private as private
 from ppl_vae.capture import Engine, Explanation, Program
 from ppl_vae.inference.accumulated import accumulate
 from ppl_vae.inference.svi_forward import SVIForward, identity, leaves_in
-from ppl_vae.inference.svi_rows import order, require_rows, rows_at, stacked, warn_of_lost
+from ppl_vae.inference.svi_rows import order, require_rows, require_shared, rows_at, stacked, warn_of_lost
 from ppl_vae.inference.svi_update import as_pyro
 from ppl_vae.objectives import Objective
-from ppl_vae.pair.reach import owned_module
-from ppl_vae.pair.row_parameters import require_shared_parameters_of
 from ppl_vae.training.interrupts import deferred_interrupt
 from ppl_vae.training.threads import one_thread
 
@@ -82,7 +80,7 @@ class CompiledSVI(SVI):
         self._engine: Engine | None = None
         self._first: Program | None = None
         self._started = False
-        self._asked: tuple[Any, Any, int] | None = None
+        self._asked: tuple[Any, ...] = ()
 
     # -- what a person calls -------------------------------------------------------------------------------------------
 
@@ -139,25 +137,12 @@ class CompiledSVI(SVI):
                 if step is None:
                     step = self._loss_of((index, *columns), columns, gathered=True)
                     if not losses and len(index) < len(columns[0]):  # after a step: Pyro has made the parameters
-                        self._require_shared(rows_at(index, *columns))
+                        self._asked = require_shared(self, rows_at(index, *columns), self._asked)
                     again = self._repeated((index, *columns))
                 losses.append(step)
                 if interrupt.requested:
                     raise KeyboardInterrupt
         return losses
-
-    def _require_shared(self, rows: tuple[Tensor, ...]) -> None:
-        """Refuse parameters with an entry for each row of a mini-batch; asked once for a size of batches."""
-        asked = (self.model, self.guide, len(rows[0]))
-        if self._asked is not None and all(a is b or a == b for a, b in zip(asked, self._asked, strict=True)):
-            return
-        names = {id(leaf): name for name, leaf in private.stored(pyro.get_param_store()).items()}
-        for role, fn in (("model", self.model), ("guide", self.guide)):
-            module = owned_module(fn)
-            names |= {id(p): f"{role}.{n}" for n, p in (module.named_parameters() if module is not None else ())}
-        leaves = {names.get(id(leaf), "a parameter"): leaf for leaf in self.leaves()}
-        require_shared_parameters_of(self.model, self.guide, rows, leaves)
-        self._asked = asked
 
     def _repeated(self, given: tuple[Any, ...]) -> Again | None:
         """The captured step without a look at what has changed: within one run nobody else is at work."""

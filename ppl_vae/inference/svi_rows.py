@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
 from torch import Tensor
 
 from ppl_vae import _private as private
+from ppl_vae.pair.reach import owned_module
+from ppl_vae.pair.row_parameters import require_shared_parameters_of
+
+if TYPE_CHECKING:
+    from ppl_vae.inference.compiled_svi import CompiledSVI
 
 CHUNK = 4096
 """Steps for which the order of the rows is drawn at once."""
@@ -51,6 +56,27 @@ def order(num_rows: int, batch_size: int, num_steps: int) -> Iterator[Tensor]:
 def rows_at(index: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
     """The rows of each column at these places."""
     return tuple(column.index_select(0, index) for column in columns)
+
+
+def require_shared(svi: CompiledSVI, rows: tuple[Tensor, ...], asked: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse parameters with an entry for each of these rows of a mini-batch.
+
+    Args:
+        asked: what was asked before, as this returns it: model, guide and the size of a batch. It is not asked twice.
+
+    Raises:
+        DataAxisError: there is such a parameter.
+    """
+    asks = (svi.model, svi.guide, len(rows[0]))
+    if asked and asks[0] is asked[0] and asks[1] is asked[1] and asks[2] == asked[2]:
+        return asked
+    names = {id(leaf): name for name, leaf in private.stored(pyro.get_param_store()).items()}
+    for role, fn in (("model", svi.model), ("guide", svi.guide)):
+        module = owned_module(fn)
+        names |= {id(p): f"{role}.{n}" for n, p in (module.named_parameters() if module is not None else ())}
+    leaves = {names.get(id(leaf), f"parameter {i}"): leaf for i, leaf in enumerate(svi.leaves())}
+    require_shared_parameters_of(svi.model, svi.guide, rows, leaves)
+    return asks
 
 
 def stacked(losses: list[Any]) -> Tensor:
