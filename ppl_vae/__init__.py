@@ -62,7 +62,7 @@ _HOME = {
     "Fit": "ppl_vae.result",
     "load": "ppl_vae.loading",
     # judge: how good is it
-    "log_evidence": "ppl_vae.evidence",
+    "log_evidence": "ppl_vae.evidence.log_evidence",
     "ImportanceWeighted": "ppl_vae.evidence",
     "NaiveMonteCarlo": "ppl_vae.evidence",
     "Enumeration": "ppl_vae.evidence",

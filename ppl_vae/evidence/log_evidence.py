@@ -56,7 +56,7 @@ def log_evidence(
     pair = pair_of(pair)
     rows = pair.rows(data)
     flat = pair.initialize(rows).sites.improper
-    if flat:
+    if flat and pair.observed:  # without data it is an energy, and its log Z is wanted
         warnings.warn(
             f"log_evidence: the prior of {', '.join(map(repr, flat))} is improper (Flat), so the integral of p(x | z) "
             "is no probability of the data: compare it with nothing but fits under the very same flat priors",

@@ -91,8 +91,9 @@ class BarePairs:
 def _leaves(model: Any, guide: Any) -> list[Leaf]:
     """Every parameter that a look can find: those of Pyro's store, and of the modules that are called."""
     modules = filter(None, (owned_module(model), owned_module(guide)))
-    found = [*private.stored(pyro.get_param_store()).values(), *(p for module in modules for p in module.parameters())]
-    return [(leaf, (leaf.dtype, leaf.device)) for leaf in found]
+    found = [*(p for module in modules for p in module.parameters()), *private.stored(pyro.get_param_store()).values()]
+    once = {id(leaf): leaf for leaf in found}  # a module's may stand in the store too, from its first run on
+    return [(leaf, (leaf.dtype, leaf.device)) for leaf in once.values()]
 
 
 def _are_same(some: list[Leaf], others: list[Leaf]) -> bool:

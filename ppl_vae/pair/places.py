@@ -18,6 +18,7 @@ from ppl_vae.data.rows import Batch, Rows
 from ppl_vae.pair.axis import DataAxisError, sample_sites
 from ppl_vae.pair.checks import is_out_of_memory, shaken
 from ppl_vae.pair.execution import Execution
+from ppl_vae.pair.scores import SiteScore
 
 if TYPE_CHECKING:
     from ppl_vae.pair.pair import Pair
@@ -122,7 +123,9 @@ def _turned(value: Tensor, site: Mapping[str, Any], dim: int, size: int, order: 
 
 
 def _scores(run: Execution) -> Scores:
-    scores = {f"the guide's density of {name!r}": score for name, score in run.score_guide().items()}
+    scores: dict[str, SiteScore] = {
+        f"the guide's density of {name!r}": score for name, score in run.score_guide().items()
+    }
     scores |= {f"the model's density of {name!r}": score for name, score in run.score_model().items()}
     return {what: score.log_prob.detach() for what, score in scores.items()}
 

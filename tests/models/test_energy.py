@@ -154,8 +154,11 @@ def test_another_guide_serves():
 def test_a_z_that_no_guide_has_drawn_is_said_so():
     model = Energy(gaussian, shape=2)
     fit = VariationalEM(model, FlowPosterior(LULinear(2))).fit(None, steps=1, progress=False)
-    calls = (lambda: model(None), lambda: fit.to_inference_data(None, num_samples=4), lambda: fit.sample(3))
-    for call in (*calls, lambda: Pair(model, FlowPosterior(LULinear(2), site="w")).draw(None, 1)):
+    prior = "draws from the prior are required|z must come from a guide"
+    for call in (lambda: fit.to_inference_data(None, num_samples=4, groups=("prior",)), lambda: fit.simulate(3)):
+        with pytest.raises(ValueError, match=prior):
+            call()
+    for call in (lambda: model(None), lambda: Pair(model, FlowPosterior(LULinear(2), site="w")).draw(None, 1)):
         with pytest.raises(ValueError, match="Energy: z must come from a guide with a site of that name"):
             call()
     found = fit.to_inference_data(None, num_samples=4, groups=("posterior", "sample_stats"))

@@ -199,9 +199,10 @@ def test_the_entry_of_an_event_and_of_a_plate_within():
 
     x = torch.zeros(40, 3)
     x[9, 2] = 2.0
-    for pair in ((model, no_guide), networks("bernoulli")):
-        with pytest.raises(OutsideSupportError, match="at row 9, entry 2 is 2, outside of its support Boolean"):
-            fit(pair, x)
+    with pytest.raises(OutsideSupportError, match="at row 9, entry 2 is 2, outside of its support Boolean"):
+        fit((model, no_guide), x)
+    with pytest.raises(ValueError, match="got 2 at row 9 of the 40 in this call, column 2"):  # the likelihood is first
+        fit(networks("bernoulli"), x)
 
 
 def test_a_class_too_many_and_an_evaluation_on_other_rows():

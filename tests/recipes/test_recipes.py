@@ -108,11 +108,14 @@ GOOD = record(RECIPES["vae"], FACTS["real"], Settings())
         ({**GOOD, "settings": {**GOOD["settings"], "hidden": [True]}}, "'hidden' must be a list of positive"),
         (
             {**GOOD, "settings": {**GOOD["settings"], "latent_dim": "8"}},
-            "'latent_dim' must be a int, got '8'",
+            "'latent_dim' must be a positive whole number, got '8'",
         ),
-        ({**GOOD, "facts": {**GOOD["facts"], "num_classes": "3"}}, "'num_classes' must be a int, got '3'"),
-        ({**GOOD, "name": "mixture-vae"}, "'num_components' must be a int, got None"),
-        ({**GOOD, "name": "discrete-vae"}, "'num_latents' must be a int, got None"),
+        (
+            {**GOOD, "facts": {**GOOD["facts"], "num_classes": "3"}},
+            "'num_classes' must be a positive whole number, got '3'",
+        ),
+        ({**GOOD, "name": "mixture-vae"}, "'num_components' must be a positive whole number, got None"),
+        ({**GOOD, "name": "discrete-vae"}, "'num_latents' must be a positive whole number, got None"),
     ],
 )
 def test_fields_of_another_form_are_refused(fields: object, message: str) -> None:
