@@ -84,21 +84,22 @@ class Build:
         self.end()
         return True
 
-    def wait(self, say: Callable[[float], None]) -> None:
+    def wait(self, say: Callable[[float], None], asked: Callable[[], bool] = lambda: False) -> None:
         """Wait until it has ended.
 
         Args:
             say: is told now and then for how many seconds one has waited.
+            asked: has an end been asked for, before this wait or in it?
 
         Raises:
-            KeyboardInterrupt: somebody has pressed Ctrl-C, and whoever listens for it has been told. The other process
-                has been ended, and nothing of it is left.
+            KeyboardInterrupt: an end has been asked for, by ``asked`` or by Ctrl-C, and whoever listens for it has been
+                told. The other process has been ended, and nothing of it is left.
         """
         started = time.monotonic()
         try:
             with _listening() as heard:
                 while not self.done:
-                    if heard:
+                    if heard or asked():
                         raise KeyboardInterrupt
                     say(time.monotonic() - started)
                     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -23,10 +23,11 @@ class Builds:
     Args:
         name: of the program.
         say: is told what one waits for; an empty string: for nothing any more.
+        asked: has an end been asked for? Then nobody waits.
     """
 
-    def __init__(self, name: str, say: Callable[[str], None]) -> None:
-        self._name, self._say = name, say
+    def __init__(self, name: str, say: Callable[[str], None], asked: Callable[[], bool] = lambda: False) -> None:
+        self._name, self._say, self._asked = name, say, asked
         self._build: Build | None = None
         self._started = 0.0
 
@@ -57,7 +58,7 @@ class Builds:
             return
         _LOG.info("%s: %s", self._name, WAITING)
         try:
-            self._build.wait(lambda seconds: self._say(f"{WAITING} ({seconds:.0f} s)"))
+            self._build.wait(lambda seconds: self._say(f"{WAITING} ({seconds:.0f} s)"), self._asked)
         except BaseException:
             self._build = None
             raise

@@ -43,11 +43,13 @@ class Engine:
 
     Attributes:
         say: is told what a step waits for; an empty string: for nothing any more.
+        asked: has an end been asked for? Then no step waits.
     """
 
     def __init__(self, roots: Mapping[str, Any], *, who: str, required: bool = False, waits: bool = True) -> None:
         self.roots, self.who, self.required, self.waits = dict(roots), who, required, waits
         self.say: Callable[[str], None] = lambda text: None
+        self.asked: Callable[[], bool] = lambda: False
         self._lacking = private.missing()
         self.watch = Watch(self.roots if self._lacking is None else {})
         self.programs: dict[Hashable, Program] = {}
@@ -128,7 +130,8 @@ class Engine:
             self._state, self._changing = LOST, ", ".join(changed[:3])
 
     def _new(self, name: str, forward: Forward) -> Program:
-        program = Program(Record(name), forward, self.watch, tell=self._tell, say=lambda text: self.say(text))
+        say, asked = lambda text: self.say(text), lambda: self.asked()
+        program = Program(Record(name), forward, self.watch, tell=self._tell, say=say, asked=asked)
         if self._state == LOST:
             program.give_up(
                 f"python state that the model reads changes from step to step ({self._changing}); "

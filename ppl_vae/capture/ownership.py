@@ -23,10 +23,12 @@ FIXED = (type, types.ModuleType, types.BuiltinFunctionType)
 """What is by its identity what it is."""
 
 _LIBRARIES = ("torch", "pyro", "numpy", "ppl_vae", "opt_einsum", "zuko")  # their code reads no state of the caller's
-# Objects without a number that a model could read, or with their own account of what changes.
-_OPAQUE = ("builtins", "weakref", "collections", "threading", "_thread", "logging", "typing", "abc", "enum")
-_OPAQUE_FAMILIES: tuple[str, ...] = ("torch._C", "torch._ops", "torch.utils.data", "numpy", "pyro.params")
-_OPAQUE_FAMILIES += ("pyro.poutine.trace_struct", "ppl_vae.capture", "ppl_vae.inference", "ppl_vae.training")
+# Objects without an attribute that a model could read a number from.
+_OPAQUE = ("builtins", "weakref", "threading", "_thread", "logging", "typing", "abc", "enum")
+_OPAQUE_FAMILIES = ("torch._C", "torch._ops", "torch.utils.data")
+# Objects with their own account of what changes.
+_ACCOUNTED_FAMILIES: tuple[str, ...] = ("pyro.params", "pyro.poutine.trace_struct")
+_ACCOUNTED_FAMILIES += ("ppl_vae.capture", "ppl_vae.inference", "ppl_vae.training")
 
 # What classes of libraries compute anew in every call, or keep of a guide's first run, if their own code writes it.
 _CACHES = ("_cache", "_indices", "_pyro_context", "prototype_trace", "_prototype")
@@ -102,7 +104,14 @@ def entries_of(kind: type) -> Iterator[tuple[str, Any]]:
 
 def is_opaque(value: Any) -> bool:
     """Is there nothing inside that a model could read a number from?"""
-    if isinstance(value, (*FIXED, torch.optim.Optimizer, PyroOptim, SVI)):
-        return True
+    return isinstance(value, FIXED) or has_own_account(value) or _is_of(value, _OPAQUE_FAMILIES, _OPAQUE)
+
+
+def has_own_account(value: Any) -> bool:
+    """Is it what trains the model, or what a run is written into: no model reads it, and others may take its place?"""
+    return isinstance(value, torch.optim.Optimizer | PyroOptim | SVI) or _is_of(value, _ACCOUNTED_FAMILIES)
+
+
+def _is_of(value: Any, families: tuple[str, ...], modules: tuple[str, ...] = ()) -> bool:
     module = type(value).__module__ or ""
-    return module in _OPAQUE or f"{module}.".startswith(tuple(f"{family}." for family in _OPAQUE_FAMILIES))
+    return module in modules or f"{module}.".startswith(tuple(f"{family}." for family in families))

@@ -63,6 +63,7 @@ class Program:
         watch: the python state that it reads.
         tell: is given the reason when the program stays eager, or goes back to it.
         say: is told what one waits for; an empty string: for nothing any more.
+        asked: has an end been asked for? Then the compiler is not waited for.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Program:
         *,
         tell: Callable[[str], None],
         say: Callable[[str], None] = lambda text: None,
+        asked: Callable[[], bool] = lambda: False,
     ) -> None:
         self.record, self.forward, self.watch, self._tell = record, forward, watch, tell
         self.given_up = self.prepared = False
@@ -83,7 +85,7 @@ class Program:
         self._has_grad: list[bool] = []
         self._num_values = self._unproven = 0
         self._size = 0.0  # of the largest gradient entry that a comparison has seen
-        self._builds = Builds(record.signature, say)
+        self._builds = Builds(record.signature, say, asked)
 
     @property
     def ready(self) -> bool:

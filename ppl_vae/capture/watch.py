@@ -7,28 +7,22 @@ and a step that itself changes such state (a counter, a list that grows) is neve
 from __future__ import annotations
 
 import functools
-import hashlib
 import operator
-import random
 import types
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 from pyro.ops.jit import CompiledFunction
 from torch import Tensor, nn
 
 from ppl_vae import _private as private
 from ppl_vae._private import MODULE_HOOKS
-from ppl_vae.capture.ownership import FIXED, entries_of, is_library, is_opaque, library_s_own, own_classes
+from ppl_vae.capture.ownership import entries_of, is_library, is_opaque, library_s_own, own_classes
+from ppl_vae.capture.tokens import GENERATORS, SCALARS, SEQUENCES, Content, Items, Same, equal, noise_of, token
 from ppl_vae.pair.reach import slots_of
 
-_SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device, np.generic)
-_SEQUENCES = (list, tuple, set, frozenset, deque)
-_GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
 _LIMIT = 20_000
 _DEPTH = 60
 _SMALL = 4096  # entries of an array whose content is watched, and not its identity alone
@@ -50,6 +44,7 @@ class Watch:
         walk = _Walk()
         for name, root in self._roots.items():
             walk.visit(name, root, 0)
+        walk.visit_modules()
         self.state, self._dicts, self._lists, self._cells = walk.found, walk.dicts, walk.lists, walk.cells
         self._tensors, self._sized, self._readers, self._read = walk.tensors, walk.sized, walk.readers, walk.read
         self.refused = walk.refused  # why no step that reads this can be captured
@@ -87,7 +82,7 @@ class Watch:
         except (RuntimeError, ValueError, KeyError, AttributeError):  # something was deleted
             return False
         known = self._known
-        return len(now) == len(known) and (all(map(operator.is_, now, known)) or all(map(_equal, now, known)))
+        return len(now) == len(known) and (all(map(operator.is_, now, known)) or all(map(equal, now, known)))
 
     def changes(self) -> list[str]:
         """Look again, and name the paths at which something is different now."""
@@ -99,17 +94,12 @@ class Watch:
     @property
     def key(self) -> Hashable:
         """The state as one key."""
-        return tuple(sorted((name, repr(value)) for name, value in self.state.items()))
+        return frozenset(self.state.items())
 
 
 _NOTHING = object()
 _content = operator.attrgetter("cell_contents")
 _needs_grad = operator.attrgetter("requires_grad")
-
-
-def _equal(now: Any, known: Any) -> bool:
-    """The same object, or a number that is the same in type and value (so that 1 is not 1.0, and NaN is NaN)."""
-    return now is known or (type(now) is type(known) and isinstance(now, _SCALARS) and repr(now) == repr(known))
 
 
 class _Walk:
@@ -127,23 +117,26 @@ class _Walk:
         self.keep: list[Any] = []
         self._seen: set[int] = set()
         self._tables: set[int] = set()  # of modules, by name
+        self._modules: list[tuple[str, dict[str, Any]]] = []  # of the caller's: where they are, and their entries
+        self._names: set[str] = set()  # that functions of the caller's name
         self._kinds: dict[type, tuple[frozenset[str], list[str]]] = {}
         self.refused = ""
 
     def visit(self, path: str, value: Any, depth: int) -> None:
-        if isinstance(value, _SCALARS):
+        if isinstance(value, SCALARS):
             self.found[path] = repr(value)
-            return
+            if not hasattr(value, "__dict__"):
+                return
         self.keep.append(value)
         if isinstance(value, Tensor):
             self.found[path] = ("tensor", id(value), value.requires_grad, id(private.accumulate_hooks(value)))
-        elif isinstance(value, _GENERATORS):
-            self.found[path] = _noise_of(value)
+        elif isinstance(value, GENERATORS):
+            self.found[path] = noise_of(value)
             return
         elif isinstance(value, np.ndarray):
-            self.found[path] = next(iter(_Content(value))) if value.size <= _SMALL else ("array", id(value))
-        else:
-            self.found[path] = _kind(value)
+            self.found[path] = _of_array(value)
+        elif not isinstance(value, SCALARS):
+            self.found[path] = token(value)
         if isinstance(value, Iterator) and not self.refused:
             self.refused = f"{path} is an iterator, and a graph would not move it"
         if len(self.found) > _LIMIT:
@@ -160,9 +153,9 @@ class _Walk:
             hooks = private.backward_hooks(value)
             return [("._backward_hooks", hooks)] if hooks else []
         if isinstance(value, np.ndarray):
-            if value.size <= _SMALL:
-                self.lists.append(_Content(value))
-            return []
+            return chain(self._of_array(value), self._of_subclass(value))
+        if isinstance(value, SCALARS):
+            return self._of_subclass(value)
         if isinstance(value, CompiledFunction):  # what torch.jit makes of it is not what a graph is made of
             return [(".fn", value.fn)]
         if isinstance(value, types.MethodType):
@@ -172,16 +165,18 @@ class _Walk:
         if isinstance(value, functools.partial):
             held = [(".func", value.func), (".args", value.args), (".keywords", value.keywords)]
             return [*held, (".attributes", value.__dict__)] if value.__dict__ else held
-        if isinstance(value, dict):
-            self.dicts.append(value)
-            if id(value) not in self._tables:
-                self.lists.append(value.keys())
-            entries = ((_entry(i, key), item) for i, (key, item) in enumerate(list(value.items())))
-            return chain(entries, self._of_subclass(value))
-        if isinstance(value, _SEQUENCES):
+        if isinstance(value, slice):
+            return [(".start", value.start), (".stop", value.stop), (".step", value.step)]
+        if isinstance(value, dict | types.MappingProxyType):
+            return chain(self._of_mapping(path, value), self._of_subclass(value))
+        if isinstance(value, SEQUENCES):
             return chain(self._of_sequence(path, value), self._of_subclass(value))
         if isinstance(value, type):
             return self._of_class(value)
+        if isinstance(value, types.ModuleType):
+            if not _is_library(value):
+                self._modules.append((path, vars(value)))
+            return []
         return [] if is_opaque(value) else self._of_object(value)
 
     def _select(self, owner: Any, names: list[str], getter: Callable[..., Any] = operator.itemgetter) -> None:
@@ -189,6 +184,26 @@ class _Walk:
         if names:
             self.readers.append(getter(*names, names[0]))  # two at least: else it would give no tuple
             self.read.append(owner)
+
+    def _of_mapping(self, path: str, value: Any) -> list[tuple[str, Any]]:
+        if isinstance(value, dict):
+            self.dicts.append(value)
+        else:
+            self.lists.append(value.values())
+        entries = [(_entry(i, key), item) for i, (key, item) in enumerate(list(value.items()))]
+        if id(value) not in self._tables:
+            self.lists.append(value.keys())
+            self.found[f"{path}.order"] = " ".join(name for name, _ in entries)
+        return entries
+
+    def _of_array(self, value: np.ndarray) -> list[tuple[str, Any]]:
+        if value.size > _SMALL:
+            return []
+        if value.dtype != object:
+            self.lists.append(Content(value))
+            return []
+        self.lists.append(Items(value))
+        return [(f"[{i}]", item) for i, item in enumerate(Items(value))]
 
     def _of_sequence(self, path: str, value: Any) -> list[tuple[str, Any]]:
         self.found[f"{path}.len"] = len(value)
@@ -212,7 +227,11 @@ class _Walk:
     def _of_object(self, value: Any) -> Iterator[tuple[str, Any]]:
         yield f"({type(value).__name__})", type(value)
         passed_over, slots = self._of_kind(type(value))
-        slots = [name for name in slots if hasattr(value, name)]
+        empty = [name for name in slots if not hasattr(value, name)]
+        if empty:
+            self.readers.append(functools.partial(_filled, empty))
+            self.read.append(value)
+        slots = [name for name in slots if name not in empty]
         self._select(value, slots, operator.attrgetter)
         yield from ((f".{name}", getattr(value, name)) for name in slots)
         attributes = getattr(value, "__dict__", None)
@@ -235,6 +254,8 @@ class _Walk:
 
     def _of_class(self, value: type) -> Iterator[tuple[str, Any]]:
         """What the caller's own classes hold, and the code of their methods; of those in libraries nothing."""
+        if own_classes(type(value)):
+            yield "(metaclass)", type(value)
         for part in own_classes(value):
             self.lists.append(vars(part).values())
             for name, item in entries_of(part):
@@ -258,54 +279,46 @@ class _Walk:
             return
         self._select(fn, ["__code__", "__defaults__"], operator.attrgetter)
         known, names = fn.__globals__, _global_names(fn.__code__)
-        read = [name for name in sorted(names) if name in known and not isinstance(known[name], types.ModuleType)]
+        self._names |= names
+        read = sorted(name for name in names if name in known and not _is_library(known[name]))
         self._select(known, read)
         for name in read:
             yield f":{name}", known[name]
-        for module in sorted(name for name in names if isinstance(known.get(name), types.ModuleType)):
-            if not is_library(known[module].__name__):
-                yield from self._of_module(f":{module}", vars(known[module]), names)
 
-    def _of_module(self, path: str, entries: dict[str, Any], names: set[str]) -> Iterator[tuple[str, Any]]:
-        """The entries of a module of the caller's that a function can mean when it names them."""
-        read = sorted(name for name in names if name in entries and not isinstance(entries[name], types.ModuleType))
-        self._select(entries, read)
-        yield from ((f"{path}.{name}", entries[name]) for name in read)
-
-
-def _noise_of(generator: Any) -> str:
-    """Where a generator of the caller's own stands."""
-    if isinstance(generator, torch.Generator):
-        return str(generator.get_state().tolist())
-    if isinstance(generator, np.random.RandomState):
-        _, words, *place = generator.get_state()
-        return f"{np.asarray(words).tolist()} {place}"
-    state = generator.getstate() if isinstance(generator, random.Random) else generator.bit_generator.state
-    return repr(state)
+    def visit_modules(self) -> None:
+        """The entries of the caller's modules that a function can mean when it names them, wherever the modules are."""
+        met: set[tuple[int, str]] = set()
+        while new := [
+            (f"{path}.{name}", entries, name)
+            for path, entries in self._modules
+            for name in sorted(self._names & entries.keys())
+            if (id(entries), name) not in met and not _is_library(entries[name])
+        ]:
+            for path, entries, name in new:
+                if (id(entries), name) not in met:
+                    met.add((id(entries), name))
+                    self._select(entries, [name])
+                    self.visit(path, entries[name], 1)
 
 
-class _Content:
-    """What stands in an array, as one string."""
+def _is_library(value: Any) -> bool:
+    """Is it a module whose code reads no state of the caller's?"""
+    return isinstance(value, types.ModuleType) and is_library(value.__name__)
 
-    def __init__(self, array: np.ndarray) -> None:
-        self._array = array
 
-    def __iter__(self) -> Iterator[str]:
-        digest = hashlib.sha256(self._array.tobytes()).hexdigest()
-        yield f"array {self._array.dtype} {self._array.shape} {digest}"
+def _filled(names: list[str], value: Any) -> tuple[bool, ...]:
+    """Which slots of an object have something in them."""
+    return tuple(hasattr(value, name) for name in names)
+
+
+def _of_array(array: np.ndarray) -> Hashable:
+    if array.size > _SMALL:
+        return Same(array)
+    return f"array of objects {array.shape}" if array.dtype == object else next(iter(Content(array)))
 
 
 def _entry(place: int, key: Any) -> str:
-    return f"[{key!r}]" if isinstance(key, (*_SCALARS, tuple)) else f"[#{place}]"
-
-
-def _kind(value: Any) -> Hashable:
-    """What must not become another: a function by its code, what has no inside by identity, the rest by type."""
-    if isinstance(value, types.FunctionType):
-        return "function", id(value.__code__)
-    if isinstance(value, FIXED) or (callable(value) and is_opaque(value)):
-        return "object", id(value)
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    return f"[{key!r}]" if isinstance(key, (*SCALARS, tuple)) else f"[#{place}]"
 
 
 def _global_names(code: types.CodeType) -> set[str]:

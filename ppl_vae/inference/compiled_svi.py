@@ -21,7 +21,7 @@ from ppl_vae.inference.svi_forward import SVIForward, identity, leaves_in
 from ppl_vae.inference.svi_rows import order, require_rows, require_shared, rows_at, stacked, warn_of_lost
 from ppl_vae.inference.svi_update import as_pyro
 from ppl_vae.objectives import Objective
-from ppl_vae.training.interrupts import deferred_interrupt
+from ppl_vae.training.interrupts import Interrupt, deferred_interrupt
 from ppl_vae.training.threads import one_thread
 
 MODES = ("auto", "eager", "require")
@@ -81,6 +81,7 @@ class CompiledSVI(SVI):
         self._first: Program | None = None
         self._started = False
         self._asked: tuple[Any, ...] = ()
+        self._interrupt = Interrupt()
 
     # -- what a person calls -------------------------------------------------------------------------------------------
 
@@ -131,17 +132,20 @@ class CompiledSVI(SVI):
     def _many(self, columns: tuple[Tensor, ...], order: Iterator[Tensor]) -> list[Any]:
         losses: list[Any] = []
         again: Again | None = None
-        with deferred_interrupt() as interrupt:
-            for index in order:
-                step = again([index, *columns]) if again is not None else None
-                if step is None:
-                    step = self._loss_of((index, *columns), columns, gathered=True)
-                    if not losses and len(index) < len(columns[0]):  # after a step: Pyro has made the parameters
-                        self._asked = require_shared(self, rows_at(index, *columns), self._asked)
-                    again = self._repeated((index, *columns))
-                losses.append(step)
-                if interrupt.requested:
-                    raise KeyboardInterrupt
+        try:
+            with deferred_interrupt() as self._interrupt:
+                for index in order:
+                    step = again([index, *columns]) if again is not None else None
+                    if step is None:
+                        step = self._loss_of((index, *columns), columns, gathered=True)
+                        if not losses and len(index) < len(columns[0]):  # after a step: Pyro has made the parameters
+                            self._asked = require_shared(self, rows_at(index, *columns), self._asked)
+                        again = self._repeated((index, *columns))
+                    losses.append(step)
+                    if self._interrupt.requested:
+                        raise KeyboardInterrupt
+        finally:
+            self._interrupt = Interrupt()  # what has ended this run is not to end the next
         return losses
 
     def _repeated(self, given: tuple[Any, ...]) -> Again | None:
@@ -231,6 +235,7 @@ class CompiledSVI(SVI):
         if self._engine is None or any(self._engine.roots[name] is not root for name, root in roots.items()):
             required = self.mode == "require"
             self._engine = Engine(roots, who="CompiledSVI", required=required, waits=self.wait or required)
+            self._engine.asked = lambda: self._interrupt.requested
         return self._engine
 
     def num_weights(self) -> int:

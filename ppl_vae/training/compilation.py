@@ -138,9 +138,9 @@ class Compilation:
             share *= sum(Subset.of(self._moves(step + i)) == moving for i in range(SAMPLE)) / SAMPLE
         return max(round((self.target - step) * share), 0)
 
-    def listen(self, say: Callable[[str], None]) -> None:
-        """Tell what a step waits for."""
-        self._engine.say = say
+    def listen(self, say: Callable[[str], None], asked: Callable[[], bool] = lambda: False) -> None:
+        """Tell what a step waits for, and wait no longer when an end has been asked for."""
+        self._engine.say, self._engine.asked = say, asked
 
     def explain(self) -> Explanation:
         """A row for each kind of step."""

@@ -317,10 +317,10 @@ class GradientStep:
         if self.compilation is not None:
             self.compilation.target = target
 
-    def listen(self, say: Callable[[str], None]) -> None:
-        """Tell what a step waits for (the compiler)."""
+    def listen(self, say: Callable[[str], None], asked: Callable[[], bool] = lambda: False) -> None:
+        """Tell what a step waits for (the compiler), and wait no longer when an end has been asked for."""
         if self.compilation is not None:
-            self.compilation.listen(say)
+            self.compilation.listen(say, asked)
 
     @property
     def waits_for_epochs(self) -> bool:

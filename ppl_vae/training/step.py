@@ -22,8 +22,9 @@ class Step(Protocol):
     - a report is (4,), nats per datum: objective, elbo, reconstruction, kl (NaN for what there is none of);
     - a step that meets a number that is not finite changes nothing if it can tell, and :meth:`failed` says so; or it
       goes on, and :meth:`failed` says so when it is asked, at least once in 50 steps;
-    - a step that may have to wait for something can have a method ``listen(say)``: the run gives it a function that
-      shows a text beside the progress bar.
+    - a step that may have to wait for something can have a method ``listen(say, asked)``: the run gives it a function
+      that shows a text beside the progress bar, and one that tells whether an end has been asked for. Then the step
+      waits no longer, and raises ``KeyboardInterrupt``.
     """
 
     @property

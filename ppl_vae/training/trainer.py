@@ -116,10 +116,11 @@ class Trainer:
             self.make.before_run(self.target)
             started = time.perf_counter()
             bar = Progress(self.target, self.step, enabled=progress)
-            getattr(self.make, "listen", lambda say: None)(bar.say)
+            listen = getattr(self.make, "listen", lambda say, asked: None)
             self.ended, ending = "failed", None
             try:
                 with deferred_interrupt(terminate=True) as interrupt, self.pair.mode(training=True):
+                    listen(bar.say, lambda: interrupt.requested)
                     self.ended = self._run(bar, interrupt)
             except KeyboardInterrupt:
                 self.ended = "interrupted"
@@ -130,6 +131,7 @@ class Trainer:
                 self.seconds += time.perf_counter() - started
                 self.history.read()
                 self._way_back.forget()
+                listen(lambda text: None, lambda: False)
                 finish(self, ending)
                 bar.close()
 

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import torch
+from capture.tiny import asked_for_in_trace, make, never_done, own_store, rows, run_by_torch
 
 from ppl_vae.capture import backend, build, capture
 from ppl_vae.capture.build import Build
@@ -17,16 +18,36 @@ from ppl_vae.training.interrupts import deferred_interrupt
 @pytest.fixture
 def sleeper(tmp_path, monkeypatch):
     """A compiler that is never done."""
-    (tmp_path / "sleeper.py").write_text("import time\ntime.sleep(600)\n")
-    monkeypatch.setattr(build, "_MODULE", "sleeper")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(backend, "library_folder", lambda *_: tmp_path / "library")
+    never_done(tmp_path, monkeypatch, 600)
     _, graph = capture(lambda x: [x.sin()], [torch.ones(3)])
     return Build(graph, [torch.ones(3)])
 
 
 def press(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_end_that_was_asked_for_before_the_wait_is_heard(sleeper):
+    told: list[float] = []
+    with pytest.raises(KeyboardInterrupt):
+        sleeper.wait(told.append, lambda: True)
+    assert has_ended(sleeper)
+    assert told == []
+
+
+def test_an_end_that_is_asked_for_while_a_run_of_steps_is_traced_is_heard(tmp_path, monkeypatch):
+    run_by_torch(monkeypatch)
+    never_done(tmp_path, monkeypatch, 20)
+    asked_for_in_trace(monkeypatch, signal.SIGINT)
+    with own_store():
+        svi = make()
+        with pytest.raises(KeyboardInterrupt):
+            svi.run(rows(), 5, batch_size=3)
+        (row,) = svi.explain().rows
+        assert (row.status, row.reason, row.graph_steps) == ("eager", "the compiler was interrupted", 1)
+        monkeypatch.setattr(build.Build, "done", True)
+        assert svi.run(rows(), 5, batch_size=3).isfinite().all()  # what has ended the one does not end the other
+        assert row.status == "compiled"
 
 
 def has_ended(made: Build) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -18,7 +20,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae import CompiledSVI
-from ppl_vae.capture import Graph
+from ppl_vae.capture import Graph, Program, backend, build
 
 ROWS, DIM, LATENT = 6, 4, 2
 Spoil = Callable[[int, list[Tensor], list[Tensor]], list[Tensor]]
@@ -125,3 +127,24 @@ def run_by_torch(monkeypatch: pytest.MonkeyPatch, spoil: Spoil | None = None) ->
     monkeypatch.setattr("ppl_vae.capture.program.compile_graph", compile_graph)
     monkeypatch.setattr("ppl_vae.capture.builds.Build", Build)
     return compiled
+
+
+def never_done(folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+    """Let another process compile in the place of the compiler that has nothing but time."""
+    (folder / "sleeper.py").write_text(f"import time\ntime.sleep({seconds})\n")
+    monkeypatch.setattr(build, "_MODULE", "sleeper")
+    monkeypatch.setattr("ppl_vae.capture.builds.Build", build.Build)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setattr(backend, "library_folder", lambda *_: folder / "library")
+
+
+def asked_for_in_trace(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Ask for an end by this signal while a step is traced for the first time."""
+    trace, presses = Program.trace, [number]
+
+    def asked(self: Program, *args: Any, **options: Any) -> Any:
+        if presses:
+            os.kill(os.getpid(), presses.pop())
+        return trace(self, *args, **options)
+
+    monkeypatch.setattr(Program, "trace", asked)

@@ -14,7 +14,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from capture.tiny import little_garbage, run_by_torch
+from capture.tiny import asked_for_in_trace, little_garbage, never_done, run_by_torch
 from pairs import function_pair
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from runs import BATCH, PER_EPOCH, Run, data, differences, networks, plain, same_bits, snapshot, state_in
@@ -522,7 +522,7 @@ class Compiler:
     def serves(self, graph: Any, inputs: Any) -> bool:
         return True
 
-    def wait(self, say: Any) -> None:
+    def wait(self, say: Any, asked: Any) -> None:
         say(3.0)
         type(self).presses -= 1
         os.kill(os.getpid(), signal.SIGINT)
@@ -548,6 +548,20 @@ def test_ctrl_c_while_a_step_compiles_ends_the_fit_before_that_step(way, compile
     else:
         fit = compiled(run, folder=tmp_path, resume=True, start=1)
     assert fit.ended == "completed"
+    assert differences(whole("running means and dropout")[0], snapshot(fit)) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_end_asked_for_in_a_trace_waits_for_no_compiler(number, otherwise_rounded, tmp_path, monkeypatch):
+    run = RUNS["running means and dropout"]
+    expected = snapshot(compiled(run, SWITCH))["tensors"]
+    never_done(tmp_path, monkeypatch, 20)
+    asked_for_in_trace(monkeypatch, number)
+    fit = compiled(run)
+    assert (fit.ended, fit.steps) == ("interrupted", SWITCH)  # and not the step after it, when all is compiled
+    assert differences(expected, snapshot(fit)["tensors"]) == []
+    monkeypatch.setattr("ppl_vae.capture.build.Build.done", True)
+    fit.resume(steps=TOTAL - SWITCH)
     assert differences(whole("running means and dropout")[0], snapshot(fit)) == []
 
 
