@@ -32,6 +32,7 @@ def global_state() -> dict[str, object]:
 @pytest.fixture(autouse=True)
 def nothing_global_has_changed():
     """Seed torch's generator for the test, and compare the globals after it with those before it."""
+    pyro.clear_param_store()  # a doctest is a person's session, and may leave parameters there
     torch.manual_seed(0)
     before = global_state()
     yield

@@ -537,7 +537,7 @@ BAD = {
     "no images": (["sample", "{place}/fitted", "--out", "a.png"], "the data of this run are no images"),
     "other columns": (
         ["evaluate", "{place}/fitted", "--data", "iris"],
-        "data of shape (N, ..., 9) as in the fit are required, got (120, 4)",
+        "data of shape (N, ..., 9) as in the fit are required, got (150, 4)",
     ),
 }
 

@@ -62,8 +62,7 @@ class Program:
         forward: the eager function of the signature's tensors.
         watch: the python state that it reads.
         tell: is given the reason when the program stays eager, or goes back to it.
-        say: is told what one waits for; an empty string: for nothing any more.
-        asked: has an end been asked for? Then the compiler is not waited for.
+        say, asked: is told what one waits for ("": for nothing any more); has an end been asked for, so none waits?
     """
 
     def __init__(

@@ -65,7 +65,7 @@ class Rows:
 
     ``index`` and ``numbers`` are as in a :class:`Batch`.
 
-    >>> rows = Rows.of((np.zeros((3, 2), np.float32), [0, 1, 1]))
+    >>> rows = Rows.of((torch.zeros(3, 2), [0, 1, 1]))
     >>> len(rows), [tuple(t.shape) for t in rows.args]
     (3, [(3, 2), (3,)])
     """

@@ -37,8 +37,7 @@ class CompiledSVI(SVI):
     The first call is Pyro's own (it creates parameters and the optimizer's state). In the second the whole gradient
     computation is traced, ``loss.loss_and_grads`` verbatim with its own backward, and compiled. The first compiled
     steps, and the steps 4, 8, 16, ... are compared with Pyro's own from the same state and noise; where they differ,
-    Pyro's count, and stay. What cannot be captured stays eager, with one :class:`~ppl_vae.capture.FallbackWarning` that
-    says why and where.
+    Pyro's count, and stay. What cannot be captured stays eager; a :class:`~ppl_vae.capture.FallbackWarning` says why.
 
     Parameters, buffers, the optimizer and the parameter store are the caller's own, exactly as with ``SVI``. While
     compiled, Pyro's argument checks are made on the compared steps only, and a NaN shows in the loss (with Pyro's

@@ -97,7 +97,7 @@ def snapshot(folder: Path, names: Iterable[str] | None = None) -> Iterator[Snaps
         with ExitStack() as opened:
             try:
                 files = {
-                    name: opened.enter_context(open_plain(place_now(folder, manifest, name)))
+                    name: opened.enter_context(open_now(folder, manifest, name))
                     for name in (manifest["files"] if wanted is None else wanted)
                 }
             except StorageError:
@@ -118,6 +118,18 @@ def place_now(folder: Path, manifest: Manifest, name: str) -> Path:
     if staged is not None and (path := require_plain_name(folder, staged)).exists():
         return path
     return require_plain_name(folder, name)
+
+
+def open_now(folder: Path, manifest: Manifest, name: str) -> BinaryIO:
+    """Open a file of the save; one that is moved from its staged name to its place meanwhile is found there."""
+    place = place_now(folder, manifest, name)
+    try:
+        return open_plain(place)
+    except StorageError:
+        moved = place_now(folder, manifest, name)
+        if moved == place:
+            raise
+        return open_plain(moved)
 
 
 def require_listed(manifest: Manifest, name: str, folder: Path) -> None:

@@ -41,8 +41,7 @@ class Trainer:
     Args:
         pair, step, batches: what is fitted, what is repeated (see :class:`~ppl_vae.training.Step`), and on what.
         validation: batches whose report is added to each row of the history as ``val_*``.
-        checkpoint: where and when the state is written.
-        fingerprint: what a resumed run must find again, beside what the step and the batches say.
+        checkpoint, fingerprint: where and when the state is written; what else a resumed run must find again in it.
         on_one_thread: are steps so small that a second thread costs more than it saves?
         fit: what callbacks and errors find as ``fit``; default: the pair.
     """
