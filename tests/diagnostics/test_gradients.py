@@ -163,6 +163,7 @@ def test_bad_numbers_are_refused():
         gradient_report(drawn(), X, [ELBO()], num_replicates=1)
 
 
+@pytest.mark.slow
 def test_gumbel_softmax_is_biased_and_less_so_when_it_is_colder():
     """At temperature 0.5 the bias shows; its length falls from 1 to 0.1, where hard draws show none."""
     torch.manual_seed(0)
