@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FIXED, LATENT, GIVEN = range(3)  # whose name stays: of what every table has, of the model, of a person's data
 ODDEST = 5  # rows that are named
-KHAT_LIMIT = 0.7
+KHAT_LIMIT = 0.7  # that of ppl_vae.evidence, which is too heavy to import for a word
 
 
 def encode_rows(
@@ -134,7 +134,10 @@ def in_words(table: pd.DataFrame) -> str:
         f"{name} ({log_p:.1f})" for name, log_p in zip(table.iloc[:ODDEST, 0], table["log_p"], strict=False)
     )
     words = f"least log p, nats: {odd}"
-    doubtful = int((table["khat"] >= KHAT_LIMIT).sum())
+    doubtful = int((~(table["khat"] < KHAT_LIMIT) | table["standard_error"].isna()).sum())
     if doubtful:
-        words += f"\nof {doubtful} of {len(table)} rows k-hat is {KHAT_LIMIT} or more: their log p may be far too low"
+        words += (
+            f"\n{doubtful} of {len(table)} rows have a k-hat of {KHAT_LIMIT} or more, or no error bar: their log p may "
+            "be far too low"
+        )
     return words
