@@ -192,7 +192,7 @@ with locked(Path(sys.argv[1])):
             pass
         process.kill()
         process.wait()
-        with locked(tmp_path):
+        with locked(tmp_path, wait=10.0):  # the child may not have had its turn yet; it sleeps for longer
             pass
 
 
