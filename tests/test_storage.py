@@ -175,7 +175,7 @@ def test_what_cannot_be_saved_is_refused_with_its_place(tree: object, message: s
 def test_environment_is_plain_and_names_the_versions() -> None:
     facts = environment()
     assert same(facts, decode_json(encode_json(facts)))
-    assert facts["packages"]["torch"] == torch.__version__
+    assert facts["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert facts["threads"] == torch.get_num_threads()
 
 
