@@ -19,11 +19,19 @@ from ppl_vae import EarlyStopping, KeepBest, VariationalEM
 OLD = Path(__file__).parent / "fixtures" / "format_1"
 EXPECTED = json.loads((OLD / "expected.json").read_text())
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}  # another processor rounds otherwise
+# The loss does not depend on these biases: their gradients are rounding errors, of which Adam makes whole steps; and
+# the running means behind them follow.
+BEFORE_A_NORM = (
+    *("model.decoder.0.bias", "guide.encoder.0.bias"),
+    *("model.decoder.1.running_mean", "guide.encoder.1.running_mean"),
+)
 
 
 def assert_close(found, expected):
     assert set(found) == set(expected)
     for name, value in found.items():
+        if name in BEFORE_A_NORM:
+            continue
         torch.testing.assert_close(value.flatten().double(), torch.tensor(expected[name]).double(), **CLOSE, msg=name)
 
 
