@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from ppl_vae.nn import mode_of
 
 _TOLERANCE = 1e-4
 
@@ -28,7 +29,7 @@ def require_factorized(
     """
     # Row 0: class 0 everywhere; row 1 + m: class 1 at latent m.
     codes = torch.cat([torch.zeros(1, num_latents), torch.eye(num_latents)]).long().to(device)
-    with torch.no_grad(), _evaluating(decoder):
+    with torch.no_grad(), mode_of([decoder], training=False):
         output = decoder(embed(codes))
     if output.shape[:2] != codes.shape:
         raise ValueError(
@@ -44,16 +45,3 @@ def require_factorized(
             f"{who}: with factorized=True output m of the decoder must depend on latent m alone, but output {part} "
             f"moves with latent {latent}"
         )
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and give each part its own mode back."""
-    before = {part: part.training for part in module.modules()}
-    for part in before:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, was in before.items():
-            part.training = was

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor
@@ -10,14 +11,14 @@ from ppl_vae.pair import Pair, imputing, predictive
 from ppl_vae.pair.centers import encode, lines
 
 
-class Predictions:
+class Predictions(ABC):
     """The part of a :class:`~ppl_vae.result.Fit` that goes from data to latents and back."""
 
     pair: Pair
 
+    @abstractmethod
     def rows_of_fit(self, fitted_to: Any = None) -> Any:
         """The rows of the fit, if they are given or at hand; else None."""
-        raise NotImplementedError
 
     def encode(self, data: Any, *, sample: bool = False, seed: int = 0) -> Any:
         """The posterior mean of each datum's latent, or a draw: (N, ...), a dictionary if there are several latents.

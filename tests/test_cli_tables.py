@@ -8,22 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from command_line import run, succeed
 
 from ppl_vae import _arviz
-from ppl_vae.cli import main
 from ppl_vae.recipes import RECIPES
 from ppl_vae.storage import RunFolder
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def people() -> pd.DataFrame:

@@ -12,6 +12,7 @@ from ppl_vae.nn.batched import apply_batched, flatten_leading
 # Networks
 from ppl_vae.nn.conv import ConvDecoder, ConvEncoder
 from ppl_vae.nn.mlp import MLP
+from ppl_vae.nn.mode import mode_of
 from ppl_vae.nn.observed import fill_unobserved
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "apply_batched", "fill_unobserved", "flatten_leading"]
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "apply_batched", "fill_unobserved", "flatten_leading", "mode_of"]

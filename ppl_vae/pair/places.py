@@ -66,14 +66,13 @@ def _misplaced(pair: Pair, rows: Rows) -> str | None:
     values = None if run is None else _values(run)
     if run is None or values is None:
         return None
-    axis = pair.layout.axis
-    assert axis is not None
-    turned = {name: _turned(value, site, axis.dim, len(rows), order) for name, (value, site) in values.items()}
+    turned = {name: _turned(pair, value, site, len(rows), order) for name, (value, site) in values.items()}
     same, other = (_run(pair, part, given) for part, given in _both(rows, values, order, turned))
     if same is None or other is None:
         return None
+    still, shifted = _scores(same), _scores(other)
     for name, score in _scores(run).items():
-        again, moved = _scores(same).get(name), _scores(other).get(name)
+        again, moved = still.get(name), shifted.get(name)
         if again is None or moved is None or not _equal(score, again):
             return None  # not a function of rows and values: noise of its own
         if not _equal(score[..., order] if score.shape[-1:] == (len(rows),) else score, moved):
@@ -110,16 +109,13 @@ def _values(run: Execution) -> dict[str, tuple[Tensor, Any]] | None:
     return found
 
 
-def _turned(value: Tensor, site: Mapping[str, Any], dim: int, size: int, order: Tensor) -> Tensor:
+def _turned(pair: Pair, value: Tensor, site: Mapping[str, Any], size: int, order: Tensor) -> Tensor:
     """The value with its rows in another order, where it has them."""
-    place = value.dim() - len(site["fn"].event_shape) + dim
-    if (
-        0 <= place < value.dim()
-        and value.shape[place] == size
-        and any(f.size == size for f in site["cond_indep_stack"])
-    ):
-        return value.index_select(place, order.to(value.device))
-    return value
+    if pair.layout.axis is None or not pair.layout.is_local(site):
+        return value
+    place = value.dim() - len(site["fn"].event_shape) + pair.layout.axis.dim
+    has_rows = 0 <= place < value.dim() and value.shape[place] == size
+    return value.index_select(place, order.to(value.device)) if has_rows else value
 
 
 def _scores(run: Execution) -> Scores:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.data.rows import Batch, Rows
+from ppl_vae.nn import mode_of
 from ppl_vae.pair.axis import DataAxisError
 from ppl_vae.pair.checks import is_out_of_memory
 from ppl_vae.pair.reach import modules_of
@@ -116,19 +117,6 @@ def _initial_shapes(run: Run, rows: Rows, within: Callable[[Store], Any]) -> Sha
         return {name: leaf.shape for name, leaf in pyro.get_param_store().named_parameters()}
 
 
-@contextmanager
-def evaluating(*roots: Any) -> Iterator[None]:
-    """Every module behind these functions in evaluation mode, and each given its own mode back."""
-    before = {part: part.training for root in roots for module in modules_of(root) for part in module.modules()}
-    for part in before:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, was in before.items():
-            part.training = was
-
-
 def _both(model: Callable[[Batch], Any], guide: Callable[[Batch], Any], batch: Batch) -> None:
     drawn = poutine.trace(guide).get_trace(batch)
     poutine.replay(model, trace=drawn)(batch)
@@ -163,7 +151,8 @@ def require_shared_parameters_of(
 
     @contextmanager
     def within(other: Store) -> Iterator[None]:
-        with LOCK, store.scope(cast(Any, other)), evaluating(model, guide):
+        modules = [*modules_of(model), *modules_of(guide)]
+        with LOCK, store.scope(cast(Any, other)), mode_of(modules, training=False):
             yield
 
     def run(batch: Batch) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from ppl_vae._private import no_handlers, validates
 from ppl_vae._random import isolated_rng
+from ppl_vae.nn import mode_of
 from ppl_vae.pair.place import place_of, precision_of
 from ppl_vae.pair.reach import modules_of
 
@@ -100,14 +101,8 @@ class Scope:
     @contextmanager
     def mode(self, *, training: bool) -> Iterator[None]:
         """Put every module of the pair into training or evaluation mode, and give each its own mode back."""
-        before = {part: part.training for m in self.modules() for part in m.modules()}
-        for part in before:
-            part.training = training
-        try:
+        with mode_of(self.modules(), training=training):
             yield
-        finally:
-            for part, was in before.items():
-                part.training = was
 
 
 def empty_store() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import ppl_vae
+from ppl_vae import VariationalEM
 from ppl_vae.pair import DataAxisError
 
 X = torch.cat([torch.full((10,), v) for v in (-5.0, 0.0, 5.0)])
@@ -96,3 +97,21 @@ def test_in_the_model_too():
 
     with pytest.raises(DataAxisError, match="the model's density of 'x' .*'offset'"):
         ppl_vae.fit(placed, lambda x: None, X, steps=2, batch_size=10, progress=False)
+
+
+def grouped(x):
+    """A plate that happens to have the size of a batch, in the dimension of the data plate, is none of rows."""
+    with pyro.plate("groups", 10):
+        offset = pyro.sample("offset", dist.Normal(pyro.param("loc", torch.linspace(-1.0, 1.0, 10)), 1.0))
+    draw(x, offset[0] * 0 + pyro.param("w", torch.tensor(0.5)) * x)
+
+
+def with_groups(x):
+    with pyro.plate("groups", 10):
+        pyro.sample("offset", dist.Normal(0.0, 1.0))
+    model(x)
+
+
+def test_a_plate_of_the_size_of_a_batch_is_none_of_rows():
+    em = VariationalEM(with_groups, grouped, data_plate="data")
+    assert em.fit(X, steps=2, batch_size=10, progress=False).ended == "completed"
