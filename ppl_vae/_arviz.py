@@ -14,17 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ppl_vae._psis import MIN_DRAWS, psis_khat
-
 __all__ = [
-    "MIN_DRAWS",
     "add_group",
     "compacted",
     "from_netcdf",
     "group_names",
     "inference_data",
     "plot_ppc",
-    "psis_khat",
     "to_netcdf",
 ]
 

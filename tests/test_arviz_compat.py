@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 from ppl_vae import _arviz
+from ppl_vae._psis import MIN_DRAWS, psis_khat
 
 
 def pareto(shape: float, num: int, columns: int = 3, seed: int = 0) -> np.ndarray:
@@ -47,12 +48,12 @@ def khat_of_arviz(ratios: np.ndarray) -> float:
 def test_khat_is_that_of_arviz_where_no_draws_tie(num, scale, shape):
     rng = np.random.default_rng(num)
     ratios = scale * getattr(rng, shape)(size=num)
-    assert _arviz.psis_khat(ratios[:, None])[0] == pytest.approx(khat_of_arviz(ratios), abs=1e-9)
+    assert psis_khat(ratios[:, None])[0] == pytest.approx(khat_of_arviz(ratios), abs=1e-9)
 
 
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
 def test_khat_finds_the_shape_of_a_pareto_tail(shape):
-    found = _arviz.psis_khat(pareto(shape, 40_000, columns=10))
+    found = psis_khat(pareto(shape, 40_000, columns=10))
     error = (1 + shape) / np.sqrt(600 * 10)  # asymptotic, with 600 draws in the tail of each of ten columns
     shrinkage = 10 / 610 * abs(0.5 - shape)  # ArviZ's prior pulls to 0.5 with the weight of ten draws
     assert abs(found.mean() - shape) < 4.5 * error + shrinkage
@@ -60,7 +61,7 @@ def test_khat_finds_the_shape_of_a_pareto_tail(shape):
 
 def test_a_wrong_sign_would_fit_the_lower_tail():
     """The negative twin of the law above: without the sign of 1.x a heavy tail looks light."""
-    assert np.all(_arviz.psis_khat(-pareto(0.9, 40_000)) < 0.3)
+    assert np.all(psis_khat(-pareto(0.9, 40_000)) < 0.3)
 
 
 DEGENERATE = {
@@ -75,14 +76,14 @@ DEGENERATE = {
     "an infinite ratio": (np.r_[np.inf, np.zeros(99)], np.nan),
     "a nan": (np.r_[np.nan, np.zeros(99)], np.nan),
     "no support at all": (np.full(100, -np.inf), np.nan),
-    "too few draws": (np.random.default_rng(0).normal(size=_arviz.MIN_DRAWS - 1), np.nan),
+    "too few draws": (np.random.default_rng(0).normal(size=MIN_DRAWS - 1), np.nan),
 }
 
 
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_degenerate_tails_have_one_answer_whatever_is_installed(name):
     ratios, expected = DEGENERATE[name]
-    np.testing.assert_equal(_arviz.psis_khat(ratios[:, None])[0], expected)
+    np.testing.assert_equal(psis_khat(ratios[:, None])[0], expected)
 
 
 # Log ratios, and their k-hat by ArviZ 0.23. 1.3 gives 0.337, 1.117, 3.077 and NaN.
@@ -97,36 +98,36 @@ NUMBERS = {
 @pytest.mark.parametrize("name", NUMBERS)
 def test_ties_and_few_draws_have_one_answer_whatever_is_installed(name):
     ratios, expected = NUMBERS[name]
-    assert _arviz.psis_khat(ratios[:, None])[0] == pytest.approx(expected, abs=1e-9)
+    assert psis_khat(ratios[:, None])[0] == pytest.approx(expected, abs=1e-9)
 
 
 def test_draws_without_support_are_zero_weights():
     ratios = np.random.default_rng(0).normal(size=(400, 1))
     ratios[:100] = -np.inf
-    assert np.isfinite(_arviz.psis_khat(ratios)[0])
+    assert np.isfinite(psis_khat(ratios)[0])
 
 
 @pytest.mark.parametrize("spread", [1e-6, 1e-2, 1e2, 1e4, 1e300])
 def test_ratios_of_any_spread_have_a_khat_and_no_warning(spread):
-    found = _arviz.psis_khat(spread * np.random.default_rng(0).normal(size=(300, 5)))
+    found = psis_khat(spread * np.random.default_rng(0).normal(size=(300, 5)))
     assert not np.isnan(found).any()
 
 
 def test_the_fewest_draws_have_a_khat():
-    found = _arviz.psis_khat(np.random.default_rng(0).normal(size=(_arviz.MIN_DRAWS, 50)))
+    found = psis_khat(np.random.default_rng(0).normal(size=(MIN_DRAWS, 50)))
     assert not np.isnan(found).any()
 
 
 def test_khat_knows_neither_scale_nor_the_caller_s_array():
     ratios = pareto(0.6, 500)
     kept = ratios.copy()
-    np.testing.assert_allclose(_arviz.psis_khat(ratios), _arviz.psis_khat(ratios - 1234.5), atol=1e-8)
+    np.testing.assert_allclose(psis_khat(ratios), psis_khat(ratios - 1234.5), atol=1e-8)
     np.testing.assert_array_equal(ratios, kept)
 
 
 def test_khat_refuses_other_shapes():
     with pytest.raises(ValueError, match=r"psis_khat: log ratios of shape \(S, N\) are required, got \(7,\)"):
-        _arviz.psis_khat(np.zeros(7))
+        psis_khat(np.zeros(7))
 
 
 def example() -> dict[str, dict[str, np.ndarray]]:

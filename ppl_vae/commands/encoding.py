@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 FIXED, LATENT, GIVEN = range(3)  # whose name stays: of what every table has, of the model, of a person's data
 ODDEST = 5  # rows that are named
-KHAT_LIMIT = 0.7  # that of ppl_vae.evidence, which is too heavy to import for a word
 
 
 def encode_rows(
@@ -130,6 +129,8 @@ def write_codes(path: Path, table: pd.DataFrame) -> None:
 
 def in_words(table: pd.DataFrame) -> str:
     """The oddest rows by name, and how many estimates are not to be believed."""
+    from ppl_vae.evidence.evidence import KHAT_LIMIT
+
     odd = ", ".join(
         f"{name} ({log_p:.1f})" for name, log_p in zip(table.iloc[:ODDEST, 0], table["log_p"], strict=False)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ class Reader:
             return first
         whole = _mapped(first, lambda t: t.new_empty((len(numbers), *t.shape[1:])))
         start = 0
-        for block in _and(first, blocks):
+        for block in chain([first], blocks):
             start = self._put(whole, block, start, numbers)
         return whole
 
@@ -183,8 +184,3 @@ def _mapped(found: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(found, list):
         return [_mapped(value, change) for value in found]
     return change(found)
-
-
-def _and(first: Any, others: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from others

@@ -15,6 +15,7 @@ from torch import Tensor
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.data.rows import Batch
 from ppl_vae.pair.axis import sample_sites
+from ppl_vae.pair.checks import is_out_of_memory
 from ppl_vae.pair.enumeration import is_masked
 from ppl_vae.pair.extra import is_latent
 from ppl_vae.pair.handlers import Substitute, has_density
@@ -73,7 +74,9 @@ class Absence:
             for _ in range(REDRAWS):
                 try:
                     after = self._terms({**self._values, name: self._elsewhere(name, kept)})
-                except (RuntimeError, ValueError, NotImplementedError):  # a prior that cannot be drawn from
+                except (RuntimeError, ValueError) as error:  # a prior that cannot be drawn from
+                    if is_out_of_memory(error):
+                        raise
                     return []
                 different = [n for n in before if n != name and not _equal(before[n], after.get(n))]
                 if different:

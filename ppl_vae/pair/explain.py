@@ -36,7 +36,7 @@ def explained(model: Call, guide: Call, batch: Batch, *, known: bool = True) -> 
     """
     try:
         yield
-    except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
         found = None
         with suppress(Exception):  # a trace of a compiler has no numbers to look at
             found = _cause(error, model, guide, batch, known)
