@@ -15,7 +15,17 @@ if TYPE_CHECKING:  # what type checkers and editors read; the table below is wha
     from ppl_vae.diagnostics import to_inference_data
     from ppl_vae.evidence import Enumeration, ImportanceWeighted, NaiveMonteCarlo
     from ppl_vae.evidence.log_evidence import log_evidence
-    from ppl_vae.inference import Alternating, CompiledSVI, Frozen, Joint, Only, Stages, VariationalEM, fit
+    from ppl_vae.inference import (
+        Alternating,
+        CompiledSVI,
+        DeterministicVI,
+        Frozen,
+        Joint,
+        Only,
+        Stages,
+        VariationalEM,
+        fit,
+    )
     from ppl_vae.loading import load
     from ppl_vae.objectives import (
         ELBO,
@@ -38,6 +48,7 @@ _HOME = {
     # fit: variational EM on an objective
     "fit": "ppl_vae.inference",
     "VariationalEM": "ppl_vae.inference",
+    "DeterministicVI": "ppl_vae.inference",
     "Joint": "ppl_vae.inference",
     "Alternating": "ppl_vae.inference",
     "Only": "ppl_vae.inference",
@@ -97,6 +108,7 @@ __all__ = [
     "Alternating",
     "Callback",
     "CompiledSVI",
+    "DeterministicVI",
     "DisARM",
     "EarlyStopping",
     "Enumeration",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.capture import Explanation
+from ppl_vae.diagnostics.certificate import Certificate
 from ppl_vae.evidence import Evidence, log_evidence
 from ppl_vae.evidence.measured_elbo import elbo
 from ppl_vae.pair import Pair
@@ -53,9 +54,12 @@ class Fit(Predictions):
     """
 
     _trainer: Trainer | None = None
+    _rows: Any = None
 
-    def __init__(self, pair: Pair, record: Record | None = None, config: dict[str, Any] | None = None) -> None:
-        self.pair, self.config, self._record = pair, config or {}, record or Record()
+    def __init__(
+        self, pair: Pair, record: Record | None = None, config: dict[str, Any] | None = None, *, rows: Any = None
+    ) -> None:
+        self.pair, self.config, self._record, self._rows = pair, config or {}, record or Record(), rows
 
     def attach(self, trainer: Trainer, config: dict[str, Any]) -> None:
         """Take the run that fits this pair, and what it is called."""
@@ -70,7 +74,7 @@ class Fit(Predictions):
 
     def release(self) -> Fit:
         """Let go of the run and its data: of them the record is left, and two rows to run the pair on."""
-        self._record, self._trainer = self.record, None
+        self._record, self._trainer, self._rows = self.record, None, None
         if self.pair.template is not None:
             self.pair.template = self.pair.template.take(torch.arange(min(2, len(self.pair.template))))
         return self
@@ -124,6 +128,8 @@ class Fit(Predictions):
             return self.pair.rows(fitted_to)
         if self._trainer is not None and self._trainer.batches.rows is not None:
             return self._trainer.batches.rows
+        if self._rows is not None:
+            return self._rows
         template, size = self.pair.template, self.config.get("num_data") or self.pair.num_rows
         return template if template is not None and len(template) == size else None
 
@@ -158,6 +164,12 @@ class Fit(Predictions):
     def seconds(self) -> float:
         """Wall time of the run in seconds."""
         return self.record.seconds
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """Whether the fit is done, line by line; None for a fit of a given number of steps or epochs."""
+        plain = self.config.get("certificate")
+        return None if plain is None else Certificate.of(plain)
 
     def resume(self, *, epochs: int | None = None, steps: int | None = None, progress: bool = True) -> Fit:
         """Go on for so many more epochs or steps: the end is bit-identical to one longer run."""
@@ -214,13 +226,15 @@ class Fit(Predictions):
 
     def summary(self) -> dict[str, str]:
         """What was fitted, for how long, how it ended, and the last numbers, as words."""
-        config, table = self.config, self.record.table
+        config, table, certificate = self.config, self.record.table, self.certificate
         words = {
             "pair": f"{config.get('model', _short(self.model))} / {config.get('guide', _short(self.guide))}",
             "parameters": f"{sum(leaf.numel() for leaf in self.parameters_by_name().values()):,}",
             "objective": str(config.get("objective", "")),
             "ended": f"{self.ended} after {self.epochs} epochs, {self.steps} steps, {self.seconds:.1f} s",
         }
+        if config.get("schedule") == "deterministic":
+            words["ended"] = f"{self.ended} after {self.steps} evaluations of the ELBO, {self.seconds:.1f} s"
         if config.get("num_data"):
             words["data"] = f"{config['num_data']} rows" + (
                 f" in batches of {config['batch_size']}" if config.get("batch_size") else ""
@@ -228,6 +242,8 @@ class Fit(Predictions):
         if len(table):
             names, last = ("objective", "elbo", "reconstruction", "kl", "val_elbo"), table[-1]
             words["last epoch"] = ", ".join(f"{n} {last[n]:.3f}" for n in names if n in last) + " nats per datum"
+        if certificate is not None:
+            words["done"] = certificate.sentence
         return {key: value for key, value in words.items() if value}
 
     def __repr__(self) -> str:

@@ -221,6 +221,16 @@ SOURCE = record(
         **dict.fromkeys(("feature_names", "label_names"), maybe(each(text))),
     }
 )
+CERTIFICATE = record(
+    lines=each(
+        record(
+            {**dict.fromkeys(("what", "found", "asked", "advice"), text), "holds": maybe(flag)},
+            about=one_of("optimum", "posterior"),
+        )
+    ),
+    numbers=table(maybe(finite)),
+    remarks=each(text),
+)
 _fit = record(
     {
         **dict.fromkeys(("model", "guide", "objective", "schedule", "optimizer", "device", "dtype"), text),
@@ -232,6 +242,8 @@ _fit = record(
         "data_plate": maybe(text),
         "source": SOURCE,
         "results": table(table(number)),
+        "certificate": maybe(CERTIFICATE),
+        "way": text,
     }
 )
 _parameter = record(group=one_of("theta", "phi", "shared"), shape=each(whole()))

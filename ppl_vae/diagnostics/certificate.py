@@ -1,0 +1,145 @@
+"""The certificate of a fit: what was asked of it, what was found, and in a sentence whether to believe it."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Certificate", "Line"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was asked.
+
+    Attributes:
+        what: in words.
+        found: what was found, as a person reads it.
+        asked: what was asked for.
+        holds: does it hold? None: it could not be asked of this fit, and is no condition.
+        advice: what to try where it does not.
+        about: "optimum" (is this the best of its family?) or "posterior" (is it the posterior?).
+    """
+
+    what: str
+    found: str
+    asked: str
+    holds: bool | None
+    advice: str = ""
+    about: str = "optimum"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Whether a fit is done, line by line. It is given only if every line holds.
+
+    Attributes:
+        lines: what was asked.
+        numbers: what the lines were made of, by name: ``elbo``, ``elbo_error``, ``log_evidence``,
+            ``log_evidence_error``, ``khat`` and others, in nats where they are log densities; None: not known.
+        remarks: what is worth to know beside.
+
+    >>> line = Line("Newton decrement", "0.2 nats", "at most 0.01", False, "raise max_iter")
+    >>> Certificate((line,))
+    Certificate: not given
+      Newton decrement   0.2 nats   at most 0.01   no
+    The optimizer has not arrived (Newton decrement 0.2 nats, at most 0.01 was asked for): raise max_iter.
+    """
+
+    lines: tuple[Line, ...]
+    numbers: dict[str, float | None] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> bool:
+        """Does every line hold?"""
+        return all(line.holds for line in self.lines if line.holds is not None)
+
+    @property
+    def converged(self) -> bool:
+        """Is this the best of its family, whether or not the family holds the posterior?"""
+        return all(line.holds for line in self.lines if line.holds is not None and line.about == "optimum")
+
+    def __bool__(self) -> bool:
+        return self.given
+
+    @property
+    def failed(self) -> list[Line]:
+        """The lines that do not hold."""
+        return [line for line in self.lines if line.holds is False]
+
+    @property
+    def sentence(self) -> str:
+        """The answer in words."""
+        if self.given:
+            return "Converged: the fit is the best of its family, and its draws may be taken for the posterior's."
+        of_optimum = [line for line in self.failed if line.about == "optimum"]
+        start = (
+            "The optimizer has not arrived"
+            if of_optimum
+            else "Converged, but the posterior is not of this family, and the guide's own draws are not the posterior's"
+        )
+        failed = of_optimum or self.failed
+        shown = "; ".join(f"{line.what} {line.found}, {line.asked} was asked for" for line in failed)
+        advice = "; ".join(dict.fromkeys(line.advice for line in failed if line.advice))
+        return f"{start} ({shown})" + (f": {advice}." if advice else ".")
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as a plain tree, as a run folder keeps it."""
+        known = {n: None if v is None or not math.isfinite(v) else float(v) for n, v in self.numbers.items()}
+        return {"lines": [asdict(line) for line in self.lines], "numbers": known, "remarks": list(self.remarks)}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Certificate:
+        """The certificate whose :meth:`plain` this is."""
+        lines = tuple(Line(**line) for line in plain["lines"])
+        return cls(lines, dict(plain["numbers"]), tuple(plain["remarks"]))
+
+    def table(self) -> pd.DataFrame:
+        """The lines as a frame: what, found, asked, holds."""
+        import pandas as pd
+
+        rows = [(line.what, line.found, line.asked, line.holds) for line in self.lines]
+        return pd.DataFrame(rows, columns=["what", "found", "asked", "holds"])
+
+    def _rows(self) -> Iterator[tuple[str, str, str, str]]:
+        said = {True: "yes", False: "no", None: "not asked"}
+        for line in self.lines:
+            yield line.what, line.found, line.asked, said[line.holds]
+
+    def __repr__(self) -> str:
+        rows = list(self._rows())
+        widths = [max(len(row[i]) for row in rows) for i in range(3)] if rows else []
+        body = ["  " + "   ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
+        head = f"Certificate: {'given' if self.given else 'not given'}"
+        return "\n".join([head, *body, self.sentence, *self.remarks])
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self._rows()
+        )
+        said = " ".join(html.escape(text) for text in (self.sentence, *self.remarks))
+        caption = "given" if self.given else "not given"
+        return f"<table><caption>Certificate: {caption}</caption>{cells}</table><p>{said}</p>"
+
+
+def nats(value: float, error: float | None = None) -> str:
+    """A number of nats in words, with its standard error.
+
+    >>> nats(-1897.3021, 0.0012), nats(1e-9), nats(math.inf)
+    ('-1897.3021 ± 0.0012 nats', '1e-09 nats', 'unbounded')
+    """
+    if math.isinf(value):
+        return "unbounded"
+    if error is None:
+        return f"{value:.2g} nats"
+    if not math.isfinite(error):
+        return f"{value:.4g} nats, error unknown"
+    digits = max(0, 1 - math.floor(math.log10(error))) if error > 0 else 4
+    return f"{value:.{min(digits, 6)}f} ± {error:.{min(digits, 6)}f} nats"

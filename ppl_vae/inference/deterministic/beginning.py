@@ -1,0 +1,151 @@
+"""The normal that a fit begins at: the best of what several starts have found, and whether they agree."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ppl_vae.inference.deterministic.base_draws import base_draws
+from ppl_vae.inference.deterministic.curvature import Density, curvature
+from ppl_vae.inference.deterministic.modes import Climb, climb
+from ppl_vae.inference.deterministic.one_by_one import ascend
+
+__all__ = ["Beginning", "begin"]
+
+MOST_AT_ONCE = 64
+"""With more latents than these, starts climb one after the other by L-BFGS, without second derivatives on the way."""
+MOST_DENSE = 512
+"""With more latents than these, only the diagonal of a Hessian is looked at."""
+_SAME = 0.1  # squared, in standard deviations: points that have arrived are at their mode to a thousandth of one
+_DRAWS, _PASSED = 32, 200
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a fit begins, and what the starts say of other places.
+
+    Attributes:
+        loc: (D,).
+        precision: (D, D), or (D,) where only its diagonal is known.
+        starts: how many there were.
+        arrived: how many have come to a mode.
+        agreed: how many of these to the one that the fit begins at.
+        elsewhere: the share of the mass that other modes hold, by Laplace's method.
+        modes: how many modes were found.
+        escaped: starts that were above all modes when they were left, and still rising.
+    """
+
+    loc: Tensor
+    precision: Tensor
+    starts: int
+    arrived: int = 0
+    agreed: int = 0
+    elsewhere: float = 0.0
+    modes: int = 0
+    escaped: int = 0
+
+
+def begin(density: Density, starts: Tensor) -> Beginning:
+    """Climb from every start, and take the mode with the most mass.
+
+    Where none has arrived, or the density goes on rising (a funnel has no top), the normals along the way are compared
+    by their ELBO, and the best is taken.
+
+    Args:
+        density: log p(x, u).
+        starts: (K, D).
+
+    Raises:
+        ValueError: the density is not finite at any start.
+
+    Lu Zhang, Bob Carpenter, Andrew Gelman, Aki Vehtari, "Pathfinder: Parallel quasi-Newton variational inference",
+    2022.
+    """
+    height = density.heights(starts)
+    if not bool(height.isfinite().any()):
+        raise ValueError(
+            f"DeterministicVI: log p(x, z) is not finite at any of {len(starts)} starts (the guide's own, the prior's "
+            "median, draws of the prior and of (-2, 2) in the unconstrained space); give start= latents by site at "
+            "which the data are possible, or look for a density that is 0 or infinite"
+        )
+    starts = starts[height.isfinite()]
+    if starts.shape[1] > MOST_AT_ONCE:
+        return _one_by_one(density, starts[height[height.isfinite()].argsort(descending=True)])
+    found = climb(density, starts)
+    modes = _modes(found)
+    top = max((float(found.log_p[mode[0]]) for mode in modes), default=-math.inf)
+    escaped = int((~found.arrived & (found.log_p > top + 1)).sum())
+    points = found.u[[mode[0] for mode in modes]], found.factor[[mode[0] for mode in modes]]
+    if not modes or escaped:
+        points = tuple(torch.cat(pair) for pair in zip(points, _thinned(found.path), strict=True))  # type: ignore[assignment]
+        which = int(_elbos(density, *points).argmax())
+    else:
+        which = 0
+    loc, factor = points[0][which], points[1][which]
+    masses = torch.stack([found.log_mass[mode[0]] for mode in modes]) if modes else torch.zeros(0)
+    mine = len(modes[which]) if which < len(modes) else 0
+    shares = masses.softmax(0)
+    return Beginning(
+        loc,
+        _inverse(factor),
+        len(starts),
+        int(found.arrived.sum()),
+        mine,
+        float(1 - shares[which]) if which < len(modes) else float(shares.sum()),
+        len(modes),
+        escaped,
+    )
+
+
+def _modes(found: Climb) -> list[list[int]]:
+    """The starts that have arrived, by mode, the one with the most mass first."""
+    order = [int(i) for i in found.log_mass.argsort(descending=True) if found.arrived[i]]
+    modes: list[list[int]] = []
+    for i in order:
+        for mode in modes:
+            apart = (found.u[i] - found.u[mode[0]]).unsqueeze(-1)
+            white = torch.linalg.solve_triangular(found.factor[mode[0]], apart, upper=False)
+            if float(white.square().sum()) < _SAME:
+                mode.append(i)
+                break
+        else:
+            modes.append([i])
+    return modes
+
+
+def _thinned(path: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    every = max(1, len(path[0]) // _PASSED)
+    return path[0][::every], path[1][::every]
+
+
+def _elbos(density: Density, locs: Tensor, factors: Tensor) -> Tensor:
+    """The ELBO of M normals at few draws, (M,); a place that is no number is the worst."""
+    dim = locs.shape[1]
+    draws = base_draws(max(_DRAWS, 4 * dim), dim, seed=0).to(locs)
+    points = locs.unsqueeze(1) + draws @ factors.transpose(-2, -1)
+    height = density.heights(points.reshape(-1, dim)).reshape(len(locs), -1)
+    value = height.mean(1) + factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return torch.where(value.isfinite(), value, -math.inf)
+
+
+def _inverse(factor: Tensor) -> Tensor:
+    """The precision whose covariance has this factor."""
+    inverse = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False)
+    return inverse.T @ inverse
+
+
+def _one_by_one(density: Density, starts: Tensor) -> Beginning:
+    """With many latents: three starts, the highest first, one after the other."""
+    ends = [ascend(density.at, start) for start in starts[:3]]
+    best = max(ends, key=lambda end: end.height)
+    agreed = sum(end.arrived and abs(end.height - best.height) < _SAME for end in ends)
+    dim = starts.shape[1]
+    if dim <= MOST_DENSE:
+        precision = -curvature(density, best.u.unsqueeze(0)).hessian[0]
+    else:
+        precision = best.precision
+    arrived = sum(end.arrived for end in ends)
+    return Beginning(best.u, precision, len(ends), arrived, agreed, modes=1 if arrived else 0)

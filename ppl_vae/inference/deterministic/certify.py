@@ -1,0 +1,153 @@
+"""What a deterministic fit is asked before it is called done."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ppl_vae._psis import psis_khat
+from ppl_vae._random import fold
+from ppl_vae.diagnostics.certificate import Certificate, Line, nats
+from ppl_vae.evidence import ImportanceWeighted
+from ppl_vae.evidence.evidence import KHAT_LIMIT
+from ppl_vae.inference.deterministic.fresh import plain_draws
+
+if TYPE_CHECKING:
+    from ppl_vae.data.source import Source
+    from ppl_vae.inference.deterministic.solution import Solution
+    from ppl_vae.pair.fixed_noise import FixedNoise
+
+__all__ = ["certify"]
+
+ENOUGH = 0.01
+"""Nats that a Newton step may still gain where a fit is said to be done."""
+ELSEWHERE = 0.02
+"""The share of the mass that modes which the fit does not cover may hold, by Laplace's method, whose estimate of a
+tenth may be five times too small."""
+KNOWN = 0.1
+"""Nats that the standard error of log Z may have."""
+DRAWS, KHAT_DRAWS = 8192, 16384
+LIGHT = 0.3
+"""Where log weights scatter by less nats than this, k-hat is asked of four times as many draws before it counts."""
+
+
+def certify(noise: FixedNoise, rows: Source, solution: Solution, *, tol: float, seed: int) -> Certificate:
+    """Ask a solution every line.
+
+    Args:
+        noise: the pair's runs, at the parameters of the solution.
+        rows: all data.
+        solution: what was found.
+        tol: nats that the fixed draws may flatter the ELBO by.
+        seed: of the draws of log Z and k-hat.
+    """
+    pair = noise.pair
+    numbers: dict[str, Any] = {
+        "elbo": solution.fresh.value,
+        "elbo_error": solution.fresh.error,
+        "in_sample_elbo": solution.elbo,
+        "newton_decrement": solution.minimum.decrement,
+        "num_draws": solution.num_draws,
+        "starts": solution.beginning.starts,
+        "agreed": solution.beginning.agreed,
+        "elsewhere": solution.beginning.elsewhere,
+    }
+    lines = [_optimum(solution), _fresh(solution, tol), _starts(solution)]
+    evidence = ImportanceWeighted(DRAWS if pair.has_global_latents else 1000).estimate(
+        pair, rows, fold(seed, "certificate")
+    )
+    lines += [
+        _evidence(evidence.value.sum(), evidence.standard_error.square().sum().sqrt(), solution, numbers),
+        _khat(noise, evidence.khat, numbers, fold(seed, "k-hat")),
+    ]
+    return Certificate(tuple(lines), numbers)
+
+
+def _optimum(solution: Solution) -> Line:
+    decrement = solution.minimum.decrement
+    return Line(
+        "Newton decrement",
+        nats(decrement),
+        f"at most {ENOUGH}",
+        decrement <= ENOUGH,
+        "the ELBO may be unbounded (an improper posterior?)" if math.isinf(decrement) else "raise max_iter",
+    )
+
+
+def _fresh(solution: Solution, tol: float) -> Line:
+    optimism = solution.elbo - solution.fresh.value
+    return Line(
+        "ELBO on fresh draws",
+        f"{nats(solution.fresh.value, solution.fresh.error)}, {optimism:+.2g} on {solution.num_draws} fixed ones",
+        f"the fixed ones flatter by at most {tol:g}",
+        bool(solution.overfit <= tol),
+        "the family is too flexible for so many draws: raise max_draws, or take a simpler guide",
+    )
+
+
+def _starts(solution: Solution) -> Line:
+    begin = solution.beginning
+    found = f"{begin.agreed} of {begin.starts} at this mode"
+    if begin.modes > 1:
+        found += f", {begin.arrived - begin.agreed} at {begin.modes - 1} others with {begin.elsewhere:.0%} of the mass"
+    if begin.arrived < begin.starts:
+        found += f", {begin.starts - begin.arrived} not arrived"
+    if begin.escaped:
+        found += f", {begin.escaped} of them higher and still rising"
+    return Line(
+        "starts",
+        found,
+        f"a mode, and at most {ELSEWHERE:.0%} of the mass elsewhere",
+        begin.agreed > 0 and begin.elsewhere <= ELSEWHERE and not begin.escaped,
+        "give start=, write the model without centering (reparametrize='auto'), or take a guide with more modes",
+    )
+
+
+def _evidence(value: Tensor, error: Tensor, solution: Solution, numbers: dict[str, Any]) -> Line:
+    log_z, spread = float(value), float(error)
+    numbers |= {"log_evidence": log_z, "log_evidence_error": spread, "gap": log_z - solution.fresh.value}
+    above = solution.fresh.value - log_z
+    consistent = above <= 4 * math.hypot(spread, solution.fresh.error) + 1e-6
+    gap = f"; the ELBO is {max(-above, 0.0):.2g} below" if consistent else "; the ELBO lies above it"
+    return Line(
+        "log Z",
+        nats(log_z, spread) + gap,
+        f"known to {KNOWN:g}",
+        bool(math.isfinite(spread) and spread <= KNOWN and consistent),
+        "take a richer guide (guide='auto')",
+        about="posterior",
+    )
+
+
+def _khat(noise: FixedNoise, by_datum: Tensor, numbers: dict[str, Any], seed: int) -> Line:
+    """Of draws that log Z was not estimated from: where these miss the tail, value and k-hat are low at once."""
+    if not noise.pair.has_global_latents:
+        good = float((by_datum <= KHAT_LIMIT).double().mean())
+        numbers["khat_good"] = good
+        return Line(
+            "k-hat",
+            f"at most {KHAT_LIMIT} for {good:.0%} of the data",
+            "for all",
+            good == 1.0,
+            "take a richer guide",
+            "posterior",
+        )
+    count, khat, limit = KHAT_DRAWS, math.inf, 0.0
+    while khat > limit and count <= 4 * KHAT_DRAWS:  # of light tails few draws say that they are heavy
+        _, log_weight = plain_draws(noise, count, seed=fold(seed, count))
+        khat, limit = float(psis_khat(log_weight.numpy()[:, None])[0]), min(1 - 1 / math.log10(count), KHAT_LIMIT)
+        spread = float(log_weight.std())
+        if khat <= limit or spread > LIGHT:
+            break
+        count *= 4
+    numbers |= {"khat": khat, "khat_limit": limit}
+    return Line(
+        "k-hat",
+        f"{khat:.2f} of {len(log_weight)} fresh draws",
+        f"at most {limit:.2f}",
+        khat <= limit,
+        "take a richer guide (guide='auto')",
+        about="posterior",
+    )
