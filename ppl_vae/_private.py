@@ -205,6 +205,11 @@ def declared_parameters(module: torch.nn.Module) -> dict[str, Any]:
     return getattr(module, "_pyro_params", {})
 
 
+def pyro_name(module: torch.nn.Module) -> str:
+    """What a ``PyroModule`` is called in the names of its sites; "" for another module."""
+    return getattr(module, "_pyro_name", "")
+
+
 def random_attributes(module: torch.nn.Module) -> Any:
     """The ``PyroSample``s of a module by name; None or empty where it has none."""
     return getattr(module, "_pyro_samples", None)

@@ -9,6 +9,7 @@ import torch
 from pyro.infer.autoguide import AutoContinuous, AutoGuide, AutoGuideList
 from torch import Tensor
 
+from ppl_vae._private import pyro_name
 from ppl_vae._random import fold
 from ppl_vae.pair.fixed_noise import FixedNoise
 from ppl_vae.pair.particles import inward, of_unconstrained
@@ -107,7 +108,7 @@ def _of_autoguide(noise: FixedNoise, data: Any, name: str, values: Mapping[str, 
         if name == f"{latent}_unconstrained":
             return flat(latent)
     for part in _autoguides(pair.guide):
-        if isinstance(part, AutoContinuous) and name == f"_{part._pyro_name}_latent":
+        if isinstance(part, AutoContinuous) and name == f"_{pyro_name(part)}_latent":
             return torch.cat([flat(latent) for latent, _ in part.prototype_trace.iter_stochastic_nodes()], -1)
     raise ValueError(f"start: how the guide's site {name!r} carries the latents is not known")
 
