@@ -14,26 +14,24 @@ Faster, More Accurate, and Even More Black Box", 2024.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro import poutine
-from pyro.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Independent, TransformedDistribution
 
 from ppl_vae._random import isolated_rng
 from ppl_vae.distributions import unwrap
 from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.handlers import has_density
+from ppl_vae.pair.law import Law
 from ppl_vae.pair.points import is_point
-from ppl_vae.pair.runs import with_particles
 from ppl_vae.pair.scope import validation
-from ppl_vae.pair.support import log_det
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Batch
@@ -42,97 +40,17 @@ if TYPE_CHECKING:
 
 __all__ = ["FixedNoise", "Law", "Placed", "require_fixed_noise"]
 
-_NORMALS = (Normal, torch.distributions.Normal)
-_FULL = (MultivariateNormal, torch.distributions.MultivariateNormal)
-_LOW_RANK = (LowRankMultivariateNormal, torch.distributions.LowRankMultivariateNormal)
-MAX_ELEMENTS = 1_000_000
-"""So many numbers of data and draws at once in one run, which a cache holds; more draws are run in blocks."""
-
-
-@dataclass(frozen=True)
-class Law:
-    """The normal law of one site's u in a run of S draws, and the maps from u to its value.
-
-    Attributes:
-        base: a Normal, MultivariateNormal or LowRankMultivariateNormal, with S as the first axis of its batch.
-        transforms: from u to the value, in order.
-        shape: of u, (S, ...).
-        event_dim: of the value.
-    """
-
-    base: Any
-    transforms: tuple[Any, ...]
-    shape: torch.Size
-    event_dim: int
-
-    @classmethod
-    def of(cls, fn: Any) -> Law | None:
-        """Read it off a distribution; None where it is no normal one, or carried by maps with parameters."""
-        batch, event_dim = fn.batch_shape, len(fn.event_shape)
-        transforms: list[Any] = []
-        while isinstance(fn, Independent | TransformedDistribution):
-            if isinstance(fn, TransformedDistribution):
-                transforms = [*fn.transforms, *transforms]
-            fn = fn.base_dist
-        if type(fn) not in (*_NORMALS, *_FULL, *_LOW_RANK):
-            return None
-        if any(isinstance(part, torch.nn.Module) or not part.bijective for part in transforms):
-            return None
-        shape = fn.batch_shape + fn.event_shape
-        return cls(fn, tuple(transforms), shape, event_dim) if shape[: len(batch[:1])] == batch[:1] else None
-
-    @property
-    def size(self) -> int:
-        """How many numbers one u has."""
-        return self.shape[1:].numel()
-
-    @property
-    def has_covariance(self) -> bool:
-        """Are the entries of u free to be correlated?"""
-        return not isinstance(self.base, _NORMALS)
-
-    @property
-    def noise_size(self) -> int:
-        """How many numbers one draw takes: those of u, and as many more as a low rank has for each vector."""
-        if isinstance(self.base, _LOW_RANK):
-            rows = self.shape[1:-1].numel()
-            return self.size + rows * int(self.base.cov_factor.shape[-1])
-        return self.size
-
-    def place(self, noise: Tensor) -> Tensor:
-        """U of standard normal noise (S, noise_size)."""
-        base = self.base
-        if isinstance(base, _NORMALS):
-            placed: Tensor = base.loc + base.scale * noise.reshape(self.shape)
-            return placed
-        if isinstance(base, _FULL):
-            spread: Tensor = (base.scale_tril @ noise.reshape(self.shape).unsqueeze(-1)).squeeze(-1)
-            return base.loc + spread
-        own, shared = noise.split([self.size, self.noise_size - self.size], -1)
-        common = (base.cov_factor @ shared.reshape((*self.shape[:-1], -1)).unsqueeze(-1)).squeeze(-1)
-        return base.loc + base.cov_diag.sqrt() * own.reshape(self.shape) + common
-
-    def log_q(self, u: Tensor) -> Tensor:
-        """The normal log density of u, (S,), nats."""
-        log_prob: Tensor = self.base.log_prob(u)
-        return log_prob.flatten(1).sum(-1) if log_prob.dim() > 1 else log_prob
-
-    def value(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The site's value, and log |dt/du| of each draw, (S,)."""
-        value, total = u, u.new_zeros(len(u))
-        for transform in self.transforms:
-            before, value = value, transform(value)
-            found = log_det(transform, before, value, self.event_dim)
-            total = total + (found.flatten(1).sum(-1) if found.dim() > 1 else found)
-        return value, total
+MAX_VALUES, MAX_ELEMENTS = 500_000, 16_000_000
+"""So many values of sites at once in one run, which a cache holds, and of numbers of data times draws, which a model
+may hold at once where it multiplies them out; more draws are run in blocks."""
 
 
 class _Place(Messenger):
     """Give the guide's normal sites their values: those of the noise, or of u."""
 
-    def __init__(self, given: Mapping[str, Tensor], *, as_noise: bool) -> None:
+    def __init__(self, given: Mapping[str, Tensor], *, as_noise: bool, lead: int) -> None:
         super().__init__()
-        self.given, self.as_noise = given, as_noise
+        self.given, self.as_noise, self.lead = given, as_noise, lead
         self.laws: dict[str, Law] = {}
         self.u: dict[str, Tensor] = {}
         self.log_dets: dict[str, Tensor] = {}
@@ -141,7 +59,7 @@ class _Place(Messenger):
         name = msg["name"]
         if name not in self.given or msg["done"] or msg["is_observed"] or name in self.laws:
             return
-        law = Law.of(msg["fn"])
+        law = Law.of(msg["fn"], lead=self.lead)
         if law is None:
             raise RuntimeError(f"FixedNoise: {name!r} is no normal law in this run, though it was in the first")
         u = law.place(self.given[name]) if self.as_noise else self.given[name].reshape(law.shape)
@@ -156,19 +74,18 @@ class Placed:
 
     Attributes:
         log_p: (S,) log p(x, u), with the weights of ``poutine.scale``, nats.
+        log_qs: (S, W) log q(u) with the guide's spread times each of W widths, nats; the first is 1.
         u: (S, D), the guide's sites side by side.
-        laws: of each site in this run.
     """
 
     log_p: Tensor
+    log_qs: Tensor
     u: Tensor
-    laws: dict[str, Law]
-    _sites: dict[str, Tensor]
 
     @property
     def log_q(self) -> Tensor:
         """(S,) log q(u), nats."""
-        return torch.stack([law.log_q(self._sites[name]) for name, law in self.laws.items()]).sum(0)
+        return self.log_qs[:, 0]
 
 
 class FixedNoise:
@@ -179,14 +96,19 @@ class FixedNoise:
         batch: all data.
 
     Attributes:
-        laws: of each normal site of the guide, in its order, in a run of two draws.
+        vectorized: are draws an outermost plate of one run? Else each is a run of its own, and ``torch.vmap`` makes
+            one of them.
+        laws: of each normal site of the guide, in its order.
         sizes, noise_sizes: how many numbers of u, and of noise, each has for one draw; in all D and ``noise_dim``.
     """
 
     def __init__(self, pair: Pair, batch: Batch) -> None:
         self.pair, self.batch = pair, batch
         with self.scope(), torch.no_grad():
-            self.laws = _laws(pair, batch, 2)
+            self.vectorized = pair.vectorizes(batch)
+            self.laws = _laws(pair, batch)
+            trace = pair.run(batch).model_trace
+        self._values = sum(torch.as_tensor(site["value"]).numel() for _, site in sample_sites(trace))
         self.sizes = {name: law.size for name, law in self.laws.items()}
         self.noise_sizes = {name: law.noise_size for name, law in self.laws.items()}
 
@@ -204,12 +126,12 @@ class FixedNoise:
     def block(self) -> int:
         """How many draws one run may hold."""
         elements = sum(t.numel() for t in (*self.batch.args, *self.batch.kwargs.values()) if isinstance(t, Tensor))
-        return max(2, MAX_ELEMENTS // max(1, elements, self.dim))
+        return max(2, min(MAX_VALUES // max(1, self._values), MAX_ELEMENTS // max(1, elements)))
 
     def laws_now(self) -> dict[str, Law]:
         """The laws of one draw at the parameters as they are; call it inside :meth:`scope`."""
         with isolated_rng(0, self.pair.device):
-            return _laws(self.pair, self.batch, None)
+            return _laws(self.pair, self.batch)
 
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -218,10 +140,15 @@ class FixedNoise:
         with self.pair.scope(), noise, still, validation(False):
             yield
 
-    def at_noise(self, noise: Tensor) -> Placed:
-        """The guide's draws of standard normal noise, (S, noise_dim); call it inside :meth:`scope`."""
+    def at_noise(self, noise: Tensor, widths: Sequence[float] = (1.0,)) -> Placed:
+        """The guide's draws of standard normal noise, (S, noise_dim); call it inside :meth:`scope`.
+
+        Noise that is ``width`` times as wide makes draws of the guide with that spread; ``widths`` says at which they
+        are scored.
+        """
         parts = noise.split(list(self.noise_sizes.values()), -1)
-        return self._run(dict(zip(self.noise_sizes, parts, strict=True)), len(noise), as_noise=True)
+        given = dict(zip(self.noise_sizes, parts, strict=True))
+        return self._run(given, len(noise), as_noise=True, widths=widths)
 
     def at(self, u: Tensor) -> Tensor:
         """Log p(x, u) at u (S, D), (S,) nats; call it inside :meth:`scope`."""
@@ -246,26 +173,47 @@ class FixedNoise:
             return torch.cat([self.heights(part) for part in u.tensor_split(2)])
         return torch.where(found.isnan() | found.isposinf(), -math.inf, found)
 
-    def _run(self, given: Mapping[str, Tensor], count: int, *, as_noise: bool) -> Placed:
-        with _Place(given, as_noise=as_noise) as place:
+    def _run(
+        self, given: Mapping[str, Tensor], count: int, *, as_noise: bool, widths: Sequence[float] = (1.0,)
+    ) -> Placed:
+        if self.vectorized:
+            return self._placed(given, count, as_noise, widths)
+        each = torch.vmap(partial(self._placed, count=None, as_noise=as_noise, widths=widths), randomness="same")
+        return Placed(*each(given))
+
+    def _placed(
+        self, given: Mapping[str, Tensor], count: int | None, as_noise: bool, widths: Sequence[float] = (1.0,)
+    ) -> Any:
+        """One run, of ``count`` draws, or of one without an axis of draws (as a tuple, for ``torch.vmap``)."""
+        with _Place(given, as_noise=as_noise, lead=0 if count is None else 1) as place:
             run = self.pair.run(self.batch, num_particles=count)
-        u = torch.cat([u.reshape(count, -1) for u in place.u.values()], -1)
-        return Placed(_log_p(run, place, count), u, place.laws, place.u)
+        log_p = _log_p(run, place, count)
+        log_q = torch.stack(
+            [
+                torch.stack([law.log_q(place.u[name], width) for name, law in place.laws.items()]).sum(0)
+                for width in widths
+            ],
+            -1,
+        )
+        shape = (-1,) if count is None else (count, -1)
+        u = torch.cat([u.reshape(shape) for u in place.u.values()], -1)
+        return (log_p, log_q, u) if count is None else Placed(log_p, log_q, u)
 
 
-def _log_p(run: Execution, place: _Place, count: int) -> Tensor:
-    """Log p(x, u), (S,): the model's sites, less what the guide's others count, plus the volume of the maps."""
+def _log_p(run: Execution, place: _Place, count: int | None) -> Tensor:
+    """Log p(x, u), (S,) or (): the model's sites, less what the guide's others count, plus the volume of the maps."""
     terms = [score.weighted_log_prob for score in run.score_model().values()]
-    for name, score in run.score_guide().items():
-        if name not in place.laws:
-            terms.append(-score.weighted_log_prob)
-    terms += list(place.log_dets.values())
-    return torch.stack([term.sum(-1) if term.dim() > 1 else term.expand(count) for term in terms]).sum(0)
+    terms += [-score.weighted_log_prob for name, score in run.score_guide().items() if name not in place.laws]
+    volumes = list(place.log_dets.values())
+    if count is None:
+        return torch.stack([term.sum() for term in (*terms, *volumes)]).sum()
+    whole = [term.sum(-1) if term.dim() > 1 else term.expand(count) for term in (*terms, *volumes)]
+    return torch.stack(whole).sum(0)
 
 
-def _laws(pair: Pair, batch: Batch, count: int | None) -> dict[str, Law]:
+def _laws(pair: Pair, batch: Batch) -> dict[str, Law]:
     """The normal laws of a run of the guide alone, by site."""
-    trace = poutine.trace(with_particles(pair.runner.guide, pair.layout, count)).get_trace(batch)
+    trace = poutine.trace(pair.runner.guide).get_trace(batch)
     laws = {name: Law.of(site["fn"]) for name, site in sample_sites(trace) if not site["is_observed"]}
     return {name: law for name, law in laws.items() if law is not None}
 
@@ -288,10 +236,27 @@ def require_fixed_noise(pair: Pair, batch: Batch) -> None:
         raise ValueError("a plate draws a subsample of its own")
     with pair.scope(), isolated_rng(0, pair.device), pair.mode(training=False), torch.no_grad():
         reason = _of_sites(pair, batch) or _of_data(pair, batch)
-        if not reason and not pair.vectorizes(batch):
-            reason = "many draws of this pair cannot be made in one run"
+        reason = reason or _of_many(pair, batch)
     if reason:
         raise ValueError(reason)
+
+
+def _of_many(pair: Pair, batch: Batch) -> str:
+    """Can many draws be made in one run, by a plate or by ``torch.vmap``?"""
+    noise = FixedNoise(pair, batch)
+    if noise.vectorized:
+        return ""
+    draws = torch.randn(3, noise.noise_dim, dtype=pair.dtype, device=pair.device)
+    parts = draws.split(list(noise.noise_sizes.values()), -1)
+    given = dict(zip(noise.noise_sizes, parts, strict=True))
+    try:
+        together = noise.at_noise(draws).log_p
+        alone = [noise._placed({n: v[i] for n, v in given.items()}, None, True)[0] for i in range(3)]
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        return f"many draws of this pair cannot be made in one run ({str(error).splitlines()[0]})"
+    if not torch.allclose(together, torch.stack(alone), rtol=1e-4, equal_nan=True):
+        return "many draws in one run have not the densities that they have alone"
+    return ""
 
 
 def _of_sites(pair: Pair, batch: Batch) -> str:
@@ -315,21 +280,13 @@ def _of_data(pair: Pair, batch: Batch) -> str:
     found = []
     for each in (batch, _turned(batch)):
         with isolated_rng(0, pair.device):  # the same draws, so that laws given other draws are the same
-            found.append(_laws(pair, each, None))
-    first, turned = ({name: _numbers(law.base) for name, law in laws.items()} for laws in found)
+            found.append(_laws(pair, each))
+    first, turned = ({name: law.numbers for name, law in laws.items()} for laws in found)
     for name, numbers in first.items():
         others = turned.get(name, ())
         if len(others) != len(numbers) or not all(map(torch.equal, numbers, others)):
             return f"the guide's {name!r} follows from the data (an amortized guide)"
     return ""
-
-
-def _numbers(base: Any) -> tuple[Tensor, ...]:
-    if isinstance(base, _NORMALS):
-        return base.loc, base.scale
-    if isinstance(base, _FULL):
-        return base.loc, base.scale_tril
-    return base.loc, base.cov_factor, base.cov_diag
 
 
 def _turned(batch: Batch) -> Batch:

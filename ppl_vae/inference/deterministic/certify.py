@@ -13,6 +13,7 @@ from ppl_vae.diagnostics.certificate import Certificate, Line, nats
 from ppl_vae.evidence import ImportanceWeighted
 from ppl_vae.evidence.evidence import KHAT_LIMIT
 from ppl_vae.inference.deterministic.fresh import plain_draws
+from ppl_vae.inference.deterministic.log_z import log_z
 
 if TYPE_CHECKING:
     from ppl_vae.data.source import Source
@@ -55,9 +56,9 @@ def certify(noise: FixedNoise, rows: Source, solution: Solution, *, tol: float, 
         "elsewhere": solution.beginning.elsewhere,
     }
     lines = [_optimum(solution), _fresh(solution, tol), _starts(solution)]
-    evidence = ImportanceWeighted(DRAWS if pair.has_global_latents else 1000).estimate(
-        pair, rows, fold(seed, "certificate")
-    )
+    key = fold(seed, "certificate")
+    shared = pair.has_global_latents
+    evidence = log_z(noise, DRAWS, seed=key) if shared else ImportanceWeighted(1000).estimate(pair, rows, key)
     lines += [
         _evidence(evidence.value.sum(), evidence.standard_error.square().sum().sqrt(), solution, numbers),
         _khat(noise, evidence.khat, numbers, fold(seed, "k-hat")),
@@ -109,7 +110,8 @@ def _evidence(value: Tensor, error: Tensor, solution: Solution, numbers: dict[st
     log_z, spread = float(value), float(error)
     numbers |= {"log_evidence": log_z, "log_evidence_error": spread, "gap": log_z - solution.fresh.value}
     above = solution.fresh.value - log_z
-    consistent = above <= 4 * math.hypot(spread, solution.fresh.error) + 1e-6
+    noise = math.hypot(spread if math.isfinite(spread) else math.inf, solution.fresh.error)
+    consistent = above <= 4 * noise + 1e-6
     gap = f"; the ELBO is {max(-above, 0.0):.2g} below" if consistent else "; the ELBO lies above it"
     return Line(
         "log Z",

@@ -11,7 +11,7 @@ from torch import Tensor
 from ppl_vae._random import fold
 from ppl_vae.pair.fixed_noise import FixedNoise
 
-__all__ = ["Fresh", "fresh_elbo", "plain_draws"]
+__all__ = ["Fresh", "fresh_elbo", "normal_draws", "plain_draws"]
 
 _FEWEST = 2048
 
@@ -59,15 +59,16 @@ def fresh_elbo(noise: FixedNoise, *, seed: int, before: Fresh | None = None) -> 
 
 def plain_draws(noise: FixedNoise, count: int, *, seed: int) -> tuple[Tensor, Tensor]:
     """Independent draws of the guide: u (count, D), and log p - log q (count,), nats, float64."""
-    return _measured(noise, _normal(noise, count, seed))
+    return _measured(noise, normal_draws(noise, count, seed))
 
 
 def _drawn(noise: FixedNoise, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    half = _normal(noise, count, seed)
+    half = normal_draws(noise, count, seed)
     return half, *_measured(noise, torch.cat([half, -half]))
 
 
-def _normal(noise: FixedNoise, count: int, seed: int) -> Tensor:
+def normal_draws(noise: FixedNoise, count: int, seed: int) -> Tensor:
+    """Standard normal noise (count, noise_dim), float64, on the CPU."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, noise.noise_dim, dtype=torch.float64, generator=generator)
 

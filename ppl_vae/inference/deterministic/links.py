@@ -12,7 +12,8 @@ from torch.distributions import constraints, transform_to
 
 from ppl_vae._random import isolated_rng
 from ppl_vae.pair.checks import shaken
-from ppl_vae.pair.fixed_noise import FixedNoise, Law
+from ppl_vae.pair.fixed_noise import FixedNoise
+from ppl_vae.pair.law import Law
 
 __all__ = ["Leaf", "Link", "links"]
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ppl_vae.inference.deterministic.curvature import safeguarded
 from ppl_vae.inference.deterministic.minimize import minimize
-from ppl_vae.pair.fixed_noise import FixedNoise, Law
+from ppl_vae.pair.fixed_noise import FixedNoise
+from ppl_vae.pair.law import Law
 
 __all__ = ["teach"]
 
