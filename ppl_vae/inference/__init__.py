@@ -2,8 +2,20 @@
 
 from ppl_vae.inference.beginner import fit
 from ppl_vae.inference.compiled_svi import CompiledSVI
-from ppl_vae.inference.deterministic import DeterministicVI
+from ppl_vae.inference.deterministic import DeterministicVI, LinearResponse, linear_response
 from ppl_vae.inference.schedules import Alternating, Frozen, Joint, Only, Stages
 from ppl_vae.inference.variational_em import VariationalEM
 
-__all__ = ["Alternating", "CompiledSVI", "DeterministicVI", "Frozen", "Joint", "Only", "Stages", "VariationalEM", "fit"]
+__all__ = [
+    "Alternating",
+    "CompiledSVI",
+    "DeterministicVI",
+    "Frozen",
+    "Joint",
+    "LinearResponse",
+    "Only",
+    "Stages",
+    "VariationalEM",
+    "fit",
+    "linear_response",
+]

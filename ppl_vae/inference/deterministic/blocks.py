@@ -8,14 +8,17 @@ the units and correlations of the latents are.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from ppl_vae.inference.deterministic.beginning import Beginning
 from ppl_vae.inference.deterministic.curvature import safeguarded
 from ppl_vae.inference.deterministic.links import Leaf, Link
+from ppl_vae.pair.fixed_noise import FixedNoise
 
-__all__ = ["Block", "block_of"]
+__all__ = ["Block", "block_of", "blocks_of"]
 
 
 class Block(ABC):
@@ -106,6 +109,19 @@ def block_of(link: Link, loc: Tensor, precision: Tensor) -> Block:
     if {"factor", "relative_factor"} & link.names:
         return LowRank(link, loc, precision)
     return (Full if {"tril", "unit_tril"} & link.names else Diagonal)(link, loc, precision)
+
+
+def blocks_of(noise: FixedNoise, known: Mapping[str, Link], beginning: Beginning) -> list[Block]:
+    """The blocks of the sites whose parameters are known, at the normal where a fit begins."""
+    blocks, place = [], 0
+    for name, size in noise.sizes.items():
+        part = slice(place, place + size)
+        place += size
+        if name in known:
+            precision = beginning.precision
+            own = precision[part] if precision.dim() == 1 else precision[part, part]
+            blocks.append(block_of(known[name], beginning.loc[part], own))
+    return blocks
 
 
 def _factor(precision: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.inference.deterministic.base_draws import base_draws
-from ppl_vae.inference.deterministic.beginning import Beginning, begin
-from ppl_vae.inference.deterministic.blocks import Block, block_of
+from ppl_vae.inference.deterministic.beginning import begin
+from ppl_vae.inference.deterministic.blocks import Block, blocks_of
 from ppl_vae.inference.deterministic.certify import ENOUGH, certify
 from ppl_vae.inference.deterministic.fresh import Fresh, fresh_elbo
 from ppl_vae.inference.deterministic.links import Link, links
@@ -196,19 +196,6 @@ class DeterministicVI:
             "dtype": str(pair.dtype).removeprefix("torch."),
             "data_plate": pair.data_plate,
         }
-
-
-def blocks_of(noise: FixedNoise, known: Mapping[str, Link], beginning: Beginning) -> list[Block]:
-    """The blocks of the sites whose parameters are known, at the normal where a fit begins."""
-    blocks, place = [], 0
-    for name, size in noise.sizes.items():
-        part = slice(place, place + size)
-        place += size
-        if name in known:
-            precision = beginning.precision
-            own = precision[part] if precision.dim() == 1 else precision[part, part]
-            blocks.append(block_of(known[name], beginning.loc[part], own))
-    return blocks
 
 
 def _name(thing: Any) -> str:
