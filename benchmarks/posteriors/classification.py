@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from posteriors.posterior import Data, Posterior, Reference, double
+from posteriors.posterior import Data, Posterior, Reference, double, product
 
 LOG_EVIDENCE, ERROR = -55.226, 0.007
 ELBO_LIMIT = -55.51
@@ -21,7 +21,7 @@ def logistic(x: Tensor, y: Tensor) -> None:
     """Malignant or benign by thirty measurements and an intercept."""
     weights = pyro.sample("weights", dist.Normal(x.new_zeros(x.shape[1]), 1.0).to_event(1))
     with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Bernoulli(logits=(x * weights).sum(-1)), obs=y)
+        pyro.sample("y", dist.Bernoulli(logits=product(x, weights)), obs=y)
 
 
 def _table(_: Mapping[str, Any]) -> Data:

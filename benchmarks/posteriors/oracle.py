@@ -13,6 +13,8 @@ from posteriors.posterior import Data, Posterior, Reference
 from ppl_vae import Pair
 
 DEGREES = 6.0
+WIDER = 1.5
+"""What the covariance is multiplied by: a posterior with one heavy side is covered better."""
 
 
 class LogDensity:
@@ -47,9 +49,9 @@ class Found:
 
 
 def student_t(reference: Reference, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draws (S, D) of a multivariate t at the reference's mean and covariance (as its scale), and their log density."""
+    """Draws (S, D) of a multivariate t at the reference's mean and (wider) covariance, and their log density."""
     generator = torch.Generator().manual_seed(seed)
-    size, factor = len(reference.mean), torch.linalg.cholesky(reference.cov)
+    size, factor = len(reference.mean), torch.linalg.cholesky(WIDER * reference.cov)
     normal = torch.randn(count, size, generator=generator, dtype=torch.float64)
     # a chi-square of 6 degrees is the sum of six squares
     chi_square = torch.randn(count, int(DEGREES), generator=generator, dtype=torch.float64).square().sum(-1)

@@ -22,6 +22,14 @@ def double(numbers: Any) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float64)
 
 
+def product(x: Tensor, weights: Tensor) -> Tensor:
+    """``x @ weights``: (N,) for weights (D,), and for many draws of them, (S, 1, D), all at once (S, N).
+
+    ``(x * weights).sum(-1)`` is the same, and holds S N D numbers.
+    """
+    return (weights @ x.mT).reshape(*weights.shape[:-2], len(x))
+
+
 @dataclass(frozen=True)
 class Reference:
     """What the file says of a posterior, in its unconstrained coordinates; D of them.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from posteriors.posterior import Data, Posterior, double
+from posteriors.posterior import Data, Posterior, double, product
 from ppl_vae.distributions import Flat
 
 
@@ -39,7 +39,7 @@ def flat_regression(x: Tensor, y: Tensor) -> None:
     beta = pyro.sample("beta", Flat(constraints.real, batch_shape=(x.shape[1],)).to_event(1))
     sigma = pyro.sample("sigma", Flat(constraints.positive))
     with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal((x * beta).sum(-1), sigma), obs=y)
+        pyro.sample("y", dist.Normal(product(x, beta), sigma), obs=y)
 
 
 def blr(x: Tensor, y: Tensor) -> None:
@@ -47,7 +47,7 @@ def blr(x: Tensor, y: Tensor) -> None:
     beta = pyro.sample("beta", dist.Normal(x.new_zeros(x.shape[1]), 10.0).to_event(1))
     sigma = pyro.sample("sigma", dist.HalfNormal(10.0))
     with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal((x * beta).sum(-1), sigma), obs=y)
+        pyro.sample("y", dist.Normal(product(x, beta), sigma), obs=y)
 
 
 def autoregression(lags: Tensor, y: Tensor) -> None:
@@ -56,7 +56,7 @@ def autoregression(lags: Tensor, y: Tensor) -> None:
     beta = pyro.sample("beta", dist.Normal(lags.new_zeros(lags.shape[1]), 10.0).to_event(1))
     sigma = pyro.sample("sigma", dist.HalfCauchy(2.5))
     with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal(alpha + (lags * beta).sum(-1), sigma), obs=y)
+        pyro.sample("y", dist.Normal(alpha + product(lags, beta), sigma), obs=y)
 
 
 def columns(*of: Any) -> Tensor:
