@@ -9,12 +9,12 @@ it there is the breast cancer regression alone. One process, one thread; seconds
     python benchmarks/posteriordb.py --smoke                 seconds
 
 A gap is the reference's log Z less the ELBO, by fresh independent draws of the guide. Limits: the gap of the normal
-with the reference's moments + 0.02 nat (or the number printed); means within 0.1 sd + 4 Monte Carlo errors and sds within
-10 %, of the guide's own draws, or, where a full-rank normal is known to be too narrow, of the weighted ones.
+with the reference's moments + 0.02 nat (or the number printed); means within 0.1 sd + 4 Monte Carlo errors and sds
+within 10 %, of the guide's own draws, or, where a full-rank normal is known to be too narrow, of the weighted ones.
 
 A peer's time is the first at which its ELBO, on our density in double precision and on common noise, is within 0.1 nat
-of the best full-rank normal and stays there; the clock stands still while that is measured. A run ends at the cap, or when
-it has been within for twice as long as it took and 5 s more. A run that does not get there counts as the cap.
+of the best full-rank normal and stays there; the clock stands still while that is measured. A run ends at the cap, or
+when it has been within for twice as long as it took and 5 s more. A run that does not get there counts as the cap.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from posteriors.peers import PEERS
 TARGET = 20.0
 SLACK = 0.02
 LADDER_GAP = 0.10
+EVIDENCE_ERRORS = 4.5
 
 
 def check(folder: Path, posteriors: list[Posterior], draws: int) -> bool:
@@ -77,11 +78,10 @@ def limits(
         moments = found.guide if own else found.weighted
         lines.append((f"{'guide' if own else 'weighted'} draws: {words(moments)}", moments.good))
     else:
-        off = abs(found.log_evidence - reference.log_evidence)
-        errors = off / math.hypot(found.evidence_error, reference.error)
-        lines.append(
-            (f"log Z {found.log_evidence:.3f} ± {found.evidence_error:.3f}, {errors:.1f} errors", errors <= 4.5)
-        )
+        allowed = EVIDENCE_ERRORS * math.hypot(found.evidence_error, reference.error)
+        value = number(found.log_evidence, found.evidence_error)
+        close = abs(found.log_evidence - reference.log_evidence) <= allowed
+        lines.append((f"log Z {value}, within {EVIDENCE_ERRORS} errors of {reference.log_evidence}", close))
     seconds = f"{found.seconds:.2f} s <= {posterior.seconds_limit} s"
     return [*lines, (seconds, found.seconds <= posterior.seconds_limit)]
 

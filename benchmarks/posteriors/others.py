@@ -103,7 +103,9 @@ OTHERS = (
         {"rho": POSITIVE, "alpha": POSITIVE, "f_tilde": constraints.real},
         constant=math.log(2),
         because="alpha ~ normal(0, 2) stands in Stan without the 2 of a half-normal",
-        gap_limit=0.72,
+        # the best full-rank normal lies 1.38 nat below (from ten starts); 0.72 is against the file's number, without
+        # the constant of the model
+        gap_limit=0.72 + math.log(2),
         guide_is_enough=False,
         sizes={"f_tilde": 11},
     ),

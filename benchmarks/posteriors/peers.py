@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,7 +45,7 @@ def pyro_svi(rate: float, particles: int = 1) -> Peer:
             pyro.set_rng_seed(0)
             race.start()
             guide = AutoMultivariateNormal(posterior.model)
-            loss = Trace_ELBO(num_particles=particles, vectorize_particles=particles > 1)
+            loss = Trace_ELBO(num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=1)
             svi = SVI(posterior.model, guide, pyro.optim.Adam({"lr": rate}), loss)
 
             def answer() -> Normal:
@@ -89,7 +91,7 @@ def numpyro_svi(rate: float) -> Peer:
             loc, tril = (
                 torch.from_numpy(np.array(found[f"auto_{part}"], dtype=np.float64)) for part in ("loc", "scale_tril")
             )
-            return in_order(posterior, sorted(posterior.supports), loc, tril)
+            return in_order(posterior, list(guide._init_locs), loc, tril)
 
         before = race.now
         state = jax.block_until_ready(many(state, arrays))
@@ -143,9 +145,18 @@ def pymc_advi(posterior: Posterior, data: Data, race: Race) -> None:
 
 
 def require(library: str) -> None:
-    """Raise :class:`Unavailable` without it."""
-    if importlib.util.find_spec(library) is None:
-        raise Unavailable(f"{library} is not installed")
+    """Import a library, with all that it looks for beside it; raise :class:`Unavailable` without it.
+
+    The folder of the script is not looked into meanwhile: numba looks for ``coverage``, and would find a benchmark.
+    """
+    here, path = Path(__file__).parents[1], list(sys.path)
+    sys.path[:] = [entry for entry in path if Path(entry or ".").resolve() != here]
+    try:
+        importlib.import_module(library)
+    except ImportError as error:
+        raise Unavailable(f"{library} does not import: {error}") from error
+    finally:
+        sys.path[:] = path
 
 
 PEERS: Mapping[str, Peer] = {
