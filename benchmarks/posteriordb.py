@@ -5,6 +5,7 @@ it there is the breast cancer regression alone. One process, one thread; seconds
 
     python benchmarks/posteriordb.py --data DIR              ours: gap to the reference log Z, moments, k-hat, seconds
     python benchmarks/posteriordb.py --data DIR --check      is each model the file's? log Z without any fit
+    python benchmarks/posteriordb.py --data DIR --check --peers   are the peers' models ours?
     python benchmarks/posteriordb.py --data DIR --peers      and Pyro, NumPyro, PyMC: seconds to within 0.1 nat
     python benchmarks/posteriordb.py --smoke                 seconds
 
@@ -34,6 +35,8 @@ from posteriors.comparison import Comparison, compare
 from posteriors.oracle import LogDensity, evidence
 from posteriors.ours import Moments, Result, measure
 from posteriors.peers import PEERS
+from posteriors.race import Unavailable
+from posteriors.same_density import largest_difference, numpyro_density, pymc_density
 
 TARGET = 20.0
 SLACK = 0.02
@@ -61,6 +64,20 @@ def check(folder: Path, posteriors: list[Posterior], draws: int) -> bool:
             flush=True,
         )
     return good
+
+
+def check_peers(folder: Path, posteriors: list[Posterior]) -> None:
+    """Print how far the peers' log densities are from ours at draws around the reference."""
+    for library, density in {"NumPyro": numpyro_density, "PyMC": pymc_density}.items():
+        for posterior in posteriors:
+            file = posterior.read(folder)
+            data = posterior.data(file)
+            try:
+                off = largest_difference(LogDensity(posterior, data), data, posterior.reference(file), density)
+            except Unavailable as error:
+                print(f"{library} skipped: {error}")
+                break
+            print(f"{posterior.name:16}{library:8} log density off by at most {off:.2g} nat", flush=True)
 
 
 def limits(
@@ -189,6 +206,8 @@ def main() -> None:
     if options.check:
         if not options.data:
             parser.error("--check needs --data")
+        if options.peers:
+            check_peers(options.data, chosen)
         sys.exit(0 if check(options.data, chosen, options.draws) else 1)
     if not options.data:
         print("no --data: the breast cancer regression alone")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -12,7 +13,15 @@ import numpyro.distributions as dist
 from numpyro import sample
 from numpyro.distributions import constraints
 
-JITTER = 1e-6  # of gp_pois_regr: single precision has no Cholesky factor with the file's 1e-10
+NEEDS_DOUBLE = {"gp_pois_regr"}
+"""Run in double precision: single precision has no Cholesky factor with the 1e-10 on the diagonal."""
+
+
+@contextmanager
+def precision(name: str) -> Iterator[Any]:
+    """NumPyro's default, single precision, but for those that need double; gives the dtype."""
+    with jax.enable_x64(name in NEEDS_DOUBLE):
+        yield jnp.float64 if name in NEEDS_DOUBLE else jnp.float32
 
 
 def flat(name: str, support: Any = constraints.real, size: tuple[int, ...] = ()) -> Any:
@@ -84,7 +93,7 @@ def gp_poisson(x: Any, count: Any) -> None:
     """A Gaussian process as the log rate of counts."""
     rho = sample("rho", dist.Gamma(25.0, 4.0))
     alpha = sample("alpha", dist.HalfNormal(2.0))
-    factor = jnp.linalg.cholesky(kernel(x, rho, alpha) + JITTER * jnp.eye(len(x)))
+    factor = jnp.linalg.cholesky(kernel(x, rho, alpha) + 1e-10 * jnp.eye(len(x)))
     with numpyro.plate("points", len(x)):
         f_tilde = sample("f_tilde", dist.Normal(0.0, 1.0))
         sample("count", dist.Poisson(jnp.exp(factor @ f_tilde)), obs=count)

@@ -102,6 +102,11 @@ def hidden_markov(y: Any) -> Any:
     return model
 
 
+def site_of(variable: str) -> str:
+    """The site of an unconstrained variable: ``sigma_log__`` is of sigma."""
+    return variable.removesuffix("__").removesuffix("_log").removesuffix("_logodds")
+
+
 FLAT = regression(lambda size: (pm.Flat("beta", shape=size), pm.HalfFlat("sigma")))
 
 MODELS: Mapping[str, Callable[..., Any]] = {
