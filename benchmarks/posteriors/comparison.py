@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,23 +49,33 @@ class Comparison:
         found = self.lines[method].seconds
         return self.cap if found is None else found
 
+    def running(self, method: str) -> float:
+        """The same less what was compiled; the cap is the cap."""
+        line = self.lines[method]
+        return self.cap if line.seconds is None else max(line.seconds - line.compile_seconds, 0.0)
+
     @property
     def ratio(self) -> tuple[float, str] | None:
         """The best stochastic peer's seconds over ours, and which it is; None without a peer."""
-        peers = [name for name, line in self.lines.items() if name in PEERS and line.race is not None]
+        return self.ratio_of(self.counted)
+
+    def ratio_of(self, seconds: Callable[[str], float]) -> tuple[float, str] | None:
+        """The same by another count of the peers' seconds."""
+        peers = [name for name, line in self.lines.items() if line.race is not None]
         if not peers:
             return None
-        fastest = min(peers, key=self.counted)
-        return self.counted(fastest) / self.counted("ours"), fastest
+        fastest = min(peers, key=seconds)
+        return seconds(fastest) / self.counted("ours"), fastest
 
     def row(self) -> dict[str, Any]:
         """For a file."""
-        ratio = self.ratio
+        ratio, bare = self.ratio, self.ratio_of(self.running)
         return {
             "best": self.best,
             "optimum": self.optimum,
             "cap": self.cap,
             "ratio": ratio[0] if ratio else None,
+            "ratio_without_compiling": bare[0] if bare else None,
             "fastest": ratio[1] if ratio else None,
             "methods": {name: line.row() for name, line in self.lines.items()},
         }
@@ -106,8 +116,13 @@ def run(posterior: Posterior, data: Data, method: str, race: Race) -> Line:
     except Unavailable as error:
         return Line(method, note=str(error))
     except Exception as error:  # a peer that breaks on a posterior has not got there
-        note = f"{type(error).__name__}: {error}".split("\n")[0][:160]
+        note = first_line(error)
         race.seconds.append(race.now)
         race.elbos.append(-math.inf)
     last = race.elbos[-1] if race.elbos else -math.inf
     return Line(method, None, race.compile_seconds, race.seconds[-1] if race.seconds else 0.0, last, note, race)
+
+
+def first_line(error: Exception) -> str:
+    """An error in a line of a table."""
+    return f"{type(error).__name__}: {error}".split("\n")[0][:160]
