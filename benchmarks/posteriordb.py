@@ -93,9 +93,9 @@ def limits(
         gap_limit = (reference.matched_gap or 0.0) + SLACK
     lines = [(f"gap {gap:.4f} ± {error:.4f} <= {gap_limit:.4f}", gap <= gap_limit)]
     if found.guide is not None and found.weighted is not None:
-        own = posterior.guide_is_enough
-        moments = found.guide if own else found.weighted
-        lines.append((f"{'guide' if own else 'weighted'} draws: {words(moments)}", moments.good))
+        which = "guide" if posterior.guide_is_enough or found.guide.good else "weighted"
+        moments = found.guide if which == "guide" else found.weighted
+        lines.append((f"{which} draws: {words(moments)}", moments.good))
     else:
         allowed = EVIDENCE_ERRORS * math.hypot(found.evidence_error, reference.error)
         value = number(found.log_evidence, found.evidence_error)
@@ -127,9 +127,9 @@ def report(
         f"{reference.error:.4f} (ours {number(found.log_evidence, found.evidence_error)}), "
         f"k-hat {found.khat:.2f}"
     )
-    if found.guide is not None and found.weighted is not None:
-        other = found.weighted if posterior.guide_is_enough else found.guide
-        print(f"      {'weighted' if posterior.guide_is_enough else 'guide'} draws: {words(other)}")
+    for which, moments in {"guide": found.guide, "weighted": found.weighted}.items():
+        if moments is not None:
+            print(f"      {which} draws: {words(moments)}")
     if found.certificate:
         print("      " + found.certificate.replace("\n", "\n      "))
     held = limits(posterior, reference, found, gap_limit)

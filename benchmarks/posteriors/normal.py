@@ -56,13 +56,10 @@ class Judge:
         self.log_density, self.noise = log_density, matched(draws, size, seed)
 
     def elbo(self, normal: Normal) -> float:
-        """Nats; minus infinity where a draw has no finite density or the model breaks there."""
+        """Nats; minus infinity where a draw has no finite density."""
         if not bool(normal.mean.isfinite().all() and normal.factor.isfinite().all()):
             return -math.inf
-        try:
-            value = float(self.log_density(normal.at(self.noise)).mean() + normal.entropy)
-        except (ValueError, torch.linalg.LinAlgError):  # a covariance that has no Cholesky factor
-            return -math.inf
+        value = float(self.log_density(normal.at(self.noise)).mean() + normal.entropy)
         return value if math.isfinite(value) else -math.inf
 
 

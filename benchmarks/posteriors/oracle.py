@@ -31,12 +31,17 @@ class LogDensity:
         self.vectorizes = self.pair.vectorizes(self.batch)
 
     def __call__(self, u: Tensor) -> Tensor:
-        """(S,) nats."""
+        """(S,) nats; minus infinity where the model breaks."""
         return torch.cat([self._of(part) for part in u.split(self.block)])
 
     def _of(self, u: Tensor) -> Tensor:
         values, log_det = self.posterior.values(u)
-        return self.pair.log_joint(self.batch, values).total + log_det
+        try:
+            return self.pair.log_joint(self.batch, values).total + log_det
+        except torch.linalg.LinAlgError:  # a covariance far out without a Cholesky factor: the others are fine
+            if len(u) == 1:
+                return u.new_full((1,), -math.inf)
+            return torch.cat([self._of(half) for half in u.chunk(2)])
 
 
 @dataclass(frozen=True)
