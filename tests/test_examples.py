@@ -42,6 +42,7 @@ BENCHMARKS = {
     "default_recipe.py": "at least -17.5",
     "enumeration.py": "loop over classes",
     "flow_speed.py": "ours over the fastest eager peer",
+    "posteriordb.py": "breast_cancer",
     "step_anatomy.py": "one call of the graph",
     "training_speed.py": "Pyro SVI",
     "walls.py": "first fit of a process",
