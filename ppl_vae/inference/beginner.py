@@ -73,8 +73,8 @@ def _guide_and_data(guide: Any, data: Any) -> tuple[Any, Any]:
     if guide is None:
         return AUTO, data
     raise TypeError(
-        f"fit: guide must be a Pyro guide or {AUTO!r}, got {type(guide).__name__}; the call is fit(model, guide, data), "
-        "or fit(model, data)"
+        f"fit: guide must be a Pyro guide or {AUTO!r}, got {type(guide).__name__}; the call is fit(model, guide, "
+        "data), or fit(model, data)"
     )
 
 
