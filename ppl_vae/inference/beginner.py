@@ -13,9 +13,10 @@ from ppl_vae.result import Fit
 
 _OF_NEITHER = frozenset({"progress"})
 """Options that do not say which way is meant."""
+AUTO = "auto"
 
 
-def fit(model: Callable[..., Any], guide: Any = "auto", data: Any = None, **options: Any) -> Fit:
+def fit(model: Callable[..., Any], guide: Any = AUTO, data: Any = None, **options: Any) -> Fit:
     """Fit a model and a guide to data; without a number of steps, until it is done.
 
     Without ``steps=``, ``epochs=`` or another option of :class:`VariationalEM`, a pair whose noise can be fixed is
@@ -30,29 +31,51 @@ def fit(model: Callable[..., Any], guide: Any = "auto", data: Any = None, **opti
         options: keyword arguments of these classes and of their ``fit``; each goes where it belongs.
 
     Raises:
-        TypeError: for an option that none of them has.
+        TypeError: for an option that none of them has, or options of both; for a guide that is none.
+        ValueError: an option of the deterministic way, and a pair that it does not fit.
     """
-    if data is None and not callable(guide) and not isinstance(guide, str):
-        guide, data = "auto", guide
+    guide, data = _guide_and_data(guide, data)
     of_deterministic, of_stochastic = _options(DeterministicVI), _options(VariationalEM)
     unknown = sorted(set(options) - of_deterministic - of_stochastic)
     if unknown:
         raise TypeError(f"fit: unknown options {unknown}; there are {sorted(of_deterministic | of_stochastic)}")
-    stochastic, reason = sorted(set(options) - of_deterministic - _OF_NEITHER), ""
-    if not stochastic:
-        reason = reason_against(model, guide, data, data_plate=options.get("data_plate"))
-        if not reason:
-            return _call(
-                DeterministicVI, model, guide, data, {k: v for k, v in options.items() if k not in _OF_NEITHER}
-            )
-    elif wrong := sorted(set(options) - of_stochastic):
+    stochastic = sorted(set(options) - of_deterministic - _OF_NEITHER)
+    deterministic = sorted(set(options) - of_stochastic)
+    if stochastic and deterministic:
         raise TypeError(
-            f"fit: {', '.join(wrong)} is of DeterministicVI, {', '.join(stochastic)} of VariationalEM; give one of them"
+            f"fit: {', '.join(deterministic)} is of DeterministicVI, {', '.join(stochastic)} of VariationalEM; give "
+            "one of them"
         )
-    fitted = _call(VariationalEM, model, guide, data, {k: v for k, v in options.items() if k in of_stochastic})
-    if reason:
-        fitted.config["way"] = f"mini-batches and a rate, for {reason}"
+    if stochastic:
+        return _call(VariationalEM, model, guide, data, options)
+    known = {name: options[name] for name in ("data_plate", "seed") if name in options}
+    reason = reason_against(model, guide, data, **known)
+    if not reason:
+        return _call(DeterministicVI, model, guide, data, {k: v for k, v in options.items() if k not in _OF_NEITHER})
+    if deterministic:
+        raise ValueError(
+            f"fit: {', '.join(deterministic)} is of DeterministicVI, which does not fit this pair, for {reason}; leave "
+            "it out, and the pair is fitted by VariationalEM"
+        )
+    fitted = _call(VariationalEM, model, guide, data, options)
+    fitted.config["way"] = f"mini-batches and a rate, for {reason}"
     return fitted
+
+
+def _guide_and_data(guide: Any, data: Any) -> tuple[Any, Any]:
+    """The two as they are meant: ``fit(model, data)`` leaves the guide out."""
+    if isinstance(guide, str) and guide != AUTO:
+        raise TypeError(f"fit: guide must be a Pyro guide or {AUTO!r}, got {guide!r}")
+    if callable(guide) or isinstance(guide, str):
+        return guide, data
+    if data is None:
+        return AUTO, guide
+    if guide is None:
+        return AUTO, data
+    raise TypeError(
+        f"fit: guide must be a Pyro guide or {AUTO!r}, got {type(guide).__name__}; the call is fit(model, guide, "
+        "data), or fit(model, data)"
+    )
 
 
 def _options(way: Any) -> set[str]:

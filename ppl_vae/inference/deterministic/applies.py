@@ -20,10 +20,13 @@ MOST_ELEMENTS = 2_000_000
 """So many numbers of data are seen whole at every one of some hundred draws; more are seen in mini-batches."""
 
 
-def reason_against(model: Callable[..., Any], guide: Any, data: Any, *, data_plate: str | None = None) -> str:
+def reason_against(
+    model: Callable[..., Any], guide: Any, data: Any, *, data_plate: str | None = None, seed: int = 0
+) -> str:
     """Why ``DeterministicVI`` does not fit this pair, or "".
 
-    The pair is run once, in the precision that it has; errors of the pair itself pass.
+    The pair is run once, in the precision that it has, with lazy parameters made from ``seed`` as the fit would make
+    them; errors of the pair itself pass.
     """
     if isinstance(data, DataLoader):
         return "the data come from a DataLoader, in mini-batches"
@@ -34,7 +37,7 @@ def reason_against(model: Callable[..., Any], guide: Any, data: Any, *, data_pla
     elements = sum(t.numel() for t in (*rows.args, *rows.kwargs.values()) if isinstance(t, Tensor))
     if elements > MOST_ELEMENTS:
         return f"the data have {elements:,} numbers, more than {MOST_ELEMENTS:,}"
-    pair.initialize(rows)
+    pair.initialize(rows, seed=seed)
     count = sum(leaf.numel() for leaf in pair.parameters_by_name().values())
     if count > MOST_PARAMETERS:
         return f"the pair has {count:,} parameters, more than {MOST_PARAMETERS:,}"
