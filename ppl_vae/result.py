@@ -112,8 +112,13 @@ class Fit(Predictions):
         """The run behind this fit.
 
         Raises:
-            RuntimeError: for a fit that was loaded or copied, or a pair stepped by hand.
+            RuntimeError: for a fit that was loaded or copied, one without steps, or a pair stepped by hand.
         """
+        if self._trainer is None and self.config.get("schedule") == "deterministic":
+            raise RuntimeError(
+                "Fit: DeterministicVI made this fit, and it makes no steps that could go on; where the certificate "
+                "asks for more, call DeterministicVI(model, guide, ...).fit(data) with what it advises"
+            )
         if self._trainer is None:
             raise RuntimeError(
                 "Fit: the run that made this fit is not at hand (it was loaded, copied, released or stepped by hand); "

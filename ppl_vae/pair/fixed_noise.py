@@ -223,13 +223,15 @@ def require_fixed_noise(pair: Pair, batch: Batch) -> None:
 
     Raises:
         ValueError: a latent is discrete; a draw of the guide is not normal, or carried on by maps with parameters (a
-            flow); a location or a scale follows from the data (an amortized guide); draws cannot be made in one run;
-            rows are subsampled; nothing is drawn.
+            flow), or of no latent, or masked; a location or a scale follows from the data (an amortized guide); draws
+            cannot be made in one run; rows are subsampled; nothing is drawn.
     """
     sites = pair.sites
     discrete = [name for name, site in pair.latents.items() if site.is_discrete]
     if discrete or sites.enumerated:
         raise ValueError(f"the latent {', '.join(map(repr, discrete or sorted(sites.enumerated)))} is discrete")
+    if masked := [name for name, site in pair.latents.items() if site.is_masked]:
+        raise ValueError(f"entries of the latent {', '.join(map(repr, masked))} may be masked")
     if sites.counts_volume or sites.is_exact:
         raise ValueError("the guide draws nothing whose noise could be fixed")
     if sites.subsampled or (pair.layout.axis is not None and pair.layout.axis.subsampled):
@@ -265,8 +267,8 @@ def _of_sites(pair: Pair, batch: Batch) -> str:
     drawn = [(n, s) for n, s in sample_sites(trace) if not s["is_observed"] and has_density(s)]
     spread = [(n, s) for n, s in drawn if not is_point(s["fn"])]
     for name, site in spread:
-        if site["mask"] is not None and site["mask"] is not True:
-            return f"the guide's {name!r} is masked"
+        if name not in pair.latents and not pair.sites.feeds.get(name):
+            return f"the guide's {name!r} is no latent of the model"
         if Law.of(site["fn"]) is None:
             shown = type(unwrap(site["fn"])).__name__
             return f"the guide's {name!r} is not normal, or carried on by maps with parameters (it stands on {shown})"

@@ -6,9 +6,11 @@ r"""Variational inference as ordinary optimization: the noise is fixed, so the E
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae._random import fold
+from ppl_vae.data.source import Source
 from ppl_vae.inference.deterministic.base_draws import base_draws
 from ppl_vae.inference.deterministic.beginning import begin
 from ppl_vae.inference.deterministic.blocks import Block, blocks_of
@@ -24,6 +27,7 @@ from ppl_vae.inference.deterministic.fresh import Fresh, fresh_elbo
 from ppl_vae.inference.deterministic.links import Link, links
 from ppl_vae.inference.deterministic.minimize import minimize
 from ppl_vae.inference.deterministic.objective import Chart, Objective
+from ppl_vae.inference.deterministic.remarks import remarks
 from ppl_vae.inference.deterministic.solution import Solution
 from ppl_vae.inference.deterministic.starts import candidates
 from ppl_vae.inference.deterministic.teach import teach
@@ -39,6 +43,8 @@ __all__ = ["DeterministicVI"]
 PER_ROW = 4
 """So many draws, at least, for each parameter in a row of the scale factor: with no more draws than latents a full
 covariance has no optimum, since a direction that no draw points to can be made as wide as one likes."""
+_OF_PRECISION = ("dtype", "scalar type")
+"""What torch's errors say where two precisions meet."""
 MOST_FRESH = 100_000
 """With so many fresh draws no more are made."""
 
@@ -60,7 +66,9 @@ class DeterministicVI:
         num_starts: points from which modes are looked for.
         max_iter: of each round of L-BFGS.
         device: "auto" takes a GPU where there is one.
-        dtype: precision; in 32 bits an ELBO of some thousand nats has hardly digits enough to see 0.01.
+        dtype: precision; in 32 bits an ELBO of some thousand nats has hardly digits enough to see 0.01. By default 64
+            bits, or that of the modules where the pair runs in no other: a model that multiplies matrices with tensors
+            of its own which were made in 32 bits (handed over as data they follow the pair). The certificate says so.
         data_plate: the plate of the datum, where the pair leaves it open.
 
     Sources: Ryan Giordano, Martin Ingram, Tamara Broderick, "Black Box Variational Inference with a Deterministic
@@ -80,7 +88,7 @@ class DeterministicVI:
         num_starts: int = 16,
         max_iter: int = 500,
         device: torch.device | str = "auto",
-        dtype: torch.dtype | None = torch.float64,
+        dtype: torch.dtype | str | None = "auto",
         data_plate: str | None = None,
     ) -> None:
         for name, value in (("num_draws", num_draws), ("num_starts", num_starts), ("max_iter", max_iter)):
@@ -91,7 +99,9 @@ class DeterministicVI:
         self.num_draws, self.max_draws, self.tol = num_draws, max_draws, tol
         self.num_starts, self.max_iter = num_starts, max_iter
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.pair = Pair(model, guide, data_plate=data_plate, device=place, dtype=dtype)
+        self._make = functools.partial(Pair, model, guide, data_plate=data_plate, device=place)
+        self._own_precision = self._make().dtype if dtype == "auto" else None
+        self.pair = self._make(dtype=torch.float64 if dtype == "auto" else dtype)
 
     def fit(self, data: Any, *, start: Mapping[str, Any] | None = None, seed: int = 0) -> Fit:
         """Fit the pair to all rows.
@@ -110,9 +120,8 @@ class DeterministicVI:
         """
         require_one_process("DeterministicVI.fit")
         began = time.perf_counter()
+        rows = self._initialize(data, seed)
         pair = self.pair
-        rows = pair.rows(data)
-        pair.initialize(rows, seed=seed)
         try:
             require_fixed_noise(pair, rows.batch())
         except ValueError as error:
@@ -123,9 +132,25 @@ class DeterministicVI:
         noise = FixedNoise(pair, rows.batch())
         solution = self.solve(noise, data, start=start, seed=seed, table=table)
         certificate = certify(noise, rows, solution, tol=self.tol, seed=seed)
+        fallen_back = self._own_precision is not None and pair.dtype != torch.float64
+        certificate = replace(certificate, remarks=(*certificate.remarks, *remarks(pair, certificate, fallen_back)))
         ended = "converged" if certificate.converged else "not converged"
         record = Record(ended, solution.evaluations, len(table), time.perf_counter() - began, table)
         return Fit(pair, record, {**self._config(len(rows), seed), "certificate": certificate.plain()}, rows=rows)
+
+    def _initialize(self, data: Any, seed: int) -> Source:
+        """Run the pair once; in the precision of its modules where it does not run in 64 bits."""
+        try:
+            rows = self.pair.rows(data)
+            self.pair.initialize(rows, seed=seed)
+        except (RuntimeError, ValueError) as error:
+            known = any(word in f"{error} {error.__cause__}".lower() for word in _OF_PRECISION)
+            if not known or self._own_precision in (None, self.pair.dtype):
+                raise
+            self.pair = self._make(dtype=self._own_precision)
+            rows = self.pair.rows(data)
+            self.pair.initialize(rows, seed=seed)
+        return rows
 
     def solve(
         self, noise: FixedNoise, data: Any, *, start: Mapping[str, Any] | None, seed: int, table: Table

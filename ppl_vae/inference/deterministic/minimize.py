@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Minimum", "minimize", "newton_decrement"]
+__all__ = ["WORST", "Minimum", "minimize", "newton_decrement"]
 
 Function = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
+WORST = 1e12
+"""The value, with a gradient of zeros, that stands where a function is no number: a line search turns back from it."""
 _STEP = 1e-4
 """Of differences of gradients, in coordinates in which 1 is a standard deviation."""
+_LOOKS = 4
+"""In so many directions, at least, curvature is measured: the first ones do not see what is nearly flat."""
+_ROUNDING = 1e-6
+"""Below this share of the gradient, what is left of it is an error of the differences."""
 _MEMORY = 20
 _ROUNDS = 3
 
@@ -20,7 +26,7 @@ _ROUNDS = 3
 @dataclass(frozen=True)
 class Minimum:
     """Where a minimization ended: ``v``, ``value``, ``decrement`` (nats that a Newton step would still gain; infinite
-    where the function curves down).
+    where the function does not curve up, or is no number).
     """
 
     v: np.ndarray
@@ -45,26 +51,31 @@ def minimize(function: Function, start: np.ndarray, *, max_iter: int, tol: float
         least = 1e-3 * tol / max(1.0, abs(found.value))  # a step that gains so little of `tol` is the last
         options = {"maxiter": max_iter, "maxcor": _MEMORY, "ftol": least, "gtol": 1e-6}
         ended = optimize.minimize(function, found.v, jac=True, method="L-BFGS-B", options=options)
-        value, gradient = function(ended.x)
-        found = Minimum(ended.x, value, newton_decrement(function, ended.x, gradient, enough=tol / 10))
+        found = _judged(function, ended.x, tol)
         if found.decrement <= tol or ended.status == 1:
             break
         ended = optimize.minimize(
             function, found.v, jac=True, hessp=_products(function), method="trust-ncg", options={"maxiter": 20}
         )
         if ended.fun <= found.value:
-            value, gradient = function(ended.x)
-            found = Minimum(ended.x, value, newton_decrement(function, ended.x, gradient, enough=tol / 10))
+            found = _judged(function, ended.x, tol)
         if found.decrement <= tol:
             break
     function(found.v)  # the parameters are left there
     return found
 
 
+def _judged(function: Function, v: np.ndarray, tol: float) -> Minimum:
+    value, gradient = function(v)
+    if value >= WORST:
+        return Minimum(v, value, np.inf)
+    return Minimum(v, value, newton_decrement(function, v, gradient, enough=tol / 10))
+
+
 def newton_decrement(
     function: Function, v: np.ndarray, gradient: np.ndarray, *, enough: float, max_iter: int = 40
 ) -> float:
-    r"""What is left to gain, :math:`g^T H^{-1} g / 2`, by conjugate gradients; infinite where H curves down.
+    r"""What is left to gain, :math:`g^T H^{-1} g / 2`, by conjugate gradients; infinite where H does not curve up.
 
     It does not depend on the units of v, as a gradient's norm does. Each step of conjugate gradients adds what it
     gains; the rest is bounded by what is left of the gradient over the least curvature that was met.
@@ -78,22 +89,22 @@ def newton_decrement(
     product = _products(function)
     residual, gained, least = -gradient, 0.0, np.inf
     direction, square = residual.copy(), float(residual @ residual)
-    for _ in range(max_iter):
-        if square == 0.0:
-            return gained
+    nothing = _ROUNDING**2 * square
+    for looks in range(1, max_iter + 1):
+        if square <= nothing:
+            break
         curved = product(v, direction)
         curvature = float(direction @ curved)
-        if curvature <= 0:
+        if not curvature > 0:
             return np.inf
         least = min(least, curvature / float(direction @ direction))
-        if gained + square / (2 * least) <= enough:
-            return gained + square / (2 * least)
+        rest = square / (2 * least)
+        if looks >= _LOOKS and (gained + rest <= enough or rest <= 0.01 * gained):
+            break
         length = square / curvature
         gained += 0.5 * length * square
         residual = residual - length * curved
         before, square = square, float(residual @ residual)
-        if square / (2 * least) <= 0.01 * gained:
-            break
         direction = residual + square / before * direction
     return gained + square / (2 * least)
 
@@ -106,8 +117,10 @@ def _products(function: Function) -> Callable[[np.ndarray, np.ndarray], np.ndarr
         if norm == 0.0:
             return np.zeros_like(v)
         step = _STEP / norm
-        ahead, behind = function(v + step * direction)[1], function(v - step * direction)[1]
-        difference: np.ndarray = (ahead - behind) / (2 * step)
+        ahead, behind = function(v + step * direction), function(v - step * direction)
+        if max(ahead[0], behind[0]) >= WORST:  # at the edge of what is a number nothing is known of the curvature
+            return np.zeros_like(v)
+        difference: np.ndarray = (ahead[1] - behind[1]) / (2 * step)
         return difference
 
     return product

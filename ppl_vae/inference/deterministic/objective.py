@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from ppl_vae.inference.deterministic.blocks import Block
+from ppl_vae.inference.deterministic.minimize import WORST
 from ppl_vae.pair.fixed_noise import FixedNoise
 
 __all__ = ["Chart", "Objective"]
-
-WORST = 1e12
-"""What a point counts, in nats below 0, at which the ELBO is no number: a line search turns back from it."""
 
 
 class Chart:

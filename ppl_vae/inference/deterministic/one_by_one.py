@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.inference.deterministic.minimize import WORST
+
 __all__ = ["Ascent", "ascend"]
 
 _PROBES = 16
@@ -35,7 +37,7 @@ def ascend(log_p: Callable[[Tensor], Tensor], start: Tensor, *, max_iter: int = 
         value = log_p(u).sum()
         (gradient,) = torch.autograd.grad(value, u)
         if not bool(value.isfinite() & gradient.isfinite().all()):
-            return 1e12, np.zeros_like(v)
+            return WORST, np.zeros_like(v)
         return -float(value), -gradient[0].double().cpu().numpy()
 
     options = {"maxiter": max_iter, "maxfun": 2 * max_iter, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-6}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.inference.deterministic.curvature import safeguarded
-from ppl_vae.inference.deterministic.minimize import minimize
+from ppl_vae.inference.deterministic.minimize import WORST, minimize
 from ppl_vae.pair.fixed_noise import FixedNoise
 from ppl_vae.pair.law import Law
 
@@ -56,7 +56,7 @@ def teach(
         found = torch.autograd.grad(value, leaves, allow_unused=True)
         flat = _flat(leaves, found).double().cpu().numpy()
         if not np.isfinite(flat).all() or not bool(value.isfinite()):
-            return 1e12, np.zeros_like(v)
+            return WORST, np.zeros_like(v)
         return float(value), flat
 
     with noise.scope():
