@@ -11,14 +11,14 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ppl_vae._random import fold
-from ppl_vae.data.source import Source
+from ppl_vae.inference.deterministic.applies import in_double
 from ppl_vae.inference.deterministic.base_draws import base_draws
 from ppl_vae.inference.deterministic.beginning import begin
 from ppl_vae.inference.deterministic.blocks import Block, blocks_of
@@ -43,8 +43,6 @@ __all__ = ["DeterministicVI"]
 PER_ROW = 4
 """So many draws, at least, for each parameter in a row of the scale factor: with no more draws than latents a full
 covariance has no optimum, since a direction that no draw points to can be made as wide as one likes."""
-_OF_PRECISION = ("dtype", "scalar type")
-"""What torch's errors say where two precisions meet."""
 MOST_FRESH = 100_000
 """With so many fresh draws no more are made."""
 
@@ -88,7 +86,7 @@ class DeterministicVI:
         num_starts: int = 16,
         max_iter: int = 500,
         device: torch.device | str = "auto",
-        dtype: torch.dtype | str | None = "auto",
+        dtype: torch.dtype | Literal["auto"] = "auto",
         data_plate: str | None = None,
     ) -> None:
         for name, value in (("num_draws", num_draws), ("num_starts", num_starts), ("max_iter", max_iter)):
@@ -100,8 +98,8 @@ class DeterministicVI:
         self.num_starts, self.max_iter = num_starts, max_iter
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self._make = functools.partial(Pair, model, guide, data_plate=data_plate, device=place)
-        self._own_precision = self._make().dtype if dtype == "auto" else None
-        self.pair = self._make(dtype=torch.float64 if dtype == "auto" else dtype)
+        self._own = self._make().dtype if dtype == "auto" else None
+        self.pair = self._make(dtype=dtype if isinstance(dtype, torch.dtype) else torch.float64)
 
     def fit(self, data: Any, *, start: Mapping[str, Any] | None = None, seed: int = 0) -> Fit:
         """Fit the pair to all rows.
@@ -120,7 +118,11 @@ class DeterministicVI:
         """
         require_one_process("DeterministicVI.fit")
         began = time.perf_counter()
-        rows = self._initialize(data, seed)
+        if self._own is not None and not self.pair.initialized:
+            self.pair, rows = in_double(self._make, data, own=self._own, seed=seed)
+        else:
+            rows = self.pair.rows(data)
+            self.pair.initialize(rows, seed=seed)
         pair = self.pair
         try:
             require_fixed_noise(pair, rows.batch())
@@ -132,25 +134,11 @@ class DeterministicVI:
         noise = FixedNoise(pair, rows.batch())
         solution = self.solve(noise, data, start=start, seed=seed, table=table)
         certificate = certify(noise, rows, solution, tol=self.tol, seed=seed)
-        fallen_back = self._own_precision is not None and pair.dtype != torch.float64
+        fallen_back = self._own is not None and pair.dtype != torch.float64
         certificate = replace(certificate, remarks=(*certificate.remarks, *remarks(pair, certificate, fallen_back)))
         ended = "converged" if certificate.converged else "not converged"
         record = Record(ended, solution.evaluations, len(table), time.perf_counter() - began, table)
         return Fit(pair, record, {**self._config(len(rows), seed), "certificate": certificate.plain()}, rows=rows)
-
-    def _initialize(self, data: Any, seed: int) -> Source:
-        """Run the pair once; in the precision of its modules where it does not run in 64 bits."""
-        try:
-            rows = self.pair.rows(data)
-            self.pair.initialize(rows, seed=seed)
-        except (RuntimeError, ValueError) as error:
-            known = any(word in f"{error} {error.__cause__}".lower() for word in _OF_PRECISION)
-            if not known or self._own_precision in (None, self.pair.dtype):
-                raise
-            self.pair = self._make(dtype=self._own_precision)
-            rows = self.pair.rows(data)
-            self.pair.initialize(rows, seed=seed)
-        return rows
 
     def solve(
         self, noise: FixedNoise, data: Any, *, start: Mapping[str, Any] | None, seed: int, table: Table
