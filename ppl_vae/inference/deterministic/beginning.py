@@ -11,7 +11,7 @@ from torch import Tensor
 from ppl_vae.inference.deterministic.base_draws import base_draws
 from ppl_vae.inference.deterministic.curvature import Density, curvature
 from ppl_vae.inference.deterministic.modes import Climb, climb
-from ppl_vae.inference.deterministic.one_by_one import ascend
+from ppl_vae.inference.deterministic.one_by_one import ascend, diagonal_elbo, diagonal_precision
 
 __all__ = ["Beginning", "begin"]
 
@@ -138,14 +138,21 @@ def _inverse(factor: Tensor) -> Tensor:
 
 
 def _one_by_one(density: Density, starts: Tensor) -> Beginning:
-    """With many latents: three starts, the highest first, one after the other."""
-    ends = [ascend(density.at, start) for start in starts[:3]]
-    best = max(ends, key=lambda end: end.height)
-    agreed = sum(end.arrived and abs(end.height - best.height) < _SAME for end in ends)
-    dim = starts.shape[1]
-    if dim <= MOST_DENSE:
-        precision = -curvature(density, best.u.unsqueeze(0)).hessian[0]
-    else:
-        precision = best.precision
+    """With many latents: three starts, the highest first, one after the other, and the best normal on their ways.
+
+    A hierarchy has its highest density where it is no posterior (all of a group alike, and their spread 0), so that it
+    is the ELBO of normals that decides, and not the height.
+    """
+    ends = [ascend(density, start) for start in starts[:3]]
+    points = torch.cat([starts[:3], *(end.path for end in ends)])
+    precisions = [diagonal_precision(density, u) for u in points]
+    elbos = [diagonal_elbo(density, u, precision) for u, precision in zip(points, precisions, strict=True)]
+    best = max(range(len(elbos)), key=elbos.__getitem__)
+    loc, precision = points[best], precisions[best]
+    lasts = torch.stack([end.path[-1] for end in ends])
+    apart = ((lasts - loc).square() * precision).mean(1)
+    agreed = sum(end.arrived and float(a) < _SAME for end, a in zip(ends, apart, strict=True))
     arrived = sum(end.arrived for end in ends)
-    return Beginning(best.u, precision, len(ends), arrived, agreed, modes=1 if arrived else 0)
+    if agreed and len(loc) <= MOST_DENSE:
+        precision = -curvature(density, loc.unsqueeze(0)).hessian[0]
+    return Beginning(loc, precision, len(ends), arrived, agreed, modes=1 if agreed else 0)
