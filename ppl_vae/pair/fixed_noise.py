@@ -24,6 +24,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ppl_vae._random import isolated_rng
 from ppl_vae.distributions import unwrap
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FixedNoise", "Law", "Placed", "require_fixed_noise"]
 
-MAX_VALUES, MAX_ELEMENTS = 500_000, 16_000_000
-"""So many values of sites at once in one run, which a cache holds, and of numbers of data times draws, which a model
-may hold at once where it multiplies them out; more draws are run in blocks."""
+MAX_VALUES, MAX_ELEMENTS = 500_000, 3_000_000
+"""So many values of sites at once in one run, which a cache holds, and so many numbers in any tensor on the way; more
+draws are run in blocks."""
 
 
 class _Place(Messenger):
@@ -88,6 +89,18 @@ class Placed:
         return self.log_qs[:, 0]
 
 
+class _Largest(TorchFunctionMode):
+    """How many numbers the largest tensor has that a run makes."""
+
+    numel = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor):
+            self.numel = max(self.numel, found.numel())
+        return found
+
+
 class FixedNoise:
     """The runs of a pair at noise that is handed to it; ask :func:`require_fixed_noise` first.
 
@@ -107,8 +120,10 @@ class FixedNoise:
         with self.scope(), torch.no_grad():
             self.vectorized = pair.vectorizes(batch)
             self.laws = _laws(pair, batch)
-            trace = pair.run(batch).model_trace
+            with _Largest() as largest:
+                trace = pair.run(batch).model_trace
         self._values = sum(torch.as_tensor(site["value"]).numel() for _, site in sample_sites(trace))
+        self._largest = largest.numel
         self.sizes = {name: law.size for name, law in self.laws.items()}
         self.noise_sizes = {name: law.noise_size for name, law in self.laws.items()}
 
@@ -125,8 +140,7 @@ class FixedNoise:
     @property
     def block(self) -> int:
         """How many draws one run may hold."""
-        elements = sum(t.numel() for t in (*self.batch.args, *self.batch.kwargs.values()) if isinstance(t, Tensor))
-        return max(2, min(MAX_VALUES // max(1, self._values), MAX_ELEMENTS // max(1, elements)))
+        return max(2, min(MAX_VALUES // max(1, self._values), MAX_ELEMENTS // max(1, self._largest)))
 
     def laws_now(self) -> dict[str, Law]:
         """The laws of one draw at the parameters as they are; call it inside :meth:`scope`."""

@@ -12,13 +12,15 @@ from torch.utils.data import DataLoader
 
 from ppl_vae.data.rows import Rows
 from ppl_vae.data.source import Source
+from ppl_vae.inference.deterministic.links import links
 from ppl_vae.pair import Pair
-from ppl_vae.pair.fixed_noise import require_fixed_noise
+from ppl_vae.pair.fixed_noise import FixedNoise, require_fixed_noise
 
-__all__ = ["MOST_ELEMENTS", "MOST_PARAMETERS", "in_double", "reason_against"]
+__all__ = ["MOST_ELEMENTS", "MOST_FREE", "MOST_PARAMETERS", "in_double", "reason_against"]
 
-MOST_PARAMETERS = 20_000
-"""A model or guide with more is fitted on mini-batches: networks gain nothing by a minimum that is exact."""
+MOST_PARAMETERS, MOST_FREE = 200_000, 20_000
+"""A pair with more parameters, or with more besides the locations and spreads of normal laws, is fitted on
+mini-batches: networks gain nothing by a minimum that is exact."""
 MOST_ELEMENTS = 2_000_000
 """So many numbers of data are seen whole at every one of some hundred draws; more are seen in mini-batches."""
 
@@ -64,7 +66,13 @@ def _of_pair(pair: Pair, rows: Source) -> str:
         require_fixed_noise(pair, rows.batch())
     except ValueError as error:
         return str(error)
-    return ""
+    if count <= MOST_FREE:
+        return ""
+    known = links(FixedNoise(pair, rows.batch())).values()
+    free = count - sum(leaf.tensor.numel() for link in known for leaf in link.leaves.values())
+    return (
+        f"the pair has {free:,} parameters besides its normal laws, more than {MOST_FREE:,}" if free > MOST_FREE else ""
+    )
 
 
 def in_double(make: Callable[..., Pair], data: Any, *, own: torch.dtype, seed: int) -> tuple[Pair, Source]:
