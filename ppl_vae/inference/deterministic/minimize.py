@@ -48,7 +48,7 @@ def minimize(function: Function, start: np.ndarray, *, max_iter: int, tol: float
     v = np.asarray(start, dtype=np.float64)
     found = Minimum(v, function(v)[0], np.inf)
     for _ in range(_ROUNDS):
-        least = 1e-3 * tol / max(1.0, abs(found.value))  # a step that gains so little of `tol` is the last
+        least = 1e-2 * tol / max(1.0, abs(found.value))  # a step that gains so little of `tol` is the last
         options = {"maxiter": max_iter, "maxcor": _MEMORY, "ftol": least, "gtol": 1e-6}
         ended = optimize.minimize(function, found.v, jac=True, method="L-BFGS-B", options=options)
         found = _judged(function, ended.x, tol)
