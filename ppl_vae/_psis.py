@@ -6,9 +6,11 @@ raises where a tail is one value, and gives NaN for 25 draws. So the fit is made
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-__all__ = ["MIN_DRAWS", "psis_khat"]
+__all__ = ["MIN_DRAWS", "psis_khat", "psis_tail"]
 
 MIN_DRAWS = 25
 """Ratios of fewer draws than this have no tail to be fitted (five draws, a fifth of the whole)."""
@@ -52,27 +54,57 @@ def _khat(ratios: np.ndarray, resolution: float) -> float:
     top = ratios.max()
     if not np.isfinite(top):
         return float("nan")
-    ratios = ratios - top
-    size = int(np.ceil(min(len(ratios) / 5, 3 * len(ratios) ** 0.5)))
-    highest = np.sort(ratios)[-size - 1 :]
-    cutoff = max(highest[0], np.log(np.finfo(np.float64).tiny))  # of weights that are not zero beside the greatest
-    tail = highest[highest > cutoff]
-    step = resolution * max(1.0, abs(top))
+    tail, cutoff, step = _tail_of(ratios - top, top, resolution)
     if -cutoff <= step:
         return 0.0
     if len(tail) < _TAIL:
         return float("inf")
     if -tail[0] <= step:
         return 0.0
-    shape = _pareto_shape(np.exp(tail) - np.exp(cutoff))
+    shape, _ = _pareto(np.exp(tail) - np.exp(cutoff))
     return float("inf") if np.isnan(shape) else shape
 
 
-def _pareto_shape(excess: np.ndarray) -> float:
-    """The posterior mean of the shape of a generalized Pareto distribution, given sorted draws (n,) of it.
+def _tail_of(ratios: np.ndarray, top: float, resolution: float) -> tuple[np.ndarray, float, float]:
+    """The highest ratios, sorted, of those relative to the top one; the cutoff below them; what rounding makes."""
+    size = int(np.ceil(min(len(ratios) / 5, 3 * len(ratios) ** 0.5)))
+    highest = np.sort(ratios)[-size - 1 :]
+    cutoff = max(highest[0], np.log(np.finfo(np.float64).tiny))  # of weights that are not zero beside the greatest
+    return highest[highest > cutoff], float(cutoff), resolution * max(1.0, abs(top))
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The greatest ratios of one datum: their ``places``, in rising order, and what a fit expects of each (log, relative
+    to the greatest).
+    """
+
+    places: np.ndarray
+    log_quantiles: np.ndarray
+
+
+def psis_tail(ratios: np.ndarray, resolution: float) -> Tail | None:
+    """The tail of log ratios (S,), smoothed; None where they are constant or few, or no tail can be fitted."""
+    top = ratios.max() if len(ratios) >= MIN_DRAWS else np.inf
+    if not np.isfinite(top):
+        return None
+    tail, cutoff, step = _tail_of(ratios - top, top, resolution)
+    if len(tail) < _TAIL or -cutoff <= step or -tail[0] <= step:
+        return None
+    shape, scale = _pareto(np.exp(tail) - np.exp(cutoff))
+    if np.isnan(shape):
+        return None
+    places = np.argsort(ratios, kind="stable")[-len(tail) :]
+    probability = (np.arange(len(tail)) + 0.5) / len(tail)
+    excess = -scale * np.log1p(-probability) if shape == 0 else scale * np.expm1(-shape * np.log1p(-probability)) / shape
+    return Tail(places, np.log(excess + np.exp(cutoff)))
+
+
+def _pareto(excess: np.ndarray) -> tuple[float, float]:
+    """Shape and scale of a generalized Pareto distribution, given sorted draws (n,) of it: posterior means.
 
     Jin Zhang, Michael A. Stephens: "A New and Efficient Estimation Method for the Generalized Pareto Distribution",
-    2009, with the prior of the paper above.
+    2009, with the prior of the paper above for the shape.
     """
     n = len(excess)
     count = 30 + int(n**0.5)
@@ -86,4 +118,4 @@ def _pareto_shape(excess: np.ndarray) -> float:
         weights, grid = weights[counted], grid[counted]
         best = np.sum(grid * weights) / np.sum(weights)
         shape = np.log1p(-best * excess).mean()
-    return float((n * shape + 0.5 * _CONFIDENCE) / (n + _CONFIDENCE))
+    return float((n * shape + 0.5 * _CONFIDENCE) / (n + _CONFIDENCE)), float(-shape / best)
