@@ -113,7 +113,7 @@ def measure(
         guide: default ``AutoMultivariateNormal``.
     """
     model, rows = posterior.bind(data)
-    options: dict[str, Any] = {"steps": steps, "progress": False} if steps else {}
+    options: dict[str, Any] = {"steps": steps, "progress": False, "dtype": torch.float64} if steps else {}
     started = time.perf_counter()
     fit = ppl_vae.fit(model, guide or AutoMultivariateNormal(model), rows, **options)
     seconds = time.perf_counter() - started
