@@ -103,7 +103,7 @@ def limits(
         value = number(found.log_evidence, found.evidence_error)
         close = abs(found.log_evidence - reference.log_evidence) <= allowed
         lines.append((f"log Z {value}, within {EVIDENCE_ERRORS} errors of {reference.log_evidence}", close))
-    seconds = f"{found.seconds:.2f} s <= {posterior.seconds_limit} s"
+    seconds = f"{found.seconds:.2f} s <= {posterior.seconds_limit} s ({found.processor:.2f} s of the processor)"
     return [*lines, (seconds, found.seconds <= posterior.seconds_limit)]
 
 
