@@ -26,6 +26,8 @@ import math
 import os
 import statistics
 import sys
+import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +103,7 @@ def limits(
         value = number(found.log_evidence, found.evidence_error)
         close = abs(found.log_evidence - reference.log_evidence) <= allowed
         lines.append((f"log Z {value}, within {EVIDENCE_ERRORS} errors of {reference.log_evidence}", close))
-    seconds = f"{found.seconds:.2f} s <= {posterior.seconds_limit} s"
+    seconds = f"{found.seconds:.2f} s <= {posterior.seconds_limit} s ({found.processor:.2f} s of the processor)"
     return [*lines, (seconds, found.seconds <= posterior.seconds_limit)]
 
 
@@ -118,8 +120,22 @@ def words(moments: Moments) -> str:
     )
 
 
+def attempt(
+    posterior: Posterior, data: Data, reference: Reference, *, gap_limit: float | None = None, **options: Any
+) -> tuple[Result | None, dict[str, Any]]:
+    """Fit, measure and print; where that breaks, None and the error, and no limit is kept."""
+    label = f" (guide={options['guide']!r})" if "guide" in options else ""
+    try:
+        found = measure(posterior, data, reference, **options)
+    except Exception as error:  # the others are still to be measured
+        traceback.print_exc()
+        print(f"FAIL  {posterior.name}{label}: {first_line(error)}", flush=True)
+        return None, {"error": first_line(error), "limits": {"a fit": False}}
+    return found, report(posterior, reference, found, label, gap_limit)
+
+
 def report(
-    posterior: Posterior, reference: Reference, found: Result, *, label: str = "", gap_limit: float | None = None
+    posterior: Posterior, reference: Reference, found: Result, label: str, gap_limit: float | None
 ) -> dict[str, Any]:
     """Print one fit and whether it keeps its limits."""
     print(
@@ -159,10 +175,10 @@ def race(comparison: Comparison) -> None:
         )
 
 
-def others(posterior: Posterior, data: Data, reference: Reference) -> dict[str, Any]:
+def others(posterior: Posterior, data: Data, reference: Reference, methods: list[str]) -> dict[str, Any]:
     """Print what maximizes something else than the full-rank ELBO; it counts for nothing."""
     rows: dict[str, Any] = {}
-    for method in SHOWN:
+    for method in methods:
         try:
             seconds, moments = show(posterior, data, reference, method)
         except Unavailable as error:
@@ -180,18 +196,22 @@ def one(posterior: Posterior, options: argparse.Namespace) -> dict[str, Any]:
     """Fit, measure and compare on one posterior."""
     file = posterior.read(options.data)
     data, reference = posterior.data(file), posterior.reference(file)
-    found = measure(posterior, data, reference, draws=options.draws, steps=options.steps)
-    row: dict[str, Any] = {"ours": report(posterior, reference, found)}
+    found, row = attempt(posterior, data, reference, draws=options.draws, steps=options.steps)
+    rows = {"ours": row}
     if options.ladder and not posterior.guide_is_enough:
-        ladder = measure(posterior, data, reference, draws=options.draws, guide="auto")
         limit = LADDER_GAP if posterior.name == "eight_schools" else None
-        row["ladder"] = report(posterior, reference, ladder, label=' (guide="auto")', gap_limit=limit)
+        _, rows["ladder"] = attempt(posterior, data, reference, draws=options.draws, guide="auto", gap_limit=limit)
     if options.peers and posterior is not BREAST_CANCER:
-        comparison = compare(posterior, data, reference, found, options.methods, options.cap)
+        comparison = compare(posterior, data, reference, found, chosen(PEERS, options), options.cap)
         race(comparison)
-        row["peers"] = comparison.row()
-        row["shown"] = others(posterior, data, reference)
-    return row
+        rows["peers"] = comparison.row()
+        rows["shown"] = others(posterior, data, reference, chosen(SHOWN, options))
+    return rows
+
+
+def chosen(methods: Iterable[str], options: argparse.Namespace) -> list[str]:
+    """Those of the methods that were asked for."""
+    return [method for method in methods if method in options.methods]
 
 
 def conclude(rows: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
@@ -222,14 +242,14 @@ def finite(tree: Any) -> Any:
 
 def main() -> None:
     """Print what was asked for."""
-    names = [*POSTERIORS, BREAST_CANCER.name]
+    names, peers = [*POSTERIORS, BREAST_CANCER.name], [*PEERS, *SHOWN]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of the JSON files of the ten")
     parser.add_argument("--check", action="store_true", help="log Z of each model against the file's, without a fit")
     parser.add_argument("--peers", action="store_true", help="run the peers too")
     parser.add_argument("--ladder", action="store_true", help='where a normal is too narrow, guide="auto" too')
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--methods", nargs="+", choices=list(PEERS), default=list(PEERS), metavar="PEER", help="peers")
+    parser.add_argument("--methods", nargs="+", choices=peers, default=peers, metavar="PEER", help=", ".join(peers))
     parser.add_argument("--cap", type=float, default=120.0, help="seconds a run of a peer")
     parser.add_argument("--draws", type=int, default=100_000, help="fresh draws of each measurement")
     parser.add_argument("--steps", type=int, default=0, help="train ours for so many steps; 0: until it is done")
@@ -240,17 +260,17 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.smoke:
         options.draws, options.steps, options.cap = 200, 20, 1.0
-    chosen = [POSTERIORS[name] for name in options.only if name in POSTERIORS and options.data]
+    posteriors = [POSTERIORS[name] for name in options.only if name in POSTERIORS and options.data]
     if options.check:
         if not options.data:
             parser.error("--check needs --data")
         if options.peers:
-            check_peers(options.data, chosen)
-        sys.exit(0 if check(options.data, chosen, options.draws) else 1)
+            check_peers(options.data, posteriors)
+        sys.exit(0 if check(options.data, posteriors, options.draws) else 1)
     if not options.data:
         print("no --data: the breast cancer regression alone")
-    chosen += [BREAST_CANCER] if BREAST_CANCER.name in options.only else []
-    conclude({posterior.name: one(posterior, options) for posterior in chosen}, options)
+    posteriors += [BREAST_CANCER] if BREAST_CANCER.name in options.only else []
+    conclude({posterior.name: one(posterior, options) for posterior in posteriors}, options)
 
 
 if __name__ == "__main__":

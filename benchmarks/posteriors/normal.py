@@ -66,7 +66,7 @@ class Judge:
 def matched(draws: int, size: int, seed: int) -> Tensor:
     """Standard normal noise (S, D), antithetic, of covariance 1."""
     generator = torch.Generator().manual_seed(seed)
-    half = torch.randn(draws // 2, size, generator=generator, dtype=torch.float64)
+    half = torch.randn((draws + 1) // 2, size, generator=generator, dtype=torch.float64)
     noise = torch.cat([half, -half])
     factor = torch.linalg.cholesky(noise.mT @ noise / len(noise))
     return torch.linalg.solve_triangular(factor, noise.mT, upper=False).mT

@@ -90,7 +90,10 @@ def hidden_markov(y: Any) -> Any:
         emissions = -0.5 * (y[:, None] - mu) ** 2 - 0.5 * np.log(2 * np.pi)
 
         def forward(emission: Any, at: Any, transitions: Any) -> Any:
-            return pt.logsumexp(at[:, None] + transitions, axis=0) + emission
+            moves = at[:, None] + transitions
+            first, second = moves[0], moves[1]
+            top = pt.maximum(first, second)  # PyTensor's own logsumexp underflows here
+            return top + pt.log(pt.exp(first - top) + pt.exp(second - top)) + emission
 
         steps, _ = pytensor.scan(
             forward,
