@@ -75,8 +75,11 @@ def _tail_of(ratios: np.ndarray, top: float, resolution: float) -> tuple[np.ndar
 
 @dataclass(frozen=True)
 class Tail:
-    """The greatest ratios of one datum: their ``places``, in rising order, and what a fit expects of each (log, relative
-    to the greatest).
+    """The greatest ratios of one datum.
+
+    Attributes:
+        places: of them among all, in rising order.
+        log_quantiles: what a fit expects of each, relative to the greatest.
     """
 
     places: np.ndarray
@@ -96,7 +99,9 @@ def psis_tail(ratios: np.ndarray, resolution: float) -> Tail | None:
         return None
     places = np.argsort(ratios, kind="stable")[-len(tail) :]
     probability = (np.arange(len(tail)) + 0.5) / len(tail)
-    excess = -scale * np.log1p(-probability) if shape == 0 else scale * np.expm1(-shape * np.log1p(-probability)) / shape
+    excess = (
+        -scale * np.log1p(-probability) if shape == 0 else scale * np.expm1(-shape * np.log1p(-probability)) / shape
+    )
     return Tail(places, np.log(excess + np.exp(cutoff)))
 
 

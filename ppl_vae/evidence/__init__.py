@@ -8,17 +8,27 @@ from ppl_vae.evidence.importance import ImportanceWeighted
 from ppl_vae.evidence.log_evidence import log_evidence
 from ppl_vae.evidence.measured_elbo import elbo
 from ppl_vae.evidence.naive import NaiveMonteCarlo
+from ppl_vae.evidence.psis import khat_limit, psis_weights
+from ppl_vae.evidence.self_normalized import Estimate, MomentErrors, moment_errors
+from ppl_vae.evidence.weighted_draws import WeightedDraws, weighted_draws
 
 __all__ = [
     "Decomposition",
     "Enumeration",
+    "Estimate",
     "Estimator",
     "Evidence",
     "ImportanceWeighted",
     "MeanEvidence",
+    "MomentErrors",
     "NaiveMonteCarlo",
+    "WeightedDraws",
     "decomposition",
     "elbo",
     "error_in_words",
+    "khat_limit",
     "log_evidence",
+    "moment_errors",
+    "psis_weights",
+    "weighted_draws",
 ]

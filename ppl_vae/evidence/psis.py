@@ -1,4 +1,4 @@
-"""Pareto smoothed importance weights: the few greatest are replaced by what a fit to all of the tail expects of them."""
+"""Pareto smoothed importance weights: the greatest are replaced by what a fit to all of the tail expects of them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["khat_limit", "psis_weights"]
 
 
 def psis_weights(log_weights: Tensor, *, resolution: float = 1e-9) -> Tensor:
-    """Normalized weights, smoothed: their sum over the draws is 1.
+    r"""Normalized weights, smoothed: their sum over the draws is 1.
 
-    Above a cutoff (the greatest :math:`min(K/5, 3 \\sqrt K)` weights) a generalized Pareto distribution is fitted, and
+    Above a cutoff (the greatest :math:`min(K/5, 3 \sqrt K)` weights) a generalized Pareto distribution is fitted, and
     its quantiles take the place of the weights, in their order, none above the greatest raw one. Constant weights, and
     those that no tail can be fitted to, are only normalized.
 
@@ -49,9 +49,9 @@ def _smoothed(ratios: np.ndarray, resolution: float) -> np.ndarray:
 
 
 def khat_limit(num_draws: int) -> float:
-    """Up to this k-hat an average over so many weighted draws converges at a practical rate.
+    r"""Up to this k-hat an average over so many weighted draws converges at a practical rate.
 
-    .. math:: min(1 - 1 / \\log_{10} S, 0.7)
+    .. math:: min(1 - 1 / \log_{10} S, 0.7)
 
     Aki Vehtari, Daniel Simpson, Andrew Gelman, Yuling Yao, Jonah Gabry: "Pareto smoothed importance sampling", 2024.
 

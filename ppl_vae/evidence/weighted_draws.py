@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ppl_vae._random import fold
+from ppl_vae.data.rows import Rows
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan
 from ppl_vae.evidence.importance import WIDTHS, parts_of, proposed
 from ppl_vae.evidence.mixture import weigh
@@ -113,7 +115,7 @@ class WeightedDraws:
         names = [
             f"{name}[{', '.join(map(str, place))}]" if place else name
             for name, value in self.values.items()
-            for place in torch.cartesian_prod(*map(torch.arange, value.shape[1:])).reshape(-1, value.dim() - 1).tolist()
+            for place in np.ndindex(*value.shape[1:])
         ]
         table = {label: torch.cat([e.value.flatten() for e in by.values()]) for label, by in columns.items()}
         errors = {
@@ -125,12 +127,14 @@ class WeightedDraws:
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name}: {tuple(value.shape[1:])}" for name, value in self.values.items())
         head = f"WeightedDraws({len(self.log_weight)} of {shapes})"
+        limit = khat_limit(len(self.log_weight))
         if self.log_weight.dim() == 1:
             told = f"worth {float(self.ess):.0f} draws, k-hat {float(self.khat):.2f}"
         else:
-            told = f"{float(self.believable.double().mean()):.0%} of {self.log_weight.shape[1]} data with a k-hat that serves"
+            good = float(self.believable.double().mean())
+            told = f"k-hat at most {limit:.2f} for {good:.0%} of {self.log_weight.shape[1]} data"
         if not bool(self.believable.all()):
-            told += f"; above {khat_limit(len(self.log_weight)):.2f} the weights miss a part that shows in no draw: do not believe them"
+            told += f"; above {limit:.2f} do not believe the weights: they miss a part of the posterior without a sign"
         return f"{head}: {told}"
 
 
@@ -157,7 +161,8 @@ def weighted_draws(
         ValueError: the guide is a point mass (``AutoDelta``): it has no density to weigh draws by.
     """
     pair = pair_of(pair)
-    rows = pair.rows(data)
+    source = pair.rows(data)
+    rows = source if isinstance(source, Rows) else source.take(slice(None))
     pair.initialize(rows).sites.require_density("weighted_draws")
     counts = parts_of(pair, num_samples, widths)
     block = Plan.of(pair, rows, num_samples, max_elements).draws
