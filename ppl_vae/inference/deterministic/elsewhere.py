@@ -1,0 +1,68 @@
+"""Where else may there be mass? Places that the modes found so far do not explain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ppl_vae.inference.deterministic.curvature import Density
+
+__all__ = ["log_mixture", "unexplained"]
+
+_EXCESS = 3.0
+"""Nats by which the density at a place must exceed what the modes make of it."""
+_AROUND, _NEAREST, _FARTHEST = 256, 2.0, 100.0
+"""So many places around each mode, at distances of these many standard deviations of typical draws."""
+_MOST_MODES = 4
+"""Around more modes than these nobody looks."""
+_MOST_PLACES = 2048
+_BY_HEIGHT, _BY_CHANCE = 8, 8
+
+
+def unexplained(
+    density: Density, modes: Tensor, factors: Tensor, log_masses: Tensor, places: Tensor, *, seed: int
+) -> Tensor:
+    """Starts (K, D) for another climb: places where the density is higher than the modes found say; none if K is 0.
+
+    The normals of the modes, weighed by their masses, are a picture of the density. It is held against the density at
+    draws of the prior, and at distances of 2 to 100 standard deviations around each mode. Half of what stands out is
+    taken by height; the other half by chance, lest a heavy tail of a known mode hides a mode far away.
+
+    Args:
+        density: log p(x, u).
+        modes, factors, log_masses: (K, D), (K, D, D), (K,), the one with the most mass first.
+        places: (M, D) where to look beside.
+        seed: of what is drawn.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    around = [_around(modes[i], factors[i], generator) for i in range(min(len(modes), _MOST_MODES))]
+    looked = torch.cat([-modes, places, *around])
+    looked = looked[torch.randperm(len(looked), generator=generator)[: min(_MOST_PLACES, 16 * density.block)]]
+    height = density.heights(looked)
+    excess = height - log_mixture(looked, modes, factors, log_masses)
+    standing = height.isfinite() & (excess > _EXCESS)
+    looked, height = looked[standing], height[standing]
+    order = height.argsort(descending=True)
+    chosen = torch.cat([order[:_BY_HEIGHT], order[_BY_HEIGHT:].sort().values[:_BY_CHANCE]])
+    return looked[chosen]
+
+
+def log_mixture(u: Tensor, locs: Tensor, factors: Tensor, log_masses: Tensor | Sequence[float]) -> Tensor:
+    """The log density (S,) at u (S, D) of normals N(loc, factor factor'), weighed by masses that need not add to 1."""
+    parts = []
+    for loc, factor, log_mass in zip(locs, factors, log_masses, strict=True):
+        white = torch.linalg.solve_triangular(factor, (u - loc).T, upper=False)
+        log_det = factor.diagonal().abs().log().sum()
+        parts.append(log_mass - 0.5 * white.square().sum(0) - log_det - 0.5 * len(loc) * math.log(2 * math.pi))
+    return torch.stack(parts).logsumexp(0)
+
+
+def _around(loc: Tensor, factor: Tensor, generator: torch.Generator) -> Tensor:
+    """Places in all directions, at distances even in their logarithm."""
+    ways = torch.randn(_AROUND, len(loc), dtype=torch.float64, generator=generator)
+    low, high = math.log(_NEAREST), math.log(_FARTHEST)
+    size = (low + (high - low) * torch.rand(_AROUND, 1, dtype=torch.float64, generator=generator)).exp()
+    return loc + (size * ways).to(loc) @ factor.T
