@@ -13,6 +13,7 @@ from ppl_vae.diagnostics.certificate import Certificate, Line, nats
 from ppl_vae.evidence import ImportanceWeighted
 from ppl_vae.evidence.evidence import KHAT_LIMIT
 from ppl_vae.inference.deterministic.fresh import plain_draws
+from ppl_vae.inference.deterministic.leaving import COVERED, chains
 from ppl_vae.inference.deterministic.log_z import log_z
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ ENOUGH = 0.01
 ELSEWHERE = 0.02
 """The share of the mass that modes which the fit does not cover may hold, by Laplace's method, whose estimate of a
 tenth may be five times too small."""
+LEFT = 0.05
+"""The share of chains that may end where the guide has less than a tenth of the posterior's density."""
 KNOWN = 0.1
 """Nats that the standard error of log Z may have."""
 DRAWS, KHAT_DRAWS = 8192, 16384
@@ -63,6 +66,8 @@ def certify(noise: FixedNoise, rows: Source, solution: Solution, *, tol: float, 
         _evidence(evidence.value.sum(), evidence.standard_error.square().sum().sqrt(), solution, numbers),
         _khat(noise, evidence.khat, numbers, fold(seed, "k-hat")),
     ]
+    if pair.has_global_latents and all(line.holds for line in lines):  # it costs the most, and is for the last doubt
+        lines.append(_leaving(noise, numbers, fold(seed, "leaving")))
     return Certificate(tuple(lines), numbers)
 
 
@@ -150,6 +155,21 @@ def _khat(noise: FixedNoise, by_datum: Tensor, numbers: dict[str, Any], seed: in
         f"{khat:.2f} of {len(log_weight)} fresh draws",
         f"at most {limit:.2f}",
         khat <= limit,
+        "take a richer guide (guide='auto')",
+        about="posterior",
+    )
+
+
+def _leaving(noise: FixedNoise, numbers: dict[str, Any], seed: int) -> Line:
+    """Draws of the guide never see what it misses; chains that begin at them walk there."""
+    log_weight = chains(noise, seed=seed)
+    share = float((log_weight - numbers["log_evidence"] > -math.log(COVERED)).double().mean())
+    numbers["left"] = share
+    return Line(
+        "chains from its draws",
+        f"{share:.1%} of them where the guide has hardly mass",
+        f"at most {LEFT:.0%}",
+        share <= LEFT,
         "take a richer guide (guide='auto')",
         about="posterior",
     )

@@ -14,11 +14,11 @@ __all__ = ["log_mixture", "unexplained"]
 
 _EXCESS = 3.0
 """Nats by which the density at a place must exceed what the modes make of it."""
-_AROUND, _NEAREST, _FARTHEST = 256, 2.0, 100.0
-"""So many places around each mode, at distances of these many standard deviations of typical draws."""
+_AROUND, _NEAREST, _FARTHEST = 2048, 2.0, 100.0
+"""So many places around the modes, at distances of these many times those of typical draws."""
 _MOST_MODES = 4
 """Around more modes than these nobody looks."""
-_MOST_PLACES = 2048
+_MOST_PLACES = 4096
 _BY_HEIGHT, _BY_CHANCE = 8, 8
 
 
@@ -38,7 +38,8 @@ def unexplained(
         seed: of what is drawn.
     """
     generator = torch.Generator().manual_seed(seed)
-    around = [_around(modes[i], factors[i], generator) for i in range(min(len(modes), _MOST_MODES))]
+    near = min(len(modes), _MOST_MODES)
+    around = [_around(modes[i], factors[i], _AROUND // near, generator) for i in range(near)]
     looked = torch.cat([-modes, places, *around])
     looked = looked[torch.randperm(len(looked), generator=generator)[: min(_MOST_PLACES, 16 * density.block)]]
     height = density.heights(looked)
@@ -60,9 +61,9 @@ def log_mixture(u: Tensor, locs: Tensor, factors: Tensor, log_masses: Tensor | S
     return torch.stack(parts).logsumexp(0)
 
 
-def _around(loc: Tensor, factor: Tensor, generator: torch.Generator) -> Tensor:
+def _around(loc: Tensor, factor: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Places in all directions, at distances even in their logarithm."""
-    ways = torch.randn(_AROUND, len(loc), dtype=torch.float64, generator=generator)
+    ways = torch.randn(count, len(loc), dtype=torch.float64, generator=generator)
     low, high = math.log(_NEAREST), math.log(_FARTHEST)
-    size = (low + (high - low) * torch.rand(_AROUND, 1, dtype=torch.float64, generator=generator)).exp()
+    size = (low + (high - low) * torch.rand(count, 1, dtype=torch.float64, generator=generator)).exp()
     return loc + (size * ways).to(loc) @ factor.T
