@@ -9,7 +9,7 @@ from hard_posteriors.ordinary import ORDINARY
 from hard_posteriors.problem import Problem
 from hard_posteriors.several import SEVERAL
 
-__all__ = ["KINDS", "problem"]
+__all__ = ["KINDS", "is_easy", "problem"]
 
 Maker = Callable[[np.random.Generator], Problem]
 
@@ -20,9 +20,19 @@ KINDS: tuple[tuple[str, bool, int, Maker], ...] = (
 """Name, is it of the easy half, how many of 200, and how one is made."""
 
 
+def kind(number: int) -> tuple[str, bool, int, Maker]:
+    """The kind of problem ``number``: kinds follow each other in a cycle of 200, each as often as the table says."""
+    of_each = [kind for kind in KINDS for _ in range(kind[2])]
+    order = np.random.default_rng(0).permutation(len(of_each))
+    return of_each[order[number % len(of_each)]]
+
+
+def is_easy(number: int) -> bool:
+    """Is problem ``number`` of the easy half?"""
+    return kind(number)[1]
+
+
 def problem(number: int, seed: int) -> Problem:
-    """Problem ``number``: kinds follow each other in a cycle of 200, each as often as the table says."""
-    names = [kind for kind in KINDS for _ in range(kind[2])]
-    order = np.random.default_rng(0).permutation(len(names))
-    name, easy, _, make = names[order[number % len(names)]]
+    """Problem ``number``, made anew from its number and the seed."""
+    name, easy, _, make = kind(number)
     return make(np.random.default_rng([seed, number])).named(name, easy, number)

@@ -97,9 +97,9 @@ def product(x: Tensor, weights: Tensor) -> Tensor:
 def on_grid(
     log_density: Callable[[Tensor], Tensor], low: list[float], high: list[float], rng: np.random.Generator
 ) -> Exact:
-    """Draws of a density over one or two numbers, which need not be normalized: of the cells of a grid, drawn again where the mass is.
+    """Draws of a density over one or two numbers, which need not be normalized: cells of a grid, and a place in each.
 
-    The grid is laid three times: over the box, then over what of it holds all but e^-25 of the greatest density.
+    The grid is laid three times: over the box, then over what of it holds more than e^-25 of the greatest density.
     """
     dim = len(low)
     count = 40_000 if dim == 1 else 400

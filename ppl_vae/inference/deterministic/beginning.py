@@ -87,7 +87,12 @@ def begin(density: Density, starts: Tensor, *, places: Tensor | None = None, see
     for round_ in range(_ROUNDS if modes else 0):
         tops = [mode[0] for mode in modes]
         more = unexplained(
-            density, found.u[tops], found.factor[tops], found.log_mass[tops], places, seed=fold(seed, "elsewhere", round_)
+            density,
+            found.u[tops],
+            found.factor[tops],
+            found.log_mass[tops],
+            places,
+            seed=fold(seed, "elsewhere", round_),
         )
         if not len(more):
             break

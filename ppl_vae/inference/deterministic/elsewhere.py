@@ -14,12 +14,12 @@ __all__ = ["log_mixture", "unexplained"]
 
 _EXCESS = 3.0
 """Nats by which the density at a place must exceed what the modes make of it."""
-_AROUND, _NEAREST, _FARTHEST = 2048, 2.0, 100.0
-"""So many places around the modes, at distances of these many times those of typical draws."""
+_MOST, _NEAREST, _FARTHEST = 2048, 2.0, 100.0
+"""So many places around the modes, at distances of these many times those of typical draws; fewer where data are many."""
 _MOST_MODES = 4
 """Around more modes than these nobody looks."""
-_MOST_PLACES = 4096
-_BY_HEIGHT, _BY_CHANCE = 8, 8
+_BY_HEIGHT, _BY_CHANCE = 4, 8
+_FEW = 64
 
 
 def unexplained(
@@ -39,16 +39,17 @@ def unexplained(
     """
     generator = torch.Generator().manual_seed(seed)
     near = min(len(modes), _MOST_MODES)
-    around = [_around(modes[i], factors[i], _AROUND // near, generator) for i in range(near)]
-    looked = torch.cat([-modes, places, *around])
-    looked = looked[torch.randperm(len(looked), generator=generator)[: min(_MOST_PLACES, 16 * density.block)]]
-    height = density.heights(looked)
+    most = min(_MOST, 8 * density.block)
+    around = [_around(modes[i], factors[i], most // near, generator) for i in range(near)]
+    looked = torch.cat([-modes, places[:most], *around])
+    height = _heights(density, looked)
     excess = height - log_mixture(looked, modes, factors, log_masses)
     standing = height.isfinite() & (excess > _EXCESS)
     looked, height = looked[standing], height[standing]
     order = height.argsort(descending=True)
-    chosen = torch.cat([order[:_BY_HEIGHT], order[_BY_HEIGHT:].sort().values[:_BY_CHANCE]])
-    return looked[chosen]
+    others = order[_BY_HEIGHT:]
+    chance = torch.randperm(len(others), generator=generator)[:_BY_CHANCE].to(order.device)
+    return looked[torch.cat([order[:_BY_HEIGHT], others[chance]])]
 
 
 def log_mixture(u: Tensor, locs: Tensor, factors: Tensor, log_masses: Tensor | Sequence[float]) -> Tensor:
@@ -61,9 +62,31 @@ def log_mixture(u: Tensor, locs: Tensor, factors: Tensor, log_masses: Tensor | S
     return torch.stack(parts).logsumexp(0)
 
 
+def _heights(density: Density, u: Tensor) -> Tensor:
+    """Log densities (S,), minus infinity at whole groups of places of which one breaks the run.
+
+    Far away a covariance may have no factor, and to find out which of thousands costs more than any of them is worth.
+    """
+    parts, size = [], density.block
+    rest = u
+    while len(rest):
+        try:
+            with torch.no_grad():
+                part = density.at(rest[:size])
+        except torch.linalg.LinAlgError:
+            if size > _FEW:
+                size = _FEW
+                continue
+            part = rest.new_full((len(rest[:size]),), -math.inf)
+        parts.append(part)
+        rest = rest[size:]
+    height = torch.cat(parts)
+    return torch.where(height.isnan() | height.isposinf(), -math.inf, height)
+
+
 def _around(loc: Tensor, factor: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Places in all directions, at distances even in their logarithm."""
+    """Places in all directions, at distances even in their logarithm, the nearest first."""
     ways = torch.randn(count, len(loc), dtype=torch.float64, generator=generator)
     low, high = math.log(_NEAREST), math.log(_FARTHEST)
     size = (low + (high - low) * torch.rand(count, 1, dtype=torch.float64, generator=generator)).exp()
-    return loc + (size * ways).to(loc) @ factor.T
+    return loc + (size.sort(0).values * ways).to(loc) @ factor.T

@@ -23,15 +23,19 @@ __all__ = ["COVERED", "chains"]
 COVERED = 0.1
 """A place counts as missed where the guide has less than this share of the posterior's density."""
 _CHAINS, _TRAJECTORIES, _LEAPS = 256, 8, 6
+_LEAST, _ALIKE = 3, 1.0
 _STEPS = 0.1, 1.0
 """Of the guide's standard deviations, even in their logarithm: no one length suits the neck and the mouth."""
 
 
-def chains(noise: FixedNoise, *, seed: int) -> Tensor:
-    """The log weights log p - log q (S,), nats, of where 256 chains of Hamiltonian Monte Carlo were in the second half.
+def chains(noise: FixedNoise, log_evidence: float, *, seed: int) -> Tensor:
+    """Where 256 chains of Hamiltonian Monte Carlo were in the second half, as log of posterior over guide (S,), nats.
+
+    They end early where none has met a place at which the two differ by more than a nat.
 
     Args:
         noise: the pair's runs, at the parameters of the guide.
+        log_evidence: log Z of the posterior, nats.
         seed: of the chains.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -62,9 +66,10 @@ def chains(noise: FixedNoise, *, seed: int) -> Tensor:
             place = torch.where(moved.unsqueeze(-1), at, place)
             slope = torch.where(moved.unsqueeze(-1), pull, slope)
             value = torch.where(moved, found, value)
-            if trajectory >= _TRAJECTORIES // 2:
-                kept.append(value + place.square().sum(-1) / 2)
-    return torch.cat(kept).cpu().double()
+            kept.append(value + place.square().sum(-1) / 2 - log_evidence)
+            if trajectory + 1 >= _LEAST and max(float(seen.abs().max()) for seen in kept) < _ALIKE:
+                break
+    return torch.cat(kept[len(kept) // 2 :]).cpu().double()
 
 
 def _target(noise: FixedNoise, place: Tensor) -> tuple[Tensor, Tensor]:
