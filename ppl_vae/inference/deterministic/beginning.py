@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ppl_vae._random import fold
 from ppl_vae.inference.deterministic.base_draws import base_draws
 from ppl_vae.inference.deterministic.curvature import Density, curvature
+from ppl_vae.inference.deterministic.elsewhere import unexplained
 from ppl_vae.inference.deterministic.modes import Climb, climb
 from ppl_vae.inference.deterministic.one_by_one import ascend, diagonal_elbo, diagonal_precision
 
@@ -21,6 +23,8 @@ MOST_DENSE = 512
 """With more latents than these, only the diagonal of a Hessian is looked at."""
 _SAME = 0.1  # squared, in standard deviations: points that have arrived are at their mode to a thousandth of one
 _DRAWS, _PASSED = 32, 200
+_ROUNDS, _SHORT = 3, 30
+"""So often more modes are looked for, by climbs of so many steps."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ class Beginning:
     escaped: int = 0
 
 
-def begin(density: Density, starts: Tensor) -> Beginning:
-    """Climb from every start, and take the mode with the most mass.
+def begin(density: Density, starts: Tensor, *, places: Tensor | None = None, seed: int = 0) -> Beginning:
+    """Climb from every start, look for more modes, and take the one with the most mass.
 
     Where none has arrived, or the density goes on rising (a funnel has no top), the normals along the way are compared
     by their ELBO, and the best is taken.
@@ -57,6 +61,9 @@ def begin(density: Density, starts: Tensor) -> Beginning:
     Args:
         density: log p(x, u).
         starts: (K, D).
+        places: (M, D), draws of the prior say, among which more starts are chosen where the density is higher than the
+            modes found so far explain.
+        seed: of the places that are looked at beside.
 
     Raises:
         ValueError: the density is not finite at any start.
@@ -76,6 +83,23 @@ def begin(density: Density, starts: Tensor) -> Beginning:
         return _one_by_one(density, starts[height[height.isfinite()].argsort(descending=True)])
     found = climb(density, starts)
     modes = _modes(found)
+    places = starts[:0] if places is None else places
+    for round_ in range(_ROUNDS if modes else 0):
+        tops = [mode[0] for mode in modes]
+        more = unexplained(
+            density,
+            found.u[tops],
+            found.factor[tops],
+            found.log_mass[tops],
+            places,
+            seed=fold(seed, "elsewhere", round_),
+        )
+        if not len(more):
+            break
+        found, before = found.joined(climb(density, more, max_iter=_SHORT)), len(modes)
+        modes = _modes(found)
+        if len(modes) == before:
+            break
     top = max((float(found.log_p[mode[0]]) for mode in modes), default=-math.inf)
     escaped = int((~found.arrived & (found.log_p > top + 1)).sum())
     points = found.u[[mode[0] for mode in modes]], found.factor[[mode[0] for mode in modes]]
@@ -91,7 +115,7 @@ def begin(density: Density, starts: Tensor) -> Beginning:
     return Beginning(
         loc,
         _inverse(factor),
-        len(starts),
+        len(found.u),
         int(found.arrived.sum()),
         mine,
         float(1 - shares[which]) if which < len(modes) else float(shares.sum()),

@@ -13,7 +13,9 @@ from ppl_vae.diagnostics.certificate import Certificate, Line, nats
 from ppl_vae.evidence import ImportanceWeighted
 from ppl_vae.evidence.evidence import KHAT_LIMIT
 from ppl_vae.inference.deterministic.fresh import plain_draws
+from ppl_vae.inference.deterministic.leaving import COVERED, chains
 from ppl_vae.inference.deterministic.log_z import log_z
+from ppl_vae.inference.deterministic.moments import Moments, moments
 
 if TYPE_CHECKING:
     from ppl_vae.data.source import Source
@@ -27,6 +29,12 @@ ENOUGH = 0.01
 ELSEWHERE = 0.02
 """The share of the mass that modes which the fit does not cover may hold, by Laplace's method, whose estimate of a
 tenth may be five times too small."""
+LEFT = 0.05
+"""The share of chains that may end where the guide has less than a tenth of the posterior's density."""
+MEAN_OFF, SD_RATIO = 0.1, (0.9, 1.1)
+"""By how many sds the guide's own means may be off, and by which factors its sds."""
+MOMENT_ERROR = 0.05
+"""The Monte Carlo error, in sds and relative, with which these must be known."""
 KNOWN = 0.1
 """Nats that the standard error of log Z may have."""
 DRAWS, KHAT_DRAWS = 8192, 16384
@@ -59,10 +67,15 @@ def certify(noise: FixedNoise, rows: Source, solution: Solution, *, tol: float, 
     key = fold(seed, "certificate")
     shared = pair.has_global_latents
     evidence = log_z(noise, DRAWS, seed=key) if shared else ImportanceWeighted(1000).estimate(pair, rows, key)
-    lines += [
-        _evidence(evidence.value.sum(), evidence.standard_error.square().sum().sqrt(), solution, numbers),
-        _khat(noise, evidence.khat, numbers, fold(seed, "k-hat")),
-    ]
+    error = evidence.standard_error.square().sum().sqrt()
+    lines.append(_evidence(evidence.value.sum(), error, solution, numbers))
+    if not shared:
+        lines.append(_khat_of_rows(evidence.khat, numbers))
+        return Certificate(tuple(lines), numbers)
+    line, u, log_weight = _khat(noise, numbers, fold(seed, "k-hat"))
+    lines += [line, _moments(moments(u, log_weight), numbers)]
+    if all(line.holds for line in lines):  # it costs the most, and is for the last doubt
+        lines.append(_leaving(noise, numbers, fold(seed, "leaving")))
     return Certificate(tuple(lines), numbers)
 
 
@@ -123,33 +136,69 @@ def _evidence(value: Tensor, error: Tensor, solution: Solution, numbers: dict[st
     )
 
 
-def _khat(noise: FixedNoise, by_datum: Tensor, numbers: dict[str, Any], seed: int) -> Line:
-    """Of draws that log Z was not estimated from: where these miss the tail, value and k-hat are low at once."""
-    if not noise.pair.has_global_latents:
-        good = float((by_datum <= KHAT_LIMIT).double().mean())
-        numbers["khat_good"] = good
-        return Line(
-            "k-hat",
-            f"at most {KHAT_LIMIT} for {good:.0%} of the data",
-            "for all",
-            good == 1.0,
-            "take a richer guide",
-            "posterior",
-        )
+def _khat_of_rows(by_datum: Tensor, numbers: dict[str, Any]) -> Line:
+    good = float((by_datum <= KHAT_LIMIT).double().mean())
+    numbers["khat_good"] = good
+    found = f"at most {KHAT_LIMIT} for {good:.0%} of the data"
+    return Line("k-hat", found, "for all", good == 1.0, "take a richer guide", "posterior")
+
+
+def _khat(noise: FixedNoise, numbers: dict[str, Any], seed: int) -> tuple[Line, Tensor, Tensor]:
+    """Of draws that log Z was not estimated from: where these miss the tail, value and k-hat are low at once.
+
+    With the line the draws, u (S, D), and their log weights (S,).
+    """
     count, khat, limit = KHAT_DRAWS, math.inf, 0.0
     while khat > limit and count <= 4 * KHAT_DRAWS:  # of light tails few draws say that they are heavy
-        _, log_weight = plain_draws(noise, count, seed=fold(seed, count))
+        u, log_weight = plain_draws(noise, count, seed=fold(seed, count))
         khat, limit = float(psis_khat(log_weight.numpy()[:, None])[0]), min(1 - 1 / math.log10(count), KHAT_LIMIT)
-        spread = float(log_weight.std())
-        if khat <= limit or spread > LIGHT:
+        if khat <= limit or float(log_weight.std()) > LIGHT:
             break
         count *= 4
     numbers |= {"khat": khat, "khat_limit": limit}
-    return Line(
+    line = Line(
         "k-hat",
         f"{khat:.2f} of {len(log_weight)} fresh draws",
         f"at most {limit:.2f}",
         khat <= limit,
+        "take a richer guide (guide='auto')",
+        about="posterior",
+    )
+    return line, u, log_weight
+
+
+def _moments(found: Moments, numbers: dict[str, Any]) -> Line:
+    """What most people take from a fit; off by more than the limit and two Monte Carlo errors, it does not hold."""
+    shift = int((found.shift.abs() - 2 * found.shift_error).nan_to_num(math.inf).argmax())
+    ratio = int((found.log_ratio.abs() - 2 * found.log_ratio_error).nan_to_num(math.inf).argmax())
+    mean, mean_error = (float(v[shift]) for v in (found.shift.abs(), found.shift_error))
+    log_sd, sd_error = (float(v[ratio]) for v in (found.log_ratio, found.log_ratio_error))
+    sd = math.exp(log_sd)
+    numbers |= {"mean_off": mean, "mean_off_error": mean_error, "sd_ratio": sd, "sd_ratio_error": sd * sd_error}
+    known = max(float(found.shift_error.max()), float(found.log_ratio_error.max())) <= MOMENT_ERROR
+    means_hold = mean <= MEAN_OFF + 2 * mean_error
+    sds_hold = SD_RATIO[0] - 2 * sd * sd_error <= sd <= SD_RATIO[1] + 2 * sd * sd_error
+    advice = f"the guide is too {'narrow' if sd < 1 else 'wide'}: " if not sds_hold else ""
+    return Line(
+        "posterior means and sds",
+        f"means off by at most {mean:.2g} ± {mean_error:.1g} sd, sds {sd:.2f} ± {sd * sd_error:.1g} times the posterior's",
+        f"at most {MEAN_OFF} sd, {SD_RATIO[0]} to {SD_RATIO[1]} times",
+        known and means_hold and sds_hold,
+        f"{advice}weigh its draws, or take a richer guide (guide='auto')",
+        about="posterior",
+    )
+
+
+def _leaving(noise: FixedNoise, numbers: dict[str, Any], seed: int) -> Line:
+    """Draws of the guide never see what it misses; chains that begin at them walk there."""
+    log_ratio = chains(noise, numbers["log_evidence"], seed=seed)
+    share = float((log_ratio > -math.log(COVERED)).double().mean())
+    numbers["left"] = share
+    return Line(
+        "chains from its draws",
+        f"{share:.1%} of them where the guide has hardly mass",
+        f"at most {LEFT:.0%}",
+        share <= LEFT,
         "take a richer guide (guide='auto')",
         about="posterior",
     )

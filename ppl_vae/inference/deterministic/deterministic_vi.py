@@ -29,7 +29,7 @@ from ppl_vae.inference.deterministic.minimize import minimize
 from ppl_vae.inference.deterministic.objective import Chart, Objective
 from ppl_vae.inference.deterministic.remarks import remarks
 from ppl_vae.inference.deterministic.solution import Solution
-from ppl_vae.inference.deterministic.starts import candidates
+from ppl_vae.inference.deterministic.starts import candidates, of_prior
 from ppl_vae.inference.deterministic.teach import teach
 from ppl_vae.pair import Pair
 from ppl_vae.pair.fixed_noise import FixedNoise, require_fixed_noise
@@ -43,6 +43,8 @@ __all__ = ["DeterministicVI"]
 PER_ROW = 4
 """So many draws, at least, for each parameter in a row of the scale factor: with no more draws than latents a full
 covariance has no optimum, since a direction that no draw points to can be made as wide as one likes."""
+PLACES = 1024
+"""So many draws of the prior are looked at for modes that the starts have not found, where data are few."""
 MOST_FRESH = 100_000
 """With so many fresh draws no more are made."""
 
@@ -147,8 +149,9 @@ class DeterministicVI:
         num_data = noise.batch.num_data or noise.batch.size or 1
         known = links(noise)
         starts = candidates(noise, data, self.num_starts, seed=seed, given=start)
+        places = of_prior(noise, data, min(PLACES, 16 * noise.block), seed=fold(seed, "places"))
         with noise.scope():
-            beginning = begin(noise, starts)
+            beginning = begin(noise, starts, places=places, seed=seed)
         blocks, free = blocks_of(noise, known, beginning), self._free(noise, known)
         chart = Chart(blocks, free, teach(noise, free, beginning.loc, beginning.precision, list(known)))
         count = self._draws_for(blocks)

@@ -41,6 +41,12 @@ class Climb:
         log_det = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return self.log_p + log_det + 0.5 * self.u.shape[-1] * math.log(2 * math.pi)
 
+    def joined(self, other: Climb) -> Climb:
+        """The starts of both."""
+        mine, others = ((c.u, c.factor, c.log_p, c.arrived, *c.path) for c in (self, other))
+        u, factor, log_p, arrived, points, spreads = (torch.cat(pair) for pair in zip(mine, others, strict=True))
+        return Climb(u, factor, log_p, arrived, (points, spreads))
+
 
 def climb(density: Density, starts: Tensor, *, max_iter: int = 60) -> Climb:
     """Newton's method from each start (K, D), with curvature taken by its magnitude and the best of many step lengths.

@@ -14,7 +14,7 @@ from ppl_vae._random import fold
 from ppl_vae.pair.fixed_noise import FixedNoise
 from ppl_vae.pair.particles import inward, of_unconstrained
 
-__all__ = ["candidates", "u_of_values"]
+__all__ = ["candidates", "of_prior", "u_of_values"]
 
 NEAR = 2.0
 """Random starts lie within this of 0 in the unconstrained space, as in Stan."""
@@ -42,7 +42,7 @@ def candidates(
     if given is not None:
         values = {name: torch.as_tensor(value).unsqueeze(0) for name, value in given.items()}
         rows.insert(0, u_of_values(noise, data, pair.as_values(values)))
-    prior = _of_prior(noise, data, seed)
+    prior = of_prior(noise, data, _PRIOR_DRAWS, seed=seed)
     if len(prior):
         rows.append(prior.median(0).values.unsqueeze(0))
     generator = torch.Generator().manual_seed(fold(seed, "starts"))
@@ -59,13 +59,13 @@ def _own(noise: FixedNoise) -> Tensor:
         return noise.at_noise(zero).u[:1]
 
 
-def _of_prior(noise: FixedNoise, data: Any, seed: int) -> Tensor:
-    """Draws of the prior as u, (M, D); none where it is improper, or where latents are not known from u."""
+def of_prior(noise: FixedNoise, data: Any, count: int, *, seed: int) -> Tensor:
+    """Draws of the prior as u, (count, D), fewer where some are infinite; none where it is improper, or where latents are not known from u."""
     pair = noise.pair
     empty = torch.zeros(0, noise.dim, dtype=pair.dtype, device=pair.device)
     if pair.sites.improper or pair.summed:
         return empty
-    values = pair.draw_prior_values(data, _PRIOR_DRAWS, seed=fold(seed, "prior"))
+    values = pair.draw_prior_values(data, count, seed=fold(seed, "prior"))
     try:
         u = u_of_values(noise, data, pair.as_values(values))
     except ValueError:
