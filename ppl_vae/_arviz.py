@@ -20,6 +20,7 @@ __all__ = [
     "from_netcdf",
     "group_names",
     "inference_data",
+    "note",
     "plot_ppc",
     "to_netcdf",
 ]
@@ -84,6 +85,11 @@ def add_group(
         idata[group] = xarray.DataTree(dataset)
     else:
         idata.add_groups({group: dataset}, warn_on_custom_groups=False)
+
+
+def note(idata: Any, group: str, attributes: Mapping[str, str]) -> None:
+    """Add attributes to a group."""
+    idata[group].attrs.update(attributes)
 
 
 KEPT_WHOLE = ("log_likelihood", "sample_stats")

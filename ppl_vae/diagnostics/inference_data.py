@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,6 +19,7 @@ from ppl_vae.diagnostics.code_group import code_group
 from ppl_vae.diagnostics.dimension_names import Names
 from ppl_vae.diagnostics.usage import discrete_sites
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
+from ppl_vae.evidence.weighted_draws import weighted_draws
 from ppl_vae.pair import Fitted, pair_of
 from ppl_vae.pair.particles import outward
 from ppl_vae.pair.predictive import latents_of, unseen_sites
@@ -27,7 +29,7 @@ from ppl_vae.pair.units import shown
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
     from ppl_vae.data.source import Source
-    from ppl_vae.pair import Pair, Site
+    from ppl_vae.pair import LogProb, Pair, Site
 
 __all__ = ["GROUPS", "to_inference_data"]
 
@@ -43,6 +45,8 @@ GROUPS = (
 )
 
 WHO = "to_inference_data"
+FEWEST = 1000
+"""So many weighted draws, at least, are made to resample from."""
 
 
 def to_inference_data(
@@ -57,6 +61,7 @@ def to_inference_data(
     seed: int = 0,
     max_elements: int = MAX_ELEMENTS,
     fitted_to: Any = None,
+    resample: str | None = None,
 ) -> Any:
     """Hand a pair to ArviZ: an ``InferenceData`` (ArviZ 0.23) or a ``DataTree`` (1.x).
 
@@ -102,18 +107,27 @@ def to_inference_data(
         max_elements: how many numbers one run of the pair may handle; bounds memory beside the result.
         fitted_to: the rows of the fit, where ``data`` come without what is predicted, and the posterior of shared
             latents hangs on rows. A Fit's own method knows them.
+        resample: "psis" for draws that are resampled by their Pareto smoothed importance weights, of the guide and of
+            the guide with a wider spread: the posterior's, as far as k-hat says that the weights serve. They carry
+            neither ``log_p`` nor ``log_q``, since weighing them again would correct twice. None leaves the guide's own
+            draws, with both, for ``az.loo_approximate_posterior`` say.
 
     Raises:
         ValueError: for an unknown group, or names of dimensions that do not fit; for a group that is asked for by name
-            and needs data that the rows do not hold.
+            and needs data that the rows do not hold, or draws that are not resampled.
     """
+    if resample not in (None, "psis"):
+        raise ValueError(f"{WHO}: resample must be 'psis' or None, got {resample!r}")
     pair = pair_of(pair)
     rows = pair.rows(data)
     plan = Plan.of(pair, rows, num_samples, max_elements)
     unseen, by_name = unseen_sites(pair, rows) if len(rows) else [], groups is not None
     wanted = _without_data(_of_proper(pair, _known(groups), by_name=by_name), unseen, by_name=by_name)
+    if resample:
+        wanted = _without_weights(wanted, unseen, by_name=by_name)
     writer = _Writer(pair, len(rows), [name for name in wanted if name != "codes"], num_samples, num_predictive)
     writer.unseen, writer.fitted_to = unseen, None if fitted_to is None else pair.rows(fitted_to)
+    writer.resample = bool(resample)
     for place, chunk in plan.row_chunks(rows):
         for draws in slices(num_samples, plan.draws):
             block = _Block(chunk, place, draws, fold(seed, "inference_data", place.start, draws.start))
@@ -126,6 +140,8 @@ def to_inference_data(
     if "codes" in wanted and discrete_sites(pair):
         group = code_group(pair, rows, datum=names.datum, seed=seed, max_elements=max_elements)
         _arviz.add_group(idata, "codes", group, coords=labels)
+    if resample and "posterior" in wanted:
+        _arviz.note(idata, "posterior", {"resampled": "by Pareto smoothed importance weights: do not weigh again"})
     return idata
 
 
@@ -151,6 +167,7 @@ class _Writer:
         self.groups: dict[str, dict[str, np.ndarray]] = {name: {} for name in wanted}
         capped = min(num_samples, num_predictive)
         self.unseen: list[str] = []
+        self.resample = False
         self.fitted_to: Source | None = None
         self.draws = {name: capped if name.endswith("predictive") else num_samples for name in GROUPS}
 
@@ -194,16 +211,28 @@ def _write_posterior(writer: _Writer, block: _Block) -> None:
             writer.put("posterior", name, value, block.draws, writer.rows_of(name, block.place))
         _write_predictive(writer, "posterior_predictive", block, values)
         return
-    found = writer.pair.draw(block.rows, block.count, seed=noise)
-    for name, value in found.values.items():
+    if writer.resample:
+        values, log_p = _resampled(writer.pair, block, noise)
+    else:
+        found = writer.pair.draw(block.rows, block.count, seed=noise)
+        values, log_p, whole = found.values, found.log_p, found.log_weight.shape
+        for name, log_prob in (("log_p", log_p.total), ("log_q", found.log_q.total)):
+            rows = block.place if len(whole) > 1 else None
+            writer.put("sample_stats", name, log_prob.expand(whole), block.draws, rows)
+    for name, value in values.items():
         writer.put("posterior", name, value, block.draws, writer.rows_of(name, block.place))
-    for name in [name for name in writer.pair.observed if name in found.log_p]:  # some are there only with their data
-        writer.put("log_likelihood", name, found.log_p[name], block.draws, writer.rows_of(name, block.place))
-    whole = found.log_weight.shape
-    for name, log_prob in (("log_p", found.log_p.total), ("log_q", found.log_q.total)):
-        rows = block.place if len(whole) > 1 else None
-        writer.put("sample_stats", name, log_prob.expand(whole), block.draws, rows)
-    _write_predictive(writer, "posterior_predictive", block, found.values)
+    for name in [name for name in writer.pair.observed if name in log_p]:  # some are there only with their data
+        writer.put("log_likelihood", name, log_p[name], block.draws, writer.rows_of(name, block.place))
+    _write_predictive(writer, "posterior_predictive", block, values)
+
+
+def _resampled(pair: Pair, block: _Block, noise: int) -> tuple[dict[str, Tensor], LogProb]:
+    """Plain draws of the posterior, of four times as many weighted ones, and their densities under the model."""
+    drawn = weighted_draws(pair, block.rows, max(FEWEST, 4 * block.count), seed=noise)
+    if not bool(drawn.believable.all()):
+        warnings.warn(f"{WHO}: the weights by which draws are resampled are not to be believed: {drawn}", stacklevel=4)
+    values = drawn.resample(block.count, seed=noise)
+    return values, pair.log_joint(block.rows, values)
 
 
 def _write_prior(writer: _Writer, block: _Block) -> None:
@@ -258,6 +287,18 @@ def _of_proper(pair: Pair, wanted: list[str], *, by_name: bool) -> list[str]:
     if prior and by_name:
         pair.sites.require_proper(f"to_inference_data: {', '.join(prior)}")
     return [name for name in wanted if name not in prior] if pair.sites.improper else wanted
+
+
+def _without_weights(wanted: list[str], unseen: list[str], *, by_name: bool) -> list[str]:
+    """The groups of resampled draws, which have no densities of a proposal."""
+    if unseen:
+        raise ValueError(
+            f"{WHO}: resample requires data that the model observes, got rows without {', '.join(map(repr, unseen))}: "
+            "they weigh nothing"
+        )
+    if by_name and "sample_stats" in wanted:
+        raise ValueError(f"{WHO}: resampled draws have no sample_stats: weighing them by log p - log q corrects twice")
+    return [name for name in wanted if name != "sample_stats"]
 
 
 def _without_data(wanted: list[str], unseen: list[str], *, by_name: bool) -> list[str]:
