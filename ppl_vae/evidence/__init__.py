@@ -1,6 +1,7 @@
 """How good is the answer: log p(x) with error bars, per datum, in nats."""
 
 from ppl_vae.evidence.decomposition import Decomposition, decomposition
+from ppl_vae.evidence.error_bound import ErrorBound, error_bound
 from ppl_vae.evidence.estimator import Estimator
 from ppl_vae.evidence.evidence import Evidence, MeanEvidence, error_in_words
 from ppl_vae.evidence.exact_sum import Enumeration
@@ -15,6 +16,7 @@ from ppl_vae.evidence.weighted_draws import WeightedDraws, weighted_draws
 __all__ = [
     "Decomposition",
     "Enumeration",
+    "ErrorBound",
     "Estimate",
     "Estimator",
     "Evidence",
@@ -25,6 +27,7 @@ __all__ = [
     "WeightedDraws",
     "decomposition",
     "elbo",
+    "error_bound",
     "error_in_words",
     "khat_limit",
     "log_evidence",
