@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -21,23 +22,35 @@ MOST_ELEMENTS = 2_000_000
 
 
 def reason_against(
-    model: Callable[..., Any], guide: Any, data: Any, *, data_plate: str | None = None, seed: int = 0
+    model: Callable[..., Any],
+    guide: Any,
+    data: Any,
+    *,
+    data_plate: str | None = None,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
 ) -> str:
     """Why ``DeterministicVI`` does not fit this pair, or "".
 
     The pair is run once, in the precision that it has, with lazy parameters made from ``seed`` as the fit would make
-    them; errors of the pair itself pass.
+    them; errors of the pair itself pass. A matrix that has no factor in 32 bits is given the 64 of the deterministic
+    way.
     """
     if isinstance(data, DataLoader):
         return "the data come from a DataLoader, in mini-batches"
-    pair = Pair(model, guide, data_plate=data_plate)
+    pair = Pair(model, guide, data_plate=data_plate, dtype=dtype)
     rows = pair.rows(data)
     if not isinstance(rows, Rows):
         return "the data are read a batch at a time"
     elements = sum(t.numel() for t in (*rows.args, *rows.kwargs.values()) if isinstance(t, Tensor))
     if elements > MOST_ELEMENTS:
         return f"the data have {elements:,} numbers, more than {MOST_ELEMENTS:,}"
-    pair.initialize(rows, seed=seed)
+    try:
+        pair.initialize(rows, seed=seed)
+    except torch.linalg.LinAlgError:
+        if pair.dtype == torch.float64:
+            raise
+        return reason_against(model, guide, data, data_plate=data_plate, seed=seed, dtype=torch.float64)
     count = sum(leaf.numel() for leaf in pair.parameters_by_name().values())
     if count > MOST_PARAMETERS:
         return f"the pair has {count:,} parameters, more than {MOST_PARAMETERS:,}"
