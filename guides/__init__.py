@@ -16,6 +16,9 @@ from ppl_vae.guides.amortized_codes import AmortizedCodes
 from ppl_vae.guides.amortized_flow import AmortizedFlow
 from ppl_vae.guides.amortized_normal import AmortizedNormal
 
+# All latents of a model at once, as an autoguide
+from ppl_vae.guides.auto_flow import AutoFlow
+
 # What a normal guide's covariance is made of
 from ppl_vae.guides.covariance import Covariance, Diagonal, FullCovariance
 
@@ -41,6 +44,7 @@ __all__ = [
     "AmortizedFlow",
     "AmortizedGuide",
     "AmortizedNormal",
+    "AutoFlow",
     "Covariance",
     "Diagonal",
     "EnumeratedCategorical",

@@ -171,6 +171,14 @@ class Fit(Predictions):
         return self.record.seconds
 
     @property
+    def rungs(self) -> pd.DataFrame | None:
+        """What the guides are worth that ``guide="auto"`` tried, a row each, in nats and seconds; else None."""
+        import pandas as pd
+
+        rungs = self.config.get("rungs")
+        return None if rungs is None else pd.DataFrame(rungs).set_index("name")
+
+    @property
     def certificate(self) -> Certificate | None:
         """Whether the fit is done, line by line; None for a fit of a given number of steps or epochs."""
         plain = self.config.get("certificate")

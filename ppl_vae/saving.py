@@ -231,6 +231,14 @@ CERTIFICATE = record(
     numbers=table(maybe(finite)),
     remarks=each(text),
 )
+RUNG = record(
+    {
+        **dict.fromkeys(("name", "guide", "why"), text),
+        **dict.fromkeys(("elbo", "elbo_error", "log_evidence", "khat"), maybe(finite)),
+        "seconds": finite,
+        "given": maybe(flag),
+    }
+)
 _fit = record(
     {
         **dict.fromkeys(("model", "guide", "objective", "schedule", "optimizer", "device", "dtype"), text),
@@ -244,6 +252,7 @@ _fit = record(
         "results": table(table(number)),
         "certificate": maybe(CERTIFICATE),
         "way": text,
+        "rungs": each(RUNG),
     }
 )
 _parameter = record(group=one_of("theta", "phi", "shared"), shape=each(whole()))

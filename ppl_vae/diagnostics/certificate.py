@@ -77,12 +77,18 @@ class Certificate:
     @property
     def sentence(self) -> str:
         """The answer in words."""
+        searched = any(line.about == "optimum" and line.holds is None for line in self.lines)
+        if self.given and searched:
+            best = "whether the fit is the best of its family was not asked"
+            return f"Good: {best}, but its draws may be taken for the posterior's."
         if self.given:
             return "Converged: the fit is the best of its family, and its draws may be taken for the posterior's."
         of_optimum = [line for line in self.failed if line.about == "optimum"]
         start = (
             "The optimizer has not arrived"
             if of_optimum
+            else "The guide's own draws are not the posterior's"
+            if searched
             else "Converged, but the posterior is not of this family, and the guide's own draws are not the posterior's"
         )
         failed = of_optimum or self.failed

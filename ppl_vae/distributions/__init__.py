@@ -13,6 +13,9 @@ from ppl_vae.distributions.kl import closed_form_kl, event_rank, sum_event
 
 # Grey levels
 from ppl_vae.distributions.levels import CategoricalLevels
+
+# Draws that follow from noise which is handed over
+from ppl_vae.distributions.of_noise import OfNoise
 from ppl_vae.distributions.relaxed_codes import RelaxedCodes
 
 # What stands inside wrappers
@@ -31,6 +34,7 @@ __all__ = [
     "CountsVolume",
     "Flat",
     "HasWider",
+    "OfNoise",
     "PointMass",
     "RelaxedCodes",
     "Widened",

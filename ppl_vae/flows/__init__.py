@@ -4,7 +4,7 @@
 the contract        ``Layer``; ``Chain``: one after another; ``Inverse``: turned round; ``NonFiniteContribution``
 number by number    ``ElementwiseAffine``, ``ActNorm``, ``Sigmoid``, ``Logit``, ``Softplus``,
                     ``LeakyReLU``, ``Bounded``: a box
-linear              ``LULinear``, ``Permutation``, ``Reverse``, ``Householder``, ``Flatten``
+linear              ``LULinear``, ``Whitening``, ``Permutation``, ``Reverse``, ``Householder``, ``Flatten``
 coupling            ``AffineCoupling``, ``AdditiveCoupling``, ``SplineCoupling``, along ``Half``, ``Alternate``,
                     ``Checkerboard``
 autoregressive      ``MaskedAutoregressive``, fast to score; ``InverseAutoregressive``, fast to sample
@@ -63,6 +63,7 @@ from ppl_vae.flows.sort import Sort
 from ppl_vae.flows.spline_coupling import SplineCoupling
 from ppl_vae.flows.stochastic_permutation import StochasticPermutation
 from ppl_vae.flows.vae_layer import VAELayer
+from ppl_vae.flows.whitening import Whitening
 from ppl_vae.flows.zuko_layer import from_zuko
 
 __all__ = [
@@ -112,6 +113,7 @@ __all__ = [
     "UniformNoise",
     "VAELayer",
     "VariationalNoise",
+    "Whitening",
     "from_zuko",
     "kl_report",
 ]

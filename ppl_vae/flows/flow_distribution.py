@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from ppl_vae.distributions.widened import HasWider, widened
+from ppl_vae.distributions.of_noise import OfNoise
+from ppl_vae.distributions.widened import widened
 from ppl_vae.flows.base import keeps_to
 from ppl_vae.flows.domains import of_event
 from ppl_vae.flows.encoding import Carried, version_of
 from ppl_vae.flows.layer import Coded, Layer, event_dims, require_layer
 
 
-class FlowDistribution(TorchDistribution, HasWider):
+class FlowDistribution(TorchDistribution, OfNoise):
     r"""The distribution of x = g(z), z ~ base.
 
     .. math:: \log p(x) = \log p_{base}(f(x)) + \mathrm{contribution}(x, f(x))
@@ -116,6 +118,16 @@ class FlowDistribution(TorchDistribution, HasWider):
         twin._key = self._key  # flow and context are the same, so the pass that made a draw serves both
         return twin
 
+    @property
+    def takes_noise(self) -> bool:
+        """Is the base normal, with independent entries, and does the flow let derivatives through?"""
+        return type(_normal(self.base)) in _NORMALS and self.flow.reparametrized_decode
+
+    def place(self, noise: Tensor) -> Tensor:
+        """X = g(m + s noise), (..., *batch, *event), for a base N(m, s²)."""
+        base = _normal(self.base)
+        return self._draw(base.loc + base.scale * noise)
+
     def _draw(self, z: Tensor) -> Tensor:
         x, contribution = self.flow.decode(z, self.context)
         x._decoding = _Decoding(self._key, z, contribution, self._versions(x))  # type: ignore[attr-defined]
@@ -170,6 +182,16 @@ def require_path(base: TorchDistribution, flow: Layer, who: str) -> None:
             f"{who}: a base and a flow that let derivatives through their draws are required, got "
             f"{type(base).__name__} and {flow.label}"
         )
+
+
+_NORMALS = (dist.Normal, torch.distributions.Normal)
+
+
+def _normal(base: Any) -> Any:
+    """What stands inside ``to_event``."""
+    while isinstance(base, torch.distributions.Independent):
+        base = base.base_dist
+    return base
 
 
 def _check_base(base: TorchDistribution, flow: Layer) -> None:

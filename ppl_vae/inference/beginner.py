@@ -8,6 +8,7 @@ from typing import Any
 
 from ppl_vae.inference.deterministic import DeterministicVI
 from ppl_vae.inference.deterministic.applies import reason_against
+from ppl_vae.inference.ladder import Ladder
 from ppl_vae.inference.variational_em import VariationalEM
 from ppl_vae.result import Fit
 
@@ -24,28 +25,37 @@ def fit(model: Callable[..., Any], guide: Any = AUTO, data: Any = None, **option
     every call with such options, goes to ``VariationalEM(model, guide, ...).fit(data, ...)``, which stops by itself
     where no number of steps is given; ``fit.config["way"]`` says why the deterministic way was not taken.
 
+    Without a guide, those of a :class:`Ladder` are tried: mean field, full or low rank, a flow; the first whose
+    certificate is given is taken, and ``fit.rungs`` is the table of what was tried.
+
     Args:
         model: a Pyro model.
-        guide: its guide; "auto", or left out (``fit(model, data)``), for the first of a ladder of guides that serves.
+        guide: its guide; "auto", or left out (``fit(model, data)``), for the ladder.
         data: rows along axis 0.
         options: keyword arguments of these classes and of their ``fit``; each goes where it belongs.
 
     Raises:
         TypeError: for an option that none of them has, or options of both; for a guide that is none.
-        ValueError: an option of the deterministic way, and a pair that it does not fit.
+        ValueError: an option of the deterministic way, and a pair that it does not fit; no guide, and a model that has
+            none of the ladder's.
     """
     guide, data = _guide_and_data(guide, data)
     of_deterministic, of_stochastic = _options(DeterministicVI), _options(VariationalEM)
-    unknown = sorted(set(options) - of_deterministic - of_stochastic)
-    if unknown:
-        raise TypeError(f"fit: unknown options {unknown}; there are {sorted(of_deterministic | of_stochastic)}")
-    stochastic = sorted(set(options) - of_deterministic - _OF_NEITHER)
+    of_ladder = {"rungs"}
+    every = of_deterministic | of_stochastic | of_ladder
+    if unknown := sorted(set(options) - every):
+        raise TypeError(f"fit: unknown options {unknown}; there are {sorted(every)}")
+    stochastic = sorted(set(options) - of_deterministic - of_ladder - _OF_NEITHER)
     deterministic = sorted(set(options) - of_stochastic)
     if stochastic and deterministic:
         raise TypeError(
             f"fit: {', '.join(deterministic)} is of DeterministicVI, {', '.join(stochastic)} of VariationalEM; give "
             "one of them"
         )
+    if isinstance(guide, str):
+        return _climb(model, data, options, stochastic)
+    if "rungs" in options:
+        raise TypeError(f"fit: rungs are of guide={AUTO!r}; leave the guide out")
     if stochastic:
         return _call(VariationalEM, model, guide, data, options)
     known = {name: options[name] for name in ("data_plate", "seed") if name in options}
@@ -76,6 +86,18 @@ def _guide_and_data(guide: Any, data: Any) -> tuple[Any, Any]:
         f"fit: guide must be a Pyro guide or {AUTO!r}, got {type(guide).__name__}; the call is fit(model, guide, "
         "data), or fit(model, data)"
     )
+
+
+def _climb(model: Any, data: Any, options: dict[str, Any], stochastic: list[str]) -> Fit:
+    """Without a guide."""
+    if stochastic:
+        raise TypeError(
+            f"fit: guide={AUTO!r} fits its guides until they are done, and {', '.join(stochastic)} is of "
+            "VariationalEM; give a guide, or leave it out"
+        )
+    of_fit = {name: options[name] for name in ("start", "seed") if name in options}
+    rest = {name: value for name, value in options.items() if name not in {*of_fit, *_OF_NEITHER}}
+    return Ladder(model, **rest).fit(data, **of_fit)
 
 
 def _options(way: Any) -> set[str]:

@@ -30,7 +30,7 @@ from ppl_vae._random import isolated_rng
 from ppl_vae.distributions import unwrap
 from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.handlers import has_density
-from ppl_vae.pair.law import Law
+from ppl_vae.pair.law import FlowLaw, Law
 from ppl_vae.pair.points import is_point
 from ppl_vae.pair.scope import validation
 
@@ -283,7 +283,8 @@ def _of_sites(pair: Pair, batch: Batch) -> str:
     for name, site in spread:
         if name not in pair.latents and not pair.sites.feeds.get(name):
             return f"the guide's {name!r} is no latent of the model"
-        if Law.of(site["fn"]) is None:
+        law = Law.of(site["fn"])
+        if law is None or isinstance(law, FlowLaw):
             shown = type(unwrap(site["fn"])).__name__
             return f"the guide's {name!r} is not normal, or carried on by maps with parameters (it stands on {shown})"
     return "" if spread else "the guide draws nothing whose noise could be fixed"

@@ -1,4 +1,4 @@
-"""The normal law of a draw of a guide: where noise puts it, its density, and the maps that carry it on."""
+"""The law of a draw of a guide: where normal noise puts it, its density, and the maps that carry it on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pyro.distributions import LowRankMultivariateNormal, MultivariateNormal, No
 from torch import Tensor
 from torch.distributions import Independent, TransformedDistribution
 
+from ppl_vae.distributions import OfNoise
 from ppl_vae.pair.support import log_det
 
-__all__ = ["Law"]
+__all__ = ["FlowLaw", "Law"]
 
 _NORMALS = (Normal, torch.distributions.Normal)
 _FULL = (MultivariateNormal, torch.distributions.MultivariateNormal)
@@ -40,18 +41,25 @@ class Law:
 
     @classmethod
     def of(cls, fn: Any, *, lead: int = 0) -> Law | None:
-        """Read it off a distribution; None where it is no normal one, or carried by maps with parameters."""
+        """Read it off a distribution; None where it is no normal one, or carried by maps with parameters.
+
+        A flow of normal noise that is a distribution of its own (:class:`~ppl_vae.distributions.OfNoise`) has a
+        :class:`FlowLaw`.
+        """
         event_dim = len(fn.event_shape)
         transforms: list[Any] = []
         while isinstance(fn, Independent | TransformedDistribution):
             if isinstance(fn, TransformedDistribution):
                 transforms = [*fn.transforms, *transforms]
             fn = fn.base_dist
+        shape = fn.batch_shape + fn.event_shape
+        if isinstance(fn, OfNoise) and fn.takes_noise:
+            return FlowLaw(fn, tuple(transforms), shape, event_dim, lead)
         if type(fn) not in (*_NORMALS, *_FULL, *_LOW_RANK):
             return None
         if any(isinstance(part, torch.nn.Module) or not part.bijective for part in transforms):
             return None
-        return cls(fn, tuple(transforms), fn.batch_shape + fn.event_shape, event_dim, lead)
+        return cls(fn, tuple(transforms), shape, event_dim, lead)
 
     @property
     def size(self) -> int:
@@ -111,3 +119,35 @@ class Law:
     def _whole(self, term: Tensor) -> Tensor:
         """Summed over all but the draws."""
         return term.sum(tuple(range(self.lead, term.dim()))) if term.dim() > self.lead else term
+
+
+class FlowLaw(Law):
+    """The law of a flow of normal noise: the map from noise to u has parameters, and bends.
+
+    Its ``width`` is that of the noise, and ``base`` is the flow's distribution.
+    """
+
+    @property
+    def has_covariance(self) -> bool:
+        """Are the entries of u free to be correlated?"""
+        return True
+
+    @property
+    def noise_size(self) -> int:
+        """How many numbers one draw takes: those of u."""
+        return self.size
+
+    def place(self, noise: Tensor) -> Tensor:
+        """U of standard normal noise, (S, noise_size) or (noise_size,)."""
+        placed: Tensor = self.base.place(noise.reshape(self.shape))
+        return placed
+
+    def log_q(self, u: Tensor, width: float = 1.0) -> Tensor:
+        """The log density of u under the flow of ``width`` times as wide noise, (S,) or (), nats."""
+        base = self.base if width == 1.0 else self.base.widened(width)
+        return self._whole(base.log_prob(u))
+
+    @property
+    def numbers(self) -> tuple[Tensor, ...]:
+        """None: a flow has no location and scale."""
+        return ()

@@ -46,6 +46,7 @@ from ppl_vae.flows import (
     StochasticPermutation,
     VAELayer,
     VariationalNoise,
+    Whitening,
     from_zuko,
 )
 
@@ -126,6 +127,12 @@ def actnorm(n: int) -> Layer:
     return layer
 
 
+def whitening(n: int) -> Layer:
+    generator = torch.Generator().manual_seed(2)
+    factor = torch.randn(n, n, generator=generator).tril(-1) + torch.diag(torch.linspace(0.5, 1.5, n))
+    return Whitening(torch.linspace(-1.0, 1.0, n), factor)
+
+
 def small(kind: Callable[..., Layer], **options: object) -> Callable[..., Layer]:
     """A layer with small networks: smooth, so that sums over a grid are accurate."""
     return lambda n, **given: kind(n, hidden=HIDDEN, activation=nn.Tanh, **options, **given)
@@ -204,6 +211,7 @@ CASES = {
     "masked autoregressive": Case(small(MaskedAutoregressive), conditional=True),
     "inverse autoregressive": Case(small(InverseAutoregressive), conditional=True),
     "LU linear": Case(LULinear),
+    "whitening": Case(whitening),
     "permutation": Case(lambda n: Permutation(n, seed=3)),
     "reverse": Case(Reverse),
     "Householder": Case(Householder),

@@ -57,7 +57,7 @@ def certify(noise: FixedNoise, rows: Source, solution: Solution, *, tol: float, 
         "elbo": solution.fresh.value,
         "elbo_error": solution.fresh.error,
         "in_sample_elbo": solution.elbo,
-        "newton_decrement": solution.minimum.decrement,
+        "newton_decrement": None if solution.minimum is None else solution.minimum.decrement,
         "num_draws": solution.num_draws,
         "starts": solution.beginning.starts,
         "agreed": solution.beginning.agreed,
@@ -80,6 +80,8 @@ def certify(noise: FixedNoise, rows: Source, solution: Solution, *, tol: float, 
 
 
 def _optimum(solution: Solution) -> Line:
+    if solution.minimum is None:
+        return Line("Newton decrement", "new draws at every step", "no smooth function", None)
     decrement = solution.minimum.decrement
     return Line(
         "Newton decrement",
@@ -91,6 +93,9 @@ def _optimum(solution: Solution) -> Line:
 
 
 def _fresh(solution: Solution, tol: float) -> Line:
+    if solution.minimum is None:
+        shown = nats(solution.fresh.value, solution.fresh.error)
+        return Line("ELBO on fresh draws", shown, "no draws were fixed", None)
     optimism = solution.elbo - solution.fresh.value
     return Line(
         "ELBO on fresh draws",

@@ -20,7 +20,7 @@ from torch import Tensor
 from ppl_vae._random import fold
 from ppl_vae.inference.deterministic.applies import in_double
 from ppl_vae.inference.deterministic.base_draws import base_draws
-from ppl_vae.inference.deterministic.beginning import begin
+from ppl_vae.inference.deterministic.beginning import Beginning, begin
 from ppl_vae.inference.deterministic.blocks import Block, blocks_of
 from ppl_vae.inference.deterministic.certify import ENOUGH, certify
 from ppl_vae.inference.deterministic.fresh import Fresh, fresh_elbo
@@ -118,6 +118,22 @@ class DeterministicVI:
             ValueError: the pair is not of the kind above (the message says why; ``VariationalEM`` fits it), or log p is
                 not finite at any start.
         """
+        return self.solved(data, start=start, seed=seed)[0]
+
+    def solved(
+        self,
+        data: Any,
+        *,
+        start: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        beginning: Beginning | None = None,
+    ) -> tuple[Fit, Solution]:
+        """The same with what was found on the way.
+
+        Args:
+            data, start, seed: as for :meth:`fit`.
+            beginning: what the starts have said of another guide of the same latents; else they are made.
+        """
         require_one_process("DeterministicVI.fit")
         began = time.perf_counter()
         if self._own is not None and not self.pair.initialized:
@@ -134,24 +150,33 @@ class DeterministicVI:
             ) from None
         table = Table()
         noise = FixedNoise(pair, rows.batch())
-        solution = self.solve(noise, data, start=start, seed=seed, table=table)
+        solution = self.solve(noise, data, start=start, seed=seed, table=table, beginning=beginning)
         certificate = certify(noise, rows, solution, tol=self.tol, seed=seed)
         fallen_back = self._own is not None and pair.dtype != torch.float64
         certificate = replace(certificate, remarks=(*certificate.remarks, *remarks(pair, certificate, fallen_back)))
         ended = "converged" if certificate.converged else "not converged"
         record = Record(ended, solution.evaluations, len(table), time.perf_counter() - began, table)
-        return Fit(pair, record, {**self._config(len(rows), seed), "certificate": certificate.plain()}, rows=rows)
+        config = {**self._config(len(rows), seed), "certificate": certificate.plain()}
+        return Fit(pair, record, config, rows=rows), solution
 
     def solve(
-        self, noise: FixedNoise, data: Any, *, start: Mapping[str, Any] | None, seed: int, table: Table
+        self,
+        noise: FixedNoise,
+        data: Any,
+        *,
+        start: Mapping[str, Any] | None,
+        seed: int,
+        table: Table,
+        beginning: Beginning | None = None,
     ) -> Solution:
         """Begin, minimize, and double the draws until fresh ones agree; each round is a row of ``table``."""
         num_data = noise.batch.num_data or noise.batch.size or 1
         known = links(noise)
-        starts = candidates(noise, data, self.num_starts, seed=seed, given=start)
-        places = of_prior(noise, data, min(PLACES, 16 * noise.block), seed=fold(seed, "places"))
-        with noise.scope():
-            beginning = begin(noise, starts, places=places, seed=seed)
+        if beginning is None:
+            starts = candidates(noise, data, self.num_starts, seed=seed, given=start)
+            places = of_prior(noise, data, min(PLACES, 16 * noise.block), seed=fold(seed, "places"))
+            with noise.scope():
+                beginning = begin(noise, starts, places=places, seed=seed)
         blocks, free = blocks_of(noise, known, beginning), self._free(noise, known)
         chart = Chart(blocks, free, teach(noise, free, beginning.loc, beginning.precision, list(known)))
         count = self._draws_for(blocks)

@@ -17,15 +17,15 @@ class Solution:
 
     Attributes:
         beginning: where it began, and what the starts said.
-        minimum: of the last round.
+        minimum: of the last round; None for a guide that was trained on new draws at every step.
         num_draws: S of the last round.
-        elbo: on these draws, nats.
+        elbo: on these draws, nats; on fresh ones where none were fixed.
         fresh: the ELBO on draws that were not fitted to.
         evaluations: of the ELBO and its gradient.
     """
 
     beginning: Beginning
-    minimum: Minimum
+    minimum: Minimum | None
     num_draws: int
     elbo: float
     fresh: Fresh

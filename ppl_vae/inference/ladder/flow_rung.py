@@ -1,0 +1,130 @@
+"""The rung above the normals: a flow that begins at the best of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae._random import fold
+from ppl_vae.guides import AutoFlow
+from ppl_vae.inference.deterministic.certify import certify
+from ppl_vae.inference.deterministic.fresh import Fresh, fresh_elbo
+from ppl_vae.inference.deterministic.solution import Solution
+from ppl_vae.inference.ladder.reached import Reached
+from ppl_vae.inference.ladder.train_flow import train_flow
+from ppl_vae.pair import Pair
+from ppl_vae.pair.fixed_noise import FixedNoise
+from ppl_vae.result import Fit
+from ppl_vae.training.history_table import Table
+from ppl_vae.training.record import Record
+
+__all__ = ["FLOW", "fit_flow", "reason_against_flow"]
+
+FLOW = "flow"
+ROUNDS = (250, 500, 1000, 2000)
+"""Steps; a round is made only where the one before was worth it and its certificate is not given."""
+DRAWS = 128
+MOST_FRESH = 100_000
+MOST_LATENTS = 500
+"""A matrix of more latent numbers squared, at each step, is no longer a small thing."""
+
+
+def reason_against_flow(before: Reached) -> str:
+    """Why a flow is not tried after this normal, or ""."""
+    if before.dim < 2:
+        return "a coupling needs two latent numbers at least"
+    if before.dim > MOST_LATENTS:
+        return f"{before.dim} latent numbers are more than {MOST_LATENTS}"
+    minimum = before.solution.minimum
+    if not math.isfinite(before.height) or (minimum is not None and not math.isfinite(minimum.decrement)):
+        return "the ELBO of normals has no optimum here, and that of a flow has none then"
+    return ""
+
+
+def fit_flow(
+    model: Callable[..., Any],
+    data: Any,
+    before: Reached,
+    *,
+    began: float,
+    seed: int,
+    options: Mapping[str, Any],
+) -> Reached:
+    """Train a flow in rounds, until its certificate is given or another round is not worth it.
+
+    Args:
+        model: every rung's model.
+        data: the rows.
+        before: the normal at which it begins; the pair has its parameters.
+        began: when the rung was begun, of ``time.perf_counter``.
+        seed: of the networks and the draws.
+        options: of ``DeterministicVI``.
+    """
+    tol = float(options.get("tol", 0.02))
+    loc, scale_tril = _normal_of(FixedNoise(before.fit.pair, before.fit.pair.rows(data).batch()))
+    guide = AutoFlow(model, loc=loc, scale_tril=scale_tril)
+    old = before.fit.pair
+    pair = Pair(model, guide, data_plate=options.get("data_plate"), device=old.device, dtype=old.dtype)
+    rows = pair.rows(data)
+    pair.initialize(rows, seed=seed)
+    _take_theta(pair, old)
+    noise, table = FixedNoise(pair, rows.batch()), Table()
+    num_data, steps, height = len(rows) or 1, 0, before.height
+    for which, count in enumerate(ROUNDS):
+        train_flow(noise, guide, steps=count, num_draws=DRAWS, seed=fold(seed, "train", which))
+        steps += count
+        fresh = _fresh(noise, tol, fold(seed, "fresh", which))
+        solution = Solution(before.solution.beginning, None, 0, fresh.value, fresh, steps)
+        certificate = certify(noise, rows, solution, tol=tol, seed=seed)
+        table.append({"epoch": which, "elbo": fresh.value / num_data, "evaluations": steps})
+        if certificate.given or not fresh.value > height + tol:
+            break
+        height = fresh.value
+    seconds = time.perf_counter() - began
+    record = Record("converged" if certificate.given else "completed", steps, len(table), seconds, table)
+    config = {
+        **before.fit.config,
+        "guide": type(guide).__name__,
+        "schedule": "new draws at every step",
+        "optimizer": "Adam",
+        "seed": seed,
+        "certificate": certificate.plain(),
+    }
+    return Reached.of(FLOW, Fit(pair, record, config, rows=rows), solution, seconds)
+
+
+def _normal_of(noise: FixedNoise) -> tuple[Tensor, Tensor]:
+    """The guide's normal over all of u: its mean (D,), and the lower factor of its covariance (D, D)."""
+    with noise.scope(), torch.no_grad():
+        laws = list(noise.laws_now().values())
+    loc = torch.cat([law.base.mean.reshape(-1) for law in laws])
+    return loc, torch.block_diag(*(_factor(law.base) for law in laws))
+
+
+def _factor(base: Any) -> Tensor:
+    if hasattr(base, "scale_tril") or hasattr(base, "cov_factor"):
+        each: Tensor = torch.linalg.cholesky(base.covariance_matrix)
+        dim = each.shape[-1]
+        return torch.block_diag(*each.reshape(-1, dim, dim))
+    return torch.diag(base.stddev.reshape(-1))
+
+
+def _take_theta(pair: Pair, old: Pair) -> None:
+    """The model's parameters as the normal was fitted with: those of ``pyro.param`` are each pair's own."""
+    with torch.no_grad():
+        for name, leaf in pair.parameters.leaves.items():
+            if pair.parameters.group[name] != "phi" and name in old.parameters.leaves:
+                leaf.copy_(old.parameters.leaves[name])
+
+
+def _fresh(noise: FixedNoise, tol: float, seed: int) -> Fresh:
+    """The ELBO, to half of ``tol``."""
+    fresh = fresh_elbo(noise, seed=seed)
+    while fresh.error > tol / 2 and 2 * len(fresh.noise) < MOST_FRESH:
+        fresh = fresh_elbo(noise, seed=seed, before=fresh)
+    return fresh
