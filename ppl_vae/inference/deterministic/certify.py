@@ -179,9 +179,10 @@ def _moments(found: Moments, numbers: dict[str, Any]) -> Line:
     means_hold = mean <= MEAN_OFF + 2 * mean_error
     sds_hold = SD_RATIO[0] - 2 * sd * sd_error <= sd <= SD_RATIO[1] + 2 * sd * sd_error
     advice = f"the guide is too {'narrow' if sd < 1 else 'wide'}: " if not sds_hold else ""
+    of_means, of_sds = f"{mean:.2g} ± {mean_error:.1g} sd", f"{sd:.2f} ± {sd * sd_error:.1g}"
     return Line(
         "posterior means and sds",
-        f"means off by at most {mean:.2g} ± {mean_error:.1g} sd, sds {sd:.2f} ± {sd * sd_error:.1g} times the posterior's",
+        f"means off by at most {of_means}, sds {of_sds} times the posterior's",
         f"at most {MEAN_OFF} sd, {SD_RATIO[0]} to {SD_RATIO[1]} times",
         known and means_hold and sds_hold,
         f"{advice}weigh its draws, or take a richer guide (guide='auto')",
