@@ -10,12 +10,11 @@ from torch import Tensor
 from ppl_vae._psis import psis_khat
 from ppl_vae._random import fold
 from ppl_vae.diagnostics.certificate import Certificate, Line, nats
-from ppl_vae.evidence import ImportanceWeighted
+from ppl_vae.evidence import ImportanceWeighted, MomentErrors, khat_limit, moment_errors
 from ppl_vae.evidence.evidence import KHAT_LIMIT
 from ppl_vae.inference.deterministic.fresh import plain_draws
 from ppl_vae.inference.deterministic.leaving import COVERED, chains
 from ppl_vae.inference.deterministic.log_z import log_z
-from ppl_vae.inference.deterministic.moments import Moments, moments
 
 if TYPE_CHECKING:
     from ppl_vae.data.source import Source
@@ -73,7 +72,7 @@ def certify(noise: FixedNoise, rows: Source, solution: Solution, *, tol: float, 
         lines.append(_khat_of_rows(evidence.khat, numbers))
         return Certificate(tuple(lines), numbers)
     line, u, log_weight = _khat(noise, numbers, fold(seed, "k-hat"))
-    lines += [line, _moments(moments(u, log_weight), numbers)]
+    lines += [line, _moments(moment_errors(u, log_weight), numbers)]
     if all(line.holds for line in lines):  # it costs the most, and is for the last doubt
         lines.append(_leaving(noise, numbers, fold(seed, "leaving")))
     return Certificate(tuple(lines), numbers)
@@ -156,7 +155,7 @@ def _khat(noise: FixedNoise, numbers: dict[str, Any], seed: int) -> tuple[Line, 
     count, khat, limit = KHAT_DRAWS, math.inf, 0.0
     while khat > limit and count <= 4 * KHAT_DRAWS:  # of light tails few draws say that they are heavy
         u, log_weight = plain_draws(noise, count, seed=fold(seed, count))
-        khat, limit = float(psis_khat(log_weight.numpy()[:, None])[0]), min(1 - 1 / math.log10(count), KHAT_LIMIT)
+        khat, limit = float(psis_khat(log_weight.numpy()[:, None])[0]), khat_limit(count)
         if khat <= limit or float(log_weight.std()) > LIGHT:
             break
         count *= 4
@@ -172,26 +171,34 @@ def _khat(noise: FixedNoise, numbers: dict[str, Any], seed: int) -> tuple[Line, 
     return line, u, log_weight
 
 
-def _moments(found: Moments, numbers: dict[str, Any]) -> Line:
+def _moments(found: MomentErrors, numbers: dict[str, Any]) -> Line:
     """What most people take from a fit; off by more than the limit and two Monte Carlo errors, it does not hold."""
-    shift = int((found.shift.abs() - 2 * found.shift_error).nan_to_num(math.inf).argmax())
-    ratio = int((found.log_ratio.abs() - 2 * found.log_ratio_error).nan_to_num(math.inf).argmax())
-    mean, mean_error = (float(v[shift]) for v in (found.shift.abs(), found.shift_error))
-    log_sd, sd_error = (float(v[ratio]) for v in (found.log_ratio, found.log_ratio_error))
-    sd = math.exp(log_sd)
-    numbers |= {"mean_off": mean, "mean_off_error": mean_error, "sd_ratio": sd, "sd_ratio_error": sd * sd_error}
-    known = max(float(found.shift_error.max()), float(found.log_ratio_error.max())) <= MOMENT_ERROR
-    means_hold = mean <= MEAN_OFF + 2 * mean_error
-    sds_hold = SD_RATIO[0] - 2 * sd * sd_error <= sd <= SD_RATIO[1] + 2 * sd * sd_error
-    advice = f"the guide is too {'narrow' if sd < 1 else 'wide'}: " if not sds_hold else ""
+    off = [
+        max(abs(value) - MEAN_OFF - 2 * error, error - MOMENT_ERROR)
+        for value, error in zip(found.mean.tolist(), found.mean_error.tolist(), strict=True)
+    ]
+    spread = [
+        max(SD_RATIO[0] - value - 2 * error, value - SD_RATIO[1] - 2 * error, error - MOMENT_ERROR)
+        for value, error in zip(found.sd.tolist(), found.sd_error.tolist(), strict=True)
+    ]
+    worst, widest = _worst(off), _worst(spread)
+    mean, mean_error = abs(float(found.mean[worst])), float(found.mean_error[worst])
+    sd, sd_error = float(found.sd[widest]), float(found.sd_error[widest])
+    numbers |= {"mean_off": mean, "mean_off_error": mean_error, "sd_ratio": sd, "sd_ratio_error": sd_error}
+    advice = f"the guide is too {'narrow' if sd < 1 else 'wide'}: " if not spread[widest] <= 0 else ""
     return Line(
         "posterior means and sds",
-        f"means off by at most {mean:.2g} ± {mean_error:.1g} sd, sds {sd:.2f} ± {sd * sd_error:.1g} times the posterior's",
+        f"means off by at most {mean:.2g} ± {mean_error:.1g} sd, sds {sd:.2f} ± {sd_error:.1g} times the posterior's",
         f"at most {MEAN_OFF} sd, {SD_RATIO[0]} to {SD_RATIO[1]} times",
-        known and means_hold and sds_hold,
-        f"{advice}weigh its draws, or take a richer guide (guide='auto')",
+        off[worst] <= 0 and spread[widest] <= 0,
+        f"{advice}weigh its draws (fit.weighted_draws), or take a richer guide (guide='auto')",
         about="posterior",
     )
+
+
+def _worst(beyond: list[float]) -> int:
+    """The place of the greatest, or of one that is no number."""
+    return max(range(len(beyond)), key=lambda i: math.inf if math.isnan(beyond[i]) else beyond[i])
 
 
 def _leaving(noise: FixedNoise, numbers: dict[str, Any], seed: int) -> Line:

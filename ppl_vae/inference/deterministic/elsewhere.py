@@ -15,7 +15,7 @@ __all__ = ["log_mixture", "unexplained"]
 _EXCESS = 3.0
 """Nats by which the density at a place must exceed what the modes make of it."""
 _MOST, _NEAREST, _FARTHEST = 2048, 2.0, 100.0
-"""So many places around the modes, at distances of these many times those of typical draws; fewer where data are many."""
+"""So many places around the modes, at 2 to 100 times the distance of a typical draw; fewer where data are many."""
 _MOST_MODES = 4
 """Around more modes than these nobody looks."""
 _BY_HEIGHT, _BY_CHANCE = 4, 8

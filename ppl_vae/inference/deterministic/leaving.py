@@ -1,9 +1,9 @@
 r"""Do chains that begin at a guide's draws stay where the guide has its mass?
 
-The posterior over the guide's noise is :math:`\\pi(\\varepsilon) \\propto N(\\varepsilon; 0, I) \\, w(\\varepsilon)` with
-weights w = p / q. Where the guide is the posterior, w is constant, and Hamiltonian Monte Carlo that starts with its
-draws only stirs them. Where the posterior goes on beyond the guide (the arm of a ridge, the neck of a funnel, a tail),
-no draw of the guide says so, and chains walk there.
+The posterior over the guide's noise is :math:`N(\varepsilon; 0, I) \, w(\varepsilon)`, but for a constant, with weights
+w = p / q. Where the guide is the posterior, w is constant, and Hamiltonian Monte Carlo that starts with its draws only
+stirs them. Where the posterior goes on beyond the guide (the arm of a ridge, the neck of a funnel, a tail), hardly a
+draw of the guide says so, and chains walk there.
 
 Radford Neal, "MCMC using Hamiltonian dynamics", 2011. Starting it at the draws of a variational fit: Matthew Hoffman,
 "Learning Deep Latent Gaussian Models with Markov Chain Monte Carlo", 2017.

@@ -60,7 +60,10 @@ def _own(noise: FixedNoise) -> Tensor:
 
 
 def of_prior(noise: FixedNoise, data: Any, count: int, *, seed: int) -> Tensor:
-    """Draws of the prior as u, (count, D), fewer where some are infinite; none where it is improper, or where latents are not known from u."""
+    """Draws of the prior as u, (count, D), less those that are infinite.
+
+    There are none where the prior is improper, or where latents are not known from u.
+    """
     pair = noise.pair
     empty = torch.zeros(0, noise.dim, dtype=pair.dtype, device=pair.device)
     if pair.sites.improper or pair.summed:
