@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Certificate", "Line"]
 
+_HEADER = ("", "found", "asked for", "holds")
+_AT = 0.005
+"""Nats below log Z that no one asks for."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -48,8 +52,9 @@ class Certificate:
     >>> line = Line("Newton decrement", "0.2 nats", "at most 0.01", False, "raise max_iter")
     >>> Certificate((line,))
     Certificate: not given
+                         found      asked for      holds
       Newton decrement   0.2 nats   at most 0.01   no
-    The optimizer has not arrived (Newton decrement 0.2 nats, at most 0.01 was asked for): raise max_iter.
+    Not known to be the best of its family: Newton decrement (0.2 nats). To try: raise max_iter.
     """
 
     lines: tuple[Line, ...]
@@ -82,19 +87,27 @@ class Certificate:
             best = "whether the fit is the best of its family was not asked"
             return f"Good: {best}, but its draws may be taken for the posterior's."
         if self.given:
-            return "Converged: the fit is the best of its family, and its draws may be taken for the posterior's."
-        of_optimum = [line for line in self.failed if line.about == "optimum"]
-        start = (
-            "The optimizer has not arrived"
-            if of_optimum
-            else "The guide's own draws are not the posterior's"
-            if searched
-            else "Converged, but the posterior is not of this family, and the guide's own draws are not the posterior's"
-        )
-        failed = of_optimum or self.failed
-        shown = "; ".join(f"{line.what} {line.found}, {line.asked} was asked for" for line in failed)
-        advice = "; ".join(dict.fromkeys(line.advice for line in failed if line.advice))
-        return f"{start} ({shown})" + (f": {advice}." if advice else ".")
+            return (
+                f"Converged: the fit is the best of its family{self._beside_log_z}; its draws may be taken for the "
+                "posterior's."
+            )
+        failed = "; ".join(f"{line.what} ({line.found})" for line in self.failed)
+        advice = "; ".join(dict.fromkeys(line.advice for line in self.failed if line.advice))
+        if searched:
+            start = "Its draws may not be taken for the posterior's"
+        elif self.converged:
+            start = "Converged: the fit is the best of its family, but its draws may not be taken for the posterior's"
+        else:
+            start = "Not known to be the best of its family"
+        return f"{start}: {failed}." + (f" To try: {advice}." if advice else "")
+
+    @property
+    def _beside_log_z(self) -> str:
+        """How far log Z is from the ELBO: KL(q || p)."""
+        gap = self.numbers.get("gap")
+        if gap is None or not math.isfinite(gap):
+            return ""
+        return " and stands at log Z" if gap < _AT else f" and stands {gap:.2g} nats below log Z"
 
     def plain(self) -> dict[str, Any]:
         """All of it as a plain tree, as a run folder keeps it."""
@@ -120,14 +133,15 @@ class Certificate:
             yield line.what, line.found, line.asked, said[line.holds]
 
     def __repr__(self) -> str:
-        rows = list(self._rows())
+        rows = [_HEADER, *self._rows()] if self.lines else []
         widths = [max(len(row[i]) for row in rows) for i in range(3)] if rows else []
         body = ["  " + "   ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
         head = f"Certificate: {'given' if self.given else 'not given'}"
         return "\n".join([head, *body, self.sentence, *self.remarks])
 
     def _repr_html_(self) -> str:
-        cells = "".join(
+        cells = "<tr>" + "".join(f"<th>{name}</th>" for name in _HEADER) + "</tr>"
+        cells += "".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self._rows()
         )
         said = " ".join(html.escape(text) for text in (self.sentence, *self.remarks))

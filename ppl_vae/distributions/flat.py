@@ -68,8 +68,11 @@ class Flat(ImproperUniform):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density, 0, in the batch's shape."""
-        if self._validate_args and not bool(self.support.check(value).all()):
-            raise ValueError(f"Flat: a value in the support {self.support} is required, got one outside of it")
+        if self._validate_args:
+            try:
+                self._validate_sample(value)  # torch's own, which runs under torch.vmap too
+            except ValueError as error:
+                raise ValueError(f"Flat: a value in the support {self.support} is required, got another") from error
         shape = torch.broadcast_shapes(self.batch_shape, value.shape[: value.dim() - len(self.event_shape)])
         return value.new_zeros(shape, dtype=value.dtype if value.is_floating_point() else None)
 

@@ -60,6 +60,15 @@ def test_what_cannot_be_is_refused():
         Flat(constraints.positive).log_prob(torch.tensor(-1.0))
 
 
+def test_values_are_checked_under_vmap_too():
+    """A model that multiplies ``x @ slope`` has no axis for draws, and is run so."""
+    with pyro.validation_enabled():
+        flat = Flat(constraints.positive, batch_shape=(2,))
+        assert torch.equal(torch.vmap(flat.log_prob)(torch.ones(5, 2)), torch.zeros(5, 2))
+        with pytest.raises(ValueError, match="a value in the support"):
+            torch.vmap(flat.log_prob)(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+
+
 MATRICES = {
     "positive_definite": Flat(constraints.positive_definite, event_shape=(2, 2)),
     "lower_cholesky": Flat(constraints.lower_cholesky, event_shape=(2, 2)),

@@ -1,0 +1,191 @@
+"""Eight schools, written twice: one guide holds the posterior and one does not, and the certificate tells them apart.
+
+    centred:      theta_j ~ N(mu, tau^2)
+    non-centred:  theta_j = mu + tau eta_j,   eta_j ~ N(0, 1)
+    both:         mu ~ N(0, 5^2),   tau ~ HalfCauchy(5),   y_j ~ N(theta_j, s_j^2)
+
+The same model, data and evidence, and a normal guide with full covariance for each. The centred posterior is a funnel,
+which no normal fits: the density goes on rising towards tau = 0. Given tau all else is normal, so log Z and the
+posterior of tau are had by quadrature, to as many digits as one likes.
+
+Donald Rubin, "Estimation in parallel randomized experiments", 1981.
+
+    python examples/eight_schools.py            (seconds)
+    python examples/eight_schools.py --smoke    (seconds)
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer.autoguide import AutoMultivariateNormal
+from torch import Tensor
+
+import ppl_vae
+from ppl_vae.plots.axes import ACCENT, INK, SECOND, quiet
+
+EFFECT = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+ERROR = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+LOG_Z = -31.3113473523
+
+
+def centred(y, s):
+    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = pyro.sample("tau", dist.HalfCauchy(5.0))
+    with pyro.plate("schools", len(y)):
+        theta = pyro.sample("theta", dist.Normal(mu, tau))
+        pyro.sample("y", dist.Normal(theta, s), obs=y)
+
+
+def non_centred(y, s):
+    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = pyro.sample("tau", dist.HalfCauchy(5.0))
+    with pyro.plate("schools", len(y)):
+        eta = pyro.sample("eta", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(mu + tau * eta, s), obs=y)
+
+
+@dataclass(frozen=True)
+class Law:
+    """A posterior of log tau as weighted points: a grid, or draws."""
+
+    log_tau: Tensor
+    weight: Tensor
+
+    def probability(self, most: float) -> float:
+        """P(tau < most)."""
+        return float(self.weight[self.log_tau < math.log(most)].sum())
+
+    def mean(self) -> float:
+        """E[tau]."""
+        return float((self.weight * self.log_tau.exp()).sum())
+
+
+def exact(points: int = 20_001) -> tuple[float, Law]:
+    """Log Z and the posterior of log tau: y ~ N(0, diag(s^2 + tau^2) + 25) given tau, on a grid that leaves no mass out."""
+    log_tau = torch.linspace(-30.0, 8.0, points, dtype=torch.float64)
+    y, s, tau = EFFECT.double(), ERROR.double(), log_tau.exp()
+    covariance = torch.diag_embed(s.square() + tau.square().unsqueeze(1)) + 25.0
+    likelihood = dist.MultivariateNormal(torch.zeros_like(y), covariance).log_prob(y)
+    density = likelihood + dist.HalfCauchy(y.new_tensor(5.0)).log_prob(tau) + log_tau
+    log_z = float(density.logsumexp(0) + (log_tau[1] - log_tau[0]).log())
+    return log_z, Law(log_tau, density.softmax(0))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A fit, and what its draws say of tau as they are and by their weights."""
+
+    fit: ppl_vae.Fit
+    plain: Law
+    weighted: Law
+
+
+def fit(model, draws: int) -> Found:
+    """Until it is done."""
+    data = EFFECT, ERROR
+    fitted = ppl_vae.fit(model, AutoMultivariateNormal(model), data)
+    drawn = fitted.draw(data, draws, seed=1)
+    log_tau = drawn.values["tau"].double().log()
+    plain = Law(log_tau, torch.full_like(log_tau, 1 / draws))
+    return Found(fitted, plain, Law(log_tau, truncated(drawn.log_weight).softmax(0)))
+
+
+def truncated(log_weight: Tensor) -> Tensor:
+    """None above sqrt(S) times the mean: a single draw of a heavy tail shall not carry the sum.
+
+    Edward Ionides, "Truncated importance sampling", 2008.
+    """
+    count = len(log_weight)
+    return log_weight.clamp_max(float(log_weight.logsumexp(0)) - 0.5 * math.log(count))
+
+
+def report(found: dict[str, Found], truth: Law) -> None:
+    """The certificates, and tau three ways."""
+    for name, each in found.items():
+        print(f"\n{name}, {each.fit.seconds:.1f} s\n{each.fit.certificate}")
+    print(f"\n{'':<14}{'log Z - ELBO':>13}{'log Z, estimated':>20}{'k-hat':>7}   certificate")
+    for name, each in found.items():
+        numbers, given = each.fit.certificate.numbers, each.fit.certificate.given
+        estimate = f"{numbers['log_evidence']:.3f} ± {numbers['log_evidence_error']:.3f}"
+        print(
+            f"{name:<14}{LOG_Z - numbers['elbo']:>13.3f}{estimate:>20}{numbers['khat']:>7.2f}   "
+            f"{'given' if given else 'not given'}"
+        )
+    print(f"\n{'':<32}{'E[tau]':>8}{'P(tau < 1)':>12}")
+    print(f"{'quadrature':<32}{truth.mean():>8.2f}{truth.probability(1):>12.3f}")
+    for name, each in found.items():
+        for kind, law in {"the guide's draws": each.plain, "weighted": each.weighted}.items():
+            print(f"{name + ', ' + kind:<32}{law.mean():>8.2f}{law.probability(1):>12.3f}")
+
+
+def draw(found: dict[str, Found], truth: Law, path: Path) -> None:
+    """The posterior of tau, on an axis of log tau: exact, the guide's draws, the weighted ones."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13.3, 6.0), dpi=150, layout="constrained")
+    axes = figure.subplots(1, len(found), sharey=True)
+    edges = np.linspace(math.log(0.05), math.log(60), 46)
+    density = truth.weight / (truth.log_tau[1] - truth.log_tau[0])
+    for ax, (name, each) in zip(axes, found.items(), strict=True):
+        ax.fill_between(truth.log_tau, density, color="#D9D9D9", label="exact, by quadrature")
+        for law, style in (
+            (each.plain, {"color": SECOND, "lw": 2.5, "ls": (0, (4, 1.5)), "label": "the guide's draws"}),
+            (each.weighted, {"color": ACCENT, "lw": 2.5, "label": "the same draws, weighted"}),
+        ):
+            mass, _ = np.histogram(law.log_tau, edges, weights=law.weight)
+            ax.stairs(mass / np.diff(edges), edges, **style)
+        certificate = each.fit.certificate
+        gap, khat = LOG_Z - certificate.numbers["elbo"], certificate.numbers["khat"]
+        ax.set_title(
+            f"{name}: certificate {'given' if certificate.given else 'NOT given'}\n"
+            f"{gap:.2f} nats below log Z, k-hat {khat:.2f}",
+            fontsize=15, color=INK,
+        )  # fmt: skip
+        ticks = [0.1, 0.3, 1, 3, 10, 30]
+        ax.set_xticks([math.log(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
+        ax.set_xlim(edges[0], edges[-1])
+        ax.set_ylim(0)
+        words = "\n".join(
+            f"{law.probability(1):.2f}  {of}"
+            for of, law in (("exact", truth), ("guide", each.plain), ("weighted", each.weighted))
+        )
+        ax.text(
+            0.03, 0.60, f"P(tau < 1)\n{words}", transform=ax.transAxes, va="top", fontsize=13, color=INK, linespacing=1.4
+        )
+        quiet(ax, xlabel="tau, spread between schools (points of the test; log scale)")
+        ax.tick_params(labelsize=13)
+        ax.xaxis.label.set_size(14)
+    axes[0].set_ylabel("posterior density of log tau", fontsize=14)
+    axes[0].legend(frameon=False, fontsize=13, loc="upper left")
+    figure.savefig(path)
+    print(f"drawn: {path}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="a run of seconds")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out", help="folder for the plot")
+    options = parser.parse_args()
+    if options.smoke:
+        print("a smoke run: it shows that the script runs, and its numbers mean nothing")
+    options.out.mkdir(parents=True, exist_ok=True)
+    log_z, truth = exact()
+    print(f"log Z {log_z:.10f} nats, by quadrature")
+    if abs(log_z - LOG_Z) > 1e-9:
+        raise AssertionError(f"log Z by quadrature is {log_z:.10f}, and {LOG_Z} was written down")
+    draws = 500 if options.smoke else 40_000
+    found = {"centred": fit(centred, draws), "non-centred": fit(non_centred, draws)}
+    report(found, truth)
+    draw(found, truth, options.out / "eight_schools.png")
+
+
+if __name__ == "__main__":
+    main()
