@@ -69,7 +69,7 @@ class Law:
 
 
 def exact(points: int = 20_001) -> tuple[float, Law]:
-    """Log Z and the posterior of log tau: y ~ N(0, diag(s^2 + tau^2) + 25) given tau, on a grid that leaves no mass out."""
+    """Log Z and the posterior of log tau, on a grid that leaves no mass out: given tau, y ~ N(0, diag(s^2 + tau^2) + 25)."""
     log_tau = torch.linspace(-30.0, 8.0, points, dtype=torch.float64)
     y, s, tau = EFFECT.double(), ERROR.double(), log_tau.exp()
     covariance = torch.diag_embed(s.square() + tau.square().unsqueeze(1)) + 25.0
@@ -158,7 +158,14 @@ def draw(found: dict[str, Found], truth: Law, path: Path) -> None:
             for of, law in (("exact", truth), ("guide", each.plain), ("weighted", each.weighted))
         )
         ax.text(
-            0.03, 0.60, f"P(tau < 1)\n{words}", transform=ax.transAxes, va="top", fontsize=13, color=INK, linespacing=1.4
+            0.03,
+            0.60,
+            f"P(tau < 1)\n{words}",
+            transform=ax.transAxes,
+            va="top",
+            fontsize=13,
+            color=INK,
+            linespacing=1.4,
         )
         quiet(ax, xlabel="tau, spread between schools (points of the test; log scale)")
         ax.tick_params(labelsize=13)

@@ -178,7 +178,7 @@ def _local(law: Callable[[Tensor], Any], prior: Any) -> Callable[[], Pair_]:
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", prior)
-            pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).expand(z.shape + (DIM,)).to_event(1), obs=x)
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).expand((*z.shape, DIM)).to_event(1), obs=x)
 
     def guide(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
@@ -193,7 +193,7 @@ def _global(law: Callable[[], Any], prior: Any) -> Callable[[], Pair_]:
     def model(x: Tensor) -> None:
         z = pyro.sample("z", prior)
         with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).expand(z.shape + (DIM,)).to_event(1), obs=x)
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).expand((*z.shape, DIM)).to_event(1), obs=x)
 
     def guide(x: Tensor) -> None:
         pyro.sample("z", law())
@@ -243,7 +243,7 @@ def masked(x: Tensor) -> None:
     """Only the first four data are there."""
     with pyro.plate("data", len(x)), poutine.mask(mask=torch.arange(len(x)) < 4):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).expand(z.shape + (DIM,)).to_event(1), obs=x)
+        pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).expand((*z.shape, DIM)).to_event(1), obs=x)
 
 
 def _masked(*, guide_too: bool) -> Pair_:

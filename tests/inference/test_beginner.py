@@ -131,7 +131,7 @@ def test_lazy_parameters_are_those_of_the_seed():
     lazy = Lazy()
     reason_against(mean, lazy, X, seed=3)
     other = Lazy()
-    ppl_vae.Pair(mean, other).initialize(X, seed=3)
+    ppl_vae.Pair(mean, other, dtype=torch.float64).initialize(X, seed=3)
     assert torch.equal(lazy.loc, other.loc)
 
 

@@ -1,4 +1,4 @@
-"""A pair at fixed noise: its density and its ELBO are the pair's own, they are smooth, and what cannot be is refused."""
+"""A pair at fixed noise: density and ELBO are the pair's own, they are smooth, and what cannot be is refused."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ fitting = pytest.mark.parametrize("name", FIT)
 def made(name: str) -> tuple[Pair, FixedNoise]:
     """A pair at parameters a little off its start, where no scale is 1 and no location 0."""
     pair = Pair(*FIT[name](), dtype=torch.float64).initialize(data(), seed=3)
-    with isolated_rng(4, pair.device):
-        with shaken(pair.parameters.leaves.values(), ()):
-            off = {n: leaf.detach().clone() for n, leaf in pair.parameters.leaves.items()}
+    with isolated_rng(4, pair.device), shaken(pair.parameters.leaves.values(), ()):
+        off = {n: leaf.detach().clone() for n, leaf in pair.parameters.leaves.items()}
     with torch.no_grad():
         for n, leaf in pair.parameters.leaves.items():
             leaf.copy_(off[n])

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariateNormal, AutoNormal
 
 from ppl_vae._random import fold
@@ -106,9 +105,8 @@ class Ladder:
         return self._normal(name, data, reached[-1] if reached else None, start, seed)
 
     def _reason_against(self, name: str, data: Any, seed: int) -> str:
-        dtype = self.options.get("dtype", torch.float64)
         plate = self.options.get("data_plate")
-        return reason_against(self.model, NORMALS[name](self.model), data, seed=seed, data_plate=plate, dtype=dtype)
+        return reason_against(self.model, NORMALS[name](self.model), data, seed=seed, data_plate=plate)
 
     def _normal(
         self, name: str, data: Any, before: Reached | None, start: Mapping[str, Any] | None, seed: int
