@@ -23,7 +23,9 @@ from pyro.infer.reparam import LocScaleReparam
 from torch import Tensor
 from torch.distributions import AffineTransform, SigmoidTransform, StickBreakingTransform, constraints
 
+from ppl_vae import Pair
 from ppl_vae.guides import SampledCategorical
+from ppl_vae.pair.fixed_noise import FixedNoise
 
 N, DIM = 7, 3
 Pair_ = tuple[Callable[..., Any], Callable[..., Any]]
@@ -337,3 +339,9 @@ REFUSED: dict[str, tuple[Callable[[], Pair_], str]] = {
     "a branch": (_branching, "many draws of this pair cannot be made in one run (vmap: It looks like you're calling"),
 }
 """Pairs whose noise cannot be fixed, and a part of the reason."""
+
+
+def fixed(name: str) -> FixedNoise:
+    """The runs of a pair of the first table at fixed noise."""
+    pair = Pair(*FIT[name](), dtype=torch.float64).initialize(data(), seed=3)
+    return FixedNoise(pair, pair.rows(data()).batch())
