@@ -186,6 +186,19 @@ def _deterministic_scale() -> Pair_:
     return shared_mean, guide
 
 
+def low_rank(factor: str, diagonal: str) -> Callable[..., Any]:
+    """The mean of ``shared_mean`` as a low-rank normal, by hand."""
+
+    def guide(x: Tensor) -> None:
+        loc = pyro.param("loc", lambda: torch.zeros(DIM))
+        f = pyro.param(factor, lambda: 0.3 * torch.ones(DIM, 2))
+        d = positive(diagonal, torch.full((DIM,), 0.4))
+        pyro.sample("mean", dist.LowRankMultivariateNormal(loc, f, d))
+        pyro.sample("scale", dist.LogNormal(pyro.param("k", lambda: torch.tensor(0.0)), positive("t", 0.2)))
+
+    return guide
+
+
 def _auxiliary() -> Pair_:
     """A draw that is no latent, and the point that is made of it and counts its volume."""
 

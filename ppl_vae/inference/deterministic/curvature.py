@@ -63,6 +63,8 @@ def _curvature(log_p: Callable[[Tensor], Tensor], points: Tensor) -> Curvature:
     count, dim = points.shape
     copies = points.detach().repeat_interleave(dim, 0).requires_grad_()
     value = log_p(copies)
+    if not value.requires_grad:  # the latents are in no term
+        return Curvature(value[::dim], torch.zeros_like(points), points.new_zeros(count, dim, dim))
     try:
         if _has_custom_function(value):
             raise RuntimeError("a custom function without second derivatives may leave them out, and no more")
