@@ -224,7 +224,9 @@ SOURCE = record(
 CERTIFICATE = record(
     lines=each(
         record(
-            {**dict.fromkeys(("what", "found", "asked", "advice"), text), "holds": maybe(flag)},
+            {"advice": text},
+            **dict.fromkeys(("what", "found", "asked"), text),
+            holds=maybe(flag),
             about=one_of("optimum", "posterior"),
         )
     ),

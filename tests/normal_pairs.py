@@ -21,9 +21,11 @@ from pyro.infer.autoguide import (
 )
 from pyro.infer.reparam import LocScaleReparam
 from torch import Tensor
-from torch.distributions import AffineTransform, SigmoidTransform, constraints
+from torch.distributions import AffineTransform, SigmoidTransform, StickBreakingTransform, constraints
 
+from ppl_vae import Pair
 from ppl_vae.guides import SampledCategorical
+from ppl_vae.pair.fixed_noise import FixedNoise
 
 N, DIM = 7, 3
 Pair_ = tuple[Callable[..., Any], Callable[..., Any]]
@@ -81,6 +83,47 @@ def classes(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(loc + 2.0 * c.unsqueeze(-1), 1.0).to_event(1), obs=x)
 
 
+def regression(x: Tensor) -> None:
+    """As most people write it: ``x @ b`` is right for one b."""
+    b = pyro.sample("b", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    s = pyro.sample("s", dist.HalfCauchy(1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(x[:, :2] @ b, s), obs=x[:, 2])
+
+
+def one_level(x: Tensor) -> None:
+    """Two groups with a level each, chosen by an index, and a latent of each datum."""
+    with pyro.plate("groups", 2):
+        level = pyro.sample("level", dist.Normal(0.0, 2.0))
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.LogNormal(level[(x[:, 0] > 0).long()], 1.0))
+        pyro.sample("y", dist.Normal(z, 1.0), obs=x[:, 2])
+
+
+def one_class(x: Tensor) -> None:
+    """A class of each datum, summed out, under weights of which there is one draw."""
+    b = pyro.sample("b", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("data", len(x)):
+        c = pyro.sample("c", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+        pyro.sample("y", dist.Normal(x[:, :2] @ b + c, 1.0), obs=x[:, 2])
+
+
+def _one_class() -> Pair_:
+    return one_class, AutoNormal(poutine.block(one_class, hide=["c"]))
+
+
+def _branching() -> Pair_:
+    """Which way a run takes hangs on a draw."""
+
+    def model(x: Tensor) -> None:
+        b = pyro.sample("b", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        loc = x @ b if float(b[0]) > 0 else x[:, 0]
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(loc, 1.0), obs=x[:, 2])
+
+    return model, AutoNormal(model)
+
+
 def _auto(kind: Callable[..., Any], model: Callable[..., Any] = shared_mean) -> Callable[[], Pair_]:
     return lambda: (model, kind(model))
 
@@ -113,9 +156,7 @@ def _function() -> Pair_:
         maps = [AffineTransform(0.5, 2.0), SigmoidTransform()]  # not the map of Pyro's own choice
         pyro.sample("weight", dist.TransformedDistribution(base, maps))
         u = dist.Normal(pyro.param("c", lambda: torch.zeros(DIM - 1)), positive("d", torch.full((DIM - 1,), 0.4)))
-        pyro.sample(
-            "share", dist.TransformedDistribution(u.to_event(1), [torch.distributions.StickBreakingTransform()])
-        )
+        pyro.sample("share", dist.TransformedDistribution(u.to_event(1), [StickBreakingTransform()]))
 
     return supports, guide
 
@@ -143,6 +184,19 @@ def _deterministic_scale() -> Pair_:
         pyro.sample("scale", dist.LogNormal(slope * mean.sum(-1), positive("t", 0.3)))
 
     return shared_mean, guide
+
+
+def low_rank(factor: str, diagonal: str) -> Callable[..., Any]:
+    """The mean of ``shared_mean`` as a low-rank normal, by hand."""
+
+    def guide(x: Tensor) -> None:
+        loc = pyro.param("loc", lambda: torch.zeros(DIM))
+        f = pyro.param(factor, lambda: 0.3 * torch.ones(DIM, 2))
+        d = positive(diagonal, torch.full((DIM,), 0.4))
+        pyro.sample("mean", dist.LowRankMultivariateNormal(loc, f, d))
+        pyro.sample("scale", dist.LogNormal(pyro.param("k", lambda: torch.tensor(0.0)), positive("t", 0.2)))
+
+    return guide
 
 
 def _auxiliary() -> Pair_:
@@ -202,9 +256,8 @@ def _global(law: Callable[[], Any], prior: Any) -> Callable[[], Pair_]:
 
 
 def _masked_in_guide() -> Pair_:
-    model, guide = _global(
-        lambda: dist.Normal(pyro.param("m", lambda: torch.tensor(0.0)), 1.0), dist.Normal(0.0, 1.0)
-    )()
+    prior = dist.Normal(0.0, 1.0)
+    model, guide = _global(lambda: dist.Normal(pyro.param("m", lambda: torch.tensor(0.0)), 1.0), prior)()
     return model, poutine.mask(guide, mask=False)
 
 
@@ -226,6 +279,11 @@ FIT: dict[str, Callable[[], Pair_]] = {
     "reparametrized": _noncentred,
     "auxiliary": _auxiliary,
     "mask of the guide alone": _masked_in_guide,  # which counts for nothing
+    # and such as can be run for one draw only: ``torch.vmap`` makes many
+    "one draw at a time": _auto(AutoNormal, misaligned),
+    "matrices": _auto(AutoMultivariateNormal, regression),
+    "matrices, levels": _auto(AutoNormal, one_level),
+    "matrices, summed classes": _one_class,
 }
 """Pairs whose noise can be fixed."""
 
@@ -291,6 +349,12 @@ REFUSED: dict[str, tuple[Callable[[], Pair_], str]] = {
         _global(lambda: dist.StudentT(5.0, pyro.param("m", lambda: torch.tensor(0.0)), 1.0), dist.Normal(0.0, 1.0)),
         "(it stands on StudentT)",
     ),
-    "one draw at a time": (_auto(AutoNormal, misaligned), "many draws of this pair cannot be made in one run"),
+    "a branch": (_branching, "many draws of this pair cannot be made in one run (vmap: It looks like you're calling"),
 }
 """Pairs whose noise cannot be fixed, and a part of the reason."""
+
+
+def fixed(name: str) -> FixedNoise:
+    """The runs of a pair of the first table at fixed noise."""
+    pair = Pair(*FIT[name](), dtype=torch.float64).initialize(data(), seed=3)
+    return FixedNoise(pair, pair.rows(data()).batch())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,13 +63,17 @@ class Certificate:
 
     @property
     def given(self) -> bool:
-        """Does every line hold?"""
-        return all(line.holds for line in self.lines if line.holds is not None)
+        """Does every line hold that was asked, and was any?"""
+        return self._hold("optimum", "posterior")
 
     @property
     def converged(self) -> bool:
         """Is this the best of its family, whether or not the family holds the posterior?"""
-        return all(line.holds for line in self.lines if line.holds is not None and line.about == "optimum")
+        return self._hold("optimum")
+
+    def _hold(self, *about: str) -> bool:
+        asked = [line.holds for line in self.lines if line.holds is not None and line.about in about]
+        return bool(asked) and all(asked)
 
     def __bool__(self) -> bool:
         return self.given
@@ -77,7 +81,7 @@ class Certificate:
     @property
     def failed(self) -> list[Line]:
         """The lines that do not hold."""
-        return [line for line in self.lines if line.holds is False]
+        return [line for line in self.lines if line.holds is not None and not line.holds]
 
     @property
     def sentence(self) -> str:
@@ -116,8 +120,9 @@ class Certificate:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Certificate:
-        """The certificate whose :meth:`plain` this is."""
-        lines = tuple(Line(**line) for line in plain["lines"])
+        """The certificate whose :meth:`plain` this is; what a later version has put beside is passed over."""
+        known = {part.name for part in fields(Line)}
+        lines = tuple(Line(**{n: v for n, v in line.items() if n in known}) for line in plain["lines"])
         return cls(lines, dict(plain["numbers"]), tuple(plain["remarks"]))
 
     def table(self) -> pd.DataFrame:
@@ -155,8 +160,8 @@ def nats(value: float, error: float | None = None) -> str:
     >>> nats(-1897.3021, 0.0012), nats(1e-9), nats(math.inf)
     ('-1897.3021 ± 0.0012 nats', '1e-09 nats', 'unbounded')
     """
-    if math.isinf(value):
-        return "unbounded"
+    if not math.isfinite(value):
+        return {math.inf: "unbounded", -math.inf: "minus infinity"}.get(value, "not a number")
     if error is None:
         return f"{value:.2g} nats"
     if not math.isfinite(error):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -42,8 +42,8 @@ def curvature(density: Density, points: Tensor) -> Curvature:
     """Differentiate a log density twice.
 
     Row i of a Hessian is the derivative of one entry of the gradient at a copy of the point, so all rows of all points
-    come from one run on K D points. Where a model has no second derivatives (a custom function, say), central
-    differences of gradients stand for them.
+    come from one run on K D points. Where a model has no second derivatives, or a custom function of which this is not
+    known, central differences of gradients stand for them.
 
     Args:
         density: the log density, point by point.
@@ -63,7 +63,11 @@ def _curvature(log_p: Callable[[Tensor], Tensor], points: Tensor) -> Curvature:
     count, dim = points.shape
     copies = points.detach().repeat_interleave(dim, 0).requires_grad_()
     value = log_p(copies)
+    if not value.requires_grad:  # the latents are in no term
+        return Curvature(value[::dim], torch.zeros_like(points), points.new_zeros(count, dim, dim))
     try:
+        if _has_custom_function(value):
+            raise RuntimeError("a custom function without second derivatives may leave them out, and no more")
         (gradient,) = torch.autograd.grad(value.sum(), copies, create_graph=True)
         entries = gradient.reshape(count, dim, dim).diagonal(dim1=1, dim2=2)
         (rows,) = torch.autograd.grad(entries.sum(), copies, allow_unused=True) if entries.requires_grad else (None,)
@@ -75,6 +79,21 @@ def _curvature(log_p: Callable[[Tensor], Tensor], points: Tensor) -> Curvature:
     return Curvature(
         value.detach()[first], gradient.detach()[first], ((hessian + hessian.transpose(1, 2)) / 2).detach()
     )
+
+
+def _has_custom_function(value: Tensor) -> bool:
+    """Does a value hang on a ``torch.autograd.Function``? Marked ``once_differentiable`` it is silently a constant."""
+    seen: set[Any] = set()
+    nodes = [value.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return True
+        seen.add(node)
+        nodes += [following for following, _ in node.next_functions]
+    return False
 
 
 def _by_differences(log_p: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from ppl_vae.pair.fixed_noise import FixedNoise
 __all__ = ["Fresh", "fresh_elbo", "normal_draws", "plain_draws"]
 
 _FEWEST = 2048
+WORK = 4_000_000_000
+"""Multiplications that a regression may take: rows times the square of columns, part of a second."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,13 @@ def _controlled(draws: Tensor, values: Tensor) -> tuple[float, float]:
     """Mean and standard error of values, less what regressions on second powers of the noise explain."""
     if not bool(values.isfinite().all()):
         return float(values.mean()), math.nan
-    features, rest = _powers(draws, most=len(draws) // 20), values.clone()
+    most = min(len(draws) // 20, math.isqrt(WORK // len(draws)))
+    features, rest = _powers(draws, most=most), values.clone()
     halves = torch.arange(len(draws)) % 2 == 0
     for half in (halves, ~halves) if features.shape[1] else ():
         other = ~half
-        design = torch.cat([torch.ones_like(features[other][:, :1]), features[other]], 1)
-        slopes = torch.linalg.lstsq(design, values[other].unsqueeze(1)).solution[1:, 0]
+        design = features[other] - features[other].mean(0)
+        slopes = torch.linalg.solve(design.T @ design, design.T @ (values[other] - values[other].mean()))
         rest[half] = values[half] - features[half] @ slopes
     return float(rest.mean()), float(rest.std() / math.sqrt(len(rest)))
 

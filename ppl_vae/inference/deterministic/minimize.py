@@ -52,14 +52,20 @@ def minimize(function: Function, start: np.ndarray, *, max_iter: int, tol: float
         options = {"maxiter": max_iter, "maxcor": _MEMORY, "ftol": least, "gtol": 1e-6}
         ended = optimize.minimize(function, found.v, jac=True, method="L-BFGS-B", options=options)
         found = _judged(function, ended.x, tol)
-        if found.decrement <= tol or ended.status == 1:
+        if found.decrement <= tol:
             break
+        cut_short = ended.status == 1
         ended = optimize.minimize(
-            function, found.v, jac=True, hessp=_products(function), method="trust-ncg", options={"maxiter": 20}
+            function,
+            found.v,
+            jac=True,
+            hessp=_products(function),
+            method="trust-ncg",
+            options={"maxiter": min(20, max_iter)},
         )
         if ended.fun <= found.value:
             found = _judged(function, ended.x, tol)
-        if found.decrement <= tol:
+        if found.decrement <= tol or cut_short:
             break
     function(found.v)  # the parameters are left there
     return found

@@ -57,7 +57,7 @@ def teach(
         flat = _flat(leaves, found).double().cpu().numpy()
         if not np.isfinite(flat).all() or not bool(value.isfinite()):
             return WORST, np.zeros_like(v)
-        return float(value), flat
+        return float(value.detach()), flat
 
     with noise.scope():
         start = torch.cat([leaf.detach().flatten() for leaf in leaves]).double().cpu().numpy()
