@@ -44,7 +44,7 @@ def ascend(density: Density, start: Tensor, *, max_iter: int = 2000) -> Ascent:
         (gradient,) = torch.autograd.grad(value, u)
         if not bool(value.isfinite() & gradient.isfinite().all()):
             return WORST, np.zeros_like(v)
-        return -float(value), -gradient[0].double().cpu().numpy()
+        return -float(value.detach()), -gradient[0].double().cpu().numpy()
 
     passed: list[np.ndarray] = []
     options = {"maxiter": max_iter, "maxfun": 2 * max_iter, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-6}
