@@ -16,10 +16,11 @@ from hard_posteriors.problem import DRAWS, Exact, Problem, guide_of, on_grid, si
 def mixture(rng: np.random.Generator) -> Problem:
     """A measurement that fits two or three places: the posterior is a mixture of normals, in closed form.
 
-    Distances of 2 to 40 sds, weights from 0.5 and 0.5 to 0.9 and 0.1, 1 to 8 dimensions. Widths differ so that volumes
-    are up to thirty to one: a needle in many dimensions is found by nobody who knows the density alone.
+    Distances of 2 to 40 sds, weights from 0.5 and 0.5 to 0.9 and 0.1, 1 to 8 dimensions or 65 to 80. Widths differ so
+    that volumes are up to thirty to one: a needle in many dimensions is found by nobody who knows the density alone.
     """
     size, count = int(rng.integers(1, 9)), 2 if rng.random() < 0.75 else 3
+    size = int(rng.integers(65, 81)) if rng.random() < 0.1 else size
     first = float(rng.choice([0.5, 0.6, 0.7, 0.8, 0.9]))
     share = np.array([first, *([(1 - first) / (count - 1)] * (count - 1))])
     width = rng.choice([1.0, 1.0, 5.0, 30.0], size=count) ** (1 / size) * 10 ** rng.uniform(-2, 1)

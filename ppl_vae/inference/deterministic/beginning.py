@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.inference.deterministic.base_draws import base_draws
-from ppl_vae.inference.deterministic.curvature import Density, curvature
+from ppl_vae.inference.deterministic.curvature import Density, curvature, safeguarded
 from ppl_vae.inference.deterministic.elsewhere import unexplained
 from ppl_vae.inference.deterministic.modes import Climb, climb
-from ppl_vae.inference.deterministic.one_by_one import ascend, diagonal_elbo, diagonal_precision
+from ppl_vae.inference.deterministic.one_by_one import Ascent, ascend, diagonal_elbo, diagonal_precision
 
 __all__ = ["Beginning", "begin"]
 
@@ -71,7 +71,7 @@ def begin(density: Density, starts: Tensor, *, places: Tensor | None = None, see
     Lu Zhang, Bob Carpenter, Andrew Gelman, Aki Vehtari, "Pathfinder: Parallel quasi-Newton variational inference",
     2022.
     """
-    height = density.heights(starts)
+    height, places = density.heights(starts), starts[:0] if places is None else places
     if not bool(height.isfinite().any()):
         raise ValueError(
             f"DeterministicVI: log p(x, z) is not finite at any of {len(starts)} starts (the guide's own, the prior's "
@@ -80,10 +80,10 @@ def begin(density: Density, starts: Tensor, *, places: Tensor | None = None, see
         )
     starts = starts[height.isfinite()]
     if starts.shape[1] > MOST_AT_ONCE:
-        return _one_by_one(density, starts[height[height.isfinite()].argsort(descending=True)])
+        order = height[height.isfinite()].argsort(descending=True)
+        return _one_by_one(density, starts[order], places, fold(seed, "elsewhere"))
     found = climb(density, starts)
     modes = _modes(found)
-    places = starts[:0] if places is None else places
     for round_ in range(_ROUNDS if modes else 0):
         tops = [mode[0] for mode in modes]
         more = unexplained(
@@ -161,22 +161,56 @@ def _inverse(factor: Tensor) -> Tensor:
     return inverse.T @ inverse
 
 
-def _one_by_one(density: Density, starts: Tensor) -> Beginning:
+def _one_by_one(density: Density, starts: Tensor, places: Tensor, seed: int) -> Beginning:
     """With many latents: three starts, the highest first, one after the other, and the best normal on their ways.
 
     A hierarchy has its highest density where it is no posterior (all of a group alike, and their spread 0), so that it
-    is the ELBO of normals that decides, and not the height.
+    is the ELBO of normals that decides, and not the height. Where that is a mode, two more starts are chosen where the
+    density is higher than it explains.
     """
-    ends = [ascend(density, start) for start in starts[:3]]
-    points = torch.cat([starts[:3], *(end.path for end in ends)])
+    begun = starts[:3]
+    ends = [ascend(density, start) for start in begun]
+    loc, precision = _best_passed(density, begun, ends)
+    dense = len(loc) <= MOST_DENSE
+    if dense and _agree(ends, loc, precision):
+        factor, log_mass, definite = _laplace(density, loc)
+        mode = loc.unsqueeze(0), factor.unsqueeze(0), log_mass.unsqueeze(0)
+        more = unexplained(density, *mode, places, seed=seed) if definite else begun[:0]
+        if len(more):
+            more = more[[0, -1]]  # the highest, and one by chance
+            begun, ends = torch.cat([begun, more]), [*ends, *(ascend(density, start) for start in more)]
+            loc, precision = _best_passed(density, begun, ends)
+    agreed = _agree(ends, loc, precision)
+    others = [end for end in ends if end.arrived and not _agree([end], loc, precision)] if dense and agreed else []
+    masses = [log_mass for _, log_mass, definite in (_laplace(density, end.path[-1]) for end in others) if definite]
+    elsewhere = 0.0
+    if masses:  # ends at one other mode are no more than one
+        elsewhere = float(torch.sigmoid(max(masses) - _laplace(density, loc)[1]))
+    if agreed and dense:
+        precision = -curvature(density, loc.unsqueeze(0)).hessian[0]
+    arrived, modes = sum(end.arrived for end in ends), (1 + bool(masses) if agreed else 0)
+    return Beginning(loc, precision, len(ends), arrived, agreed, elsewhere, modes)
+
+
+def _best_passed(density: Density, begun: Tensor, ends: list[Ascent]) -> tuple[Tensor, Tensor]:
+    """The place of the highest ELBO of a normal with independent entries, (D,), and its precision, (D,)."""
+    points = torch.cat([begun, *(end.path for end in ends)])
     precisions = [diagonal_precision(density, u) for u in points]
     elbos = [diagonal_elbo(density, u, precision) for u, precision in zip(points, precisions, strict=True)]
     best = max(range(len(elbos)), key=elbos.__getitem__)
-    loc, precision = points[best], precisions[best]
+    return points[best], precisions[best]
+
+
+def _agree(ends: list[Ascent], loc: Tensor, precision: Tensor) -> int:
+    """How many have arrived at this place."""
     lasts = torch.stack([end.path[-1] for end in ends])
     apart = ((lasts - loc).square() * precision).mean(1)
-    agreed = sum(end.arrived and float(a) < _SAME for end, a in zip(ends, apart, strict=True))
-    arrived = sum(end.arrived for end in ends)
-    if agreed and len(loc) <= MOST_DENSE:
-        precision = -curvature(density, loc.unsqueeze(0)).hessian[0]
-    return Beginning(loc, precision, len(ends), arrived, agreed, modes=1 if agreed else 0)
+    return sum(end.arrived and float(a) < _SAME for end, a in zip(ends, apart, strict=True))
+
+
+def _laplace(density: Density, loc: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """At a place (D,): the factor (D, D) of the covariance that the curvature gives, the log mass, is it a mode's?"""
+    at = curvature(density, loc.unsqueeze(0))
+    factor, definite = safeguarded(-at.hessian)
+    log_det = factor[0].diagonal().log().sum()
+    return factor[0], at.value[0] + log_det + 0.5 * len(loc) * math.log(2 * math.pi), bool(definite[0])

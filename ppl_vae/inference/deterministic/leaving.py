@@ -23,7 +23,8 @@ __all__ = ["COVERED", "chains"]
 COVERED = 0.1
 """A place counts as missed where the guide has less than this share of the posterior's density."""
 _CHAINS, _TRAJECTORIES, _LEAPS = 256, 8, 6
-_LEAST, _ALIKE = 3, 1.0
+_FIRST, _HARDLY = 4, 0.01
+"""After so many trajectories the chains end if no more than this share of them have left: what leaks leaks at once."""
 _STEPS = 0.1, 1.0
 """Of the guide's standard deviations, even in their logarithm: no one length suits the neck and the mouth."""
 
@@ -31,7 +32,7 @@ _STEPS = 0.1, 1.0
 def chains(noise: FixedNoise, log_evidence: float, *, seed: int) -> Tensor:
     """Where 256 chains of Hamiltonian Monte Carlo were in the second half, as log of posterior over guide (S,), nats.
 
-    They end early where none has met a place at which the two differ by more than a nat.
+    They end early where hardly one has left the guide.
 
     Args:
         noise: the pair's runs, at the parameters of the guide.
@@ -67,7 +68,7 @@ def chains(noise: FixedNoise, log_evidence: float, *, seed: int) -> Tensor:
             slope = torch.where(moved.unsqueeze(-1), pull, slope)
             value = torch.where(moved, found, value)
             kept.append(value + place.square().sum(-1) / 2 - log_evidence)
-            if trajectory + 1 >= _LEAST and max(float(seen.abs().max()) for seen in kept) < _ALIKE:
+            if trajectory + 1 == _FIRST and float((kept[-1] > -math.log(COVERED)).double().mean()) <= _HARDLY:
                 break
     return torch.cat(kept[len(kept) // 2 :]).cpu().double()
 

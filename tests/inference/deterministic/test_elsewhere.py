@@ -109,6 +109,21 @@ def test_the_mode_with_the_most_mass_is_begun_at_though_all_starts_are_at_the_ot
     assert beginning.agreed == beginning.starts - 2
 
 
+def test_with_many_latents_too():
+    dim, far = 70, 6.0  # 50 standard deviations apart
+    at = torch.stack([torch.zeros(dim), torch.full((dim,), far)]).double()
+
+    def many(u: Tensor) -> Tensor:
+        each = Normal(at, 1.0).log_prob(u.unsqueeze(1)).sum(-1)
+        return (each + SHARES.log()).logsumexp(-1)
+
+    noise = torch.randn(40, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    starts, places = noise[:3], 3 + 10 * noise
+    beginning = begin(Of(many), starts, places=places)
+    assert torch.allclose(beginning.loc, at[0], atol=1e-3)
+    assert beginning.modes == 2 and math.isclose(beginning.elsewhere, 0.2, abs_tol=1e-3)
+
+
 def begin_without_looking(starts: Tensor):
     """The same where there is nothing to be seen elsewhere: the density of the first mode alone."""
     return begin(Of(lambda u: Normal(0.0, 1.0).log_prob(u).sum(-1)), starts, seed=0)

@@ -38,7 +38,14 @@ def test_where_the_guide_is_the_posterior_chains_differ_by_nothing_and_end_early
     runs = counted(noise)
     log_ratio = chains(noise, 0.0, seed=0)
     assert float(log_ratio.abs().max()) < 1e-10
-    assert len(runs) == 1 + 3 * 6
+    assert len(runs) == 1 + 4 * 6
+
+
+def test_what_leaves_is_followed_to_the_end():
+    noise = of_scale(0.5)
+    runs = counted(noise)
+    assert len(chains(noise, 0.0, seed=0)) == 4 * 256
+    assert len(runs) == 1 + 8 * 6
 
 
 def test_a_wrong_log_z_shows():
