@@ -69,7 +69,7 @@ class Law:
 
 
 def exact(points: int = 20_001) -> tuple[float, Law]:
-    """Log Z and the posterior of log tau: y ~ N(0, diag(s^2 + tau^2) + 25) given tau, on a grid that leaves no mass out."""
+    """Log Z and the posterior of log tau, on a grid: given tau, y ~ N(0, diag(s^2 + tau^2) + 25)."""
     log_tau = torch.linspace(-30.0, 8.0, points, dtype=torch.float64)
     y, s, tau = EFFECT.double(), ERROR.double(), log_tau.exp()
     covariance = torch.diag_embed(s.square() + tau.square().unsqueeze(1)) + 25.0
@@ -81,7 +81,7 @@ def exact(points: int = 20_001) -> tuple[float, Law]:
 
 @dataclass(frozen=True)
 class Found:
-    """A fit, and what its draws say of tau as they are and by their weights."""
+    """A fit, and what its draws say of tau: the guide's as they are, and weighted ones."""
 
     fit: ppl_vae.Fit
     plain: Law
@@ -92,19 +92,12 @@ def fit(model, draws: int) -> Found:
     """Until it is done."""
     data = EFFECT, ERROR
     fitted = ppl_vae.fit(model, AutoMultivariateNormal(model), data)
-    drawn = fitted.draw(data, draws, seed=1)
-    log_tau = drawn.values["tau"].double().log()
-    plain = Law(log_tau, torch.full_like(log_tau, 1 / draws))
-    return Found(fitted, plain, Law(log_tau, truncated(drawn.log_weight).softmax(0)))
-
-
-def truncated(log_weight: Tensor) -> Tensor:
-    """None above sqrt(S) times the mean: a single draw of a heavy tail shall not carry the sum.
-
-    Edward Ionides, "Truncated importance sampling", 2008.
-    """
-    count = len(log_weight)
-    return log_weight.clamp_max(float(log_weight.logsumexp(0)) - 0.5 * math.log(count))
+    plain, weighted = fitted.draw(data, draws).values["tau"], fitted.weighted_draws(data, draws)
+    return Found(
+        fitted,
+        Law(plain.double().log(), torch.full((draws,), 1 / draws, dtype=torch.float64)),
+        Law(weighted.values["tau"].double().log(), weighted.weights),
+    )
 
 
 def report(found: dict[str, Found], truth: Law) -> None:
@@ -127,7 +120,7 @@ def report(found: dict[str, Found], truth: Law) -> None:
 
 
 def draw(found: dict[str, Found], truth: Law, path: Path) -> None:
-    """The posterior of tau, on an axis of log tau: exact, the guide's draws, the weighted ones."""
+    """The posterior of tau, on an axis of log tau: exact, the guide's draws, weighted ones."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13.3, 6.0), dpi=150, layout="constrained")
@@ -138,7 +131,7 @@ def draw(found: dict[str, Found], truth: Law, path: Path) -> None:
         ax.fill_between(truth.log_tau, density, color="#D9D9D9", label="exact, by quadrature")
         for law, style in (
             (each.plain, {"color": SECOND, "lw": 2.5, "ls": (0, (4, 1.5)), "label": "the guide's draws"}),
-            (each.weighted, {"color": ACCENT, "lw": 2.5, "label": "the same draws, weighted"}),
+            (each.weighted, {"color": ACCENT, "lw": 2.5, "label": "weighted draws"}),
         ):
             mass, _ = np.histogram(law.log_tau, edges, weights=law.weight)
             ax.stairs(mass / np.diff(edges), edges, **style)
@@ -158,7 +151,14 @@ def draw(found: dict[str, Found], truth: Law, path: Path) -> None:
             for of, law in (("exact", truth), ("guide", each.plain), ("weighted", each.weighted))
         )
         ax.text(
-            0.03, 0.60, f"P(tau < 1)\n{words}", transform=ax.transAxes, va="top", fontsize=13, color=INK, linespacing=1.4
+            0.03,
+            0.60,
+            f"P(tau < 1)\n{words}",
+            transform=ax.transAxes,
+            va="top",
+            fontsize=13,
+            color=INK,
+            linespacing=1.4,
         )
         quiet(ax, xlabel="tau, spread between schools (points of the test; log scale)")
         ax.tick_params(labelsize=13)
