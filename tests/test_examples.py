@@ -18,6 +18,7 @@ EXAMPLES = {
     "compiled_svi.py": "times faster",
     "discrete_vae.py": "joint codes",
     "e_and_m_steps.py": "half-step",
+    "eight_schools.py": "by quadrature",
     "flow_digits.py": "variational",
     "flow_is_a_vae.py": "the best multivariate normal",
     "gradient_estimators.py": "naive E-step",
@@ -29,6 +30,7 @@ EXAMPLES = {
     "reverse_kl_energies.py": "no ELBO seen on the way",
     "semi_supervised.py": "y enumerated + auxiliary",
     "survae_toy.py": "AbsFlow",
+    "trust.py": "errors of means in posterior sds",
     "vae_digits.py": "latent dimensions are active",
     "vae_flow_posterior.py": "flow posterior",
 }

@@ -91,10 +91,8 @@ class Certificate:
             best = "whether the fit is the best of its family was not asked"
             return f"Good: {best}, but its draws may be taken for the posterior's."
         if self.given:
-            return (
-                f"Converged: the fit is the best of its family{self._beside_log_z}; its draws may be taken for the "
-                "posterior's."
-            )
+            best = f"Converged: the fit is the best of its family{self._beside_log_z}"
+            return f"{best}; its draws may be taken for the posterior's."
         failed = "; ".join(f"{line.what} ({line.found})" for line in self.failed)
         advice = "; ".join(dict.fromkeys(line.advice for line in self.failed if line.advice))
         if searched:
