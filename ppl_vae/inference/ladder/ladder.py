@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariateNormal, AutoNormal
 
 from ppl_vae._random import fold
@@ -117,10 +116,9 @@ class Ladder:
         return self._normal(name, data, reached[-1] if reached else None, start, seed)
 
     def _reason_against(self, name: str, data: Any, seed: int) -> str:
-        dtype = self.options.get("dtype", torch.float64)
         plate = self.options.get("data_plate")
         guide = guide_of(self.model, self.sites, NORMALS[name])
-        return reason_against(self.model, guide, data, seed=seed, data_plate=plate, dtype=dtype)
+        return reason_against(self.model, guide, data, seed=seed, data_plate=plate)
 
     def _normal(
         self, name: str, data: Any, before: Reached | None, start: Mapping[str, Any] | None, seed: int
