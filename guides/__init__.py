@@ -33,6 +33,9 @@ from ppl_vae.guides.flow_posterior import FlowPosterior
 
 # Not amortized: parameters of its own for every datum
 from ppl_vae.guides.mean_field import MeanField
+
+# Non-centred latents, drawn by an autoguide
+from ppl_vae.guides.non_centred import NonCentred
 from ppl_vae.guides.relaxed_categorical import RelaxedCategorical
 from ppl_vae.guides.sampled_categorical import SampledCategorical
 
@@ -52,6 +55,7 @@ __all__ = [
     "FlowPosterior",
     "FullCovariance",
     "MeanField",
+    "NonCentred",
     "RelaxedCategorical",
     "SampledCategorical",
     "SemiSupervisedGuide",

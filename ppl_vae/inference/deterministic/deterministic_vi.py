@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae._random import fold
+from ppl_vae.guides import NonCentred
 from ppl_vae.inference.deterministic.applies import in_double
 from ppl_vae.inference.deterministic.base_draws import base_draws
 from ppl_vae.inference.deterministic.beginning import Beginning, begin
@@ -225,8 +226,8 @@ class DeterministicVI:
     def _config(self, num_data: int, seed: int) -> dict[str, Any]:
         pair = self.pair
         return {
-            "model": _name(pair.model),
-            "guide": _name(pair.guide),
+            "model": name_of(pair.model),
+            "guide": name_of(pair.guide),
             "objective": "ELBO()",
             "schedule": "deterministic",
             "optimizer": "L-BFGS",
@@ -239,6 +240,9 @@ class DeterministicVI:
         }
 
 
-def _name(thing: Any) -> str:
+def name_of(thing: Any) -> str:
+    """What a model or guide is called in the record of a fit."""
+    if isinstance(thing, NonCentred):
+        return f"NonCentred({', '.join(thing.sites)}; {name_of(thing.guide)})"
     thing = getattr(thing, "func", thing)
     return str(getattr(thing, "__qualname__", type(thing).__qualname__))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ppl_vae._random import fold
-from ppl_vae.guides import AutoFlow
+from ppl_vae.guides import AutoFlow, NonCentred
 from ppl_vae.inference.deterministic.certify import certify
+from ppl_vae.inference.deterministic.deterministic_vi import name_of
 from ppl_vae.inference.deterministic.fresh import Fresh, fresh_elbo
 from ppl_vae.inference.deterministic.solution import Solution
 from ppl_vae.inference.ladder.reached import Reached
@@ -47,7 +49,7 @@ def reason_against_flow(before: Reached) -> str:
 
 
 def fit_flow(
-    model: Callable[..., Any],
+    make: Callable[..., Any],
     data: Any,
     before: Reached,
     *,
@@ -58,7 +60,7 @@ def fit_flow(
     """Train a flow in rounds, until its certificate is given or another round is not worth it.
 
     Args:
-        model: every rung's model.
+        make: the guide of what makes an autoguide of a model.
         data: the rows.
         before: the normal at which it begins; the pair has its parameters.
         began: when the rung was begun, of ``time.perf_counter``.
@@ -67,16 +69,17 @@ def fit_flow(
     """
     tol = float(options.get("tol", 0.02))
     loc, scale_tril = _normal_of(FixedNoise(before.fit.pair, before.fit.pair.rows(data).batch()))
-    guide = AutoFlow(model, loc=loc, scale_tril=scale_tril)
+    guide = make(partial(AutoFlow, loc=loc, scale_tril=scale_tril))
+    flow: Any = guide.guide if isinstance(guide, NonCentred) else guide
     old = before.fit.pair
-    pair = Pair(model, guide, data_plate=options.get("data_plate"), device=old.device, dtype=old.dtype)
+    pair = Pair(old.model, guide, data_plate=options.get("data_plate"), device=old.device, dtype=old.dtype)
     rows = pair.rows(data)
     pair.initialize(rows, seed=seed)
     _take_theta(pair, old)
     noise, table = FixedNoise(pair, rows.batch()), Table()
     num_data, steps, height = len(rows) or 1, 0, before.height
     for which, count in enumerate(ROUNDS):
-        train_flow(noise, guide, steps=count, num_draws=DRAWS, seed=fold(seed, "train", which))
+        train_flow(noise, flow, steps=count, num_draws=DRAWS, seed=fold(seed, "train", which))
         steps += count
         fresh = _fresh(noise, tol, fold(seed, "fresh", which))
         solution = Solution(before.solution.beginning, None, 0, fresh.value, fresh, steps)
@@ -89,7 +92,7 @@ def fit_flow(
     record = Record("converged" if certificate.given else "completed", steps, len(table), seconds, table)
     config = {
         **before.fit.config,
-        "guide": type(guide).__name__,
+        "guide": name_of(guide),
         "schedule": "new draws at every step",
         "optimizer": "Adam",
         "seed": seed,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariateNormal, AutoNormal
 
 from ppl_vae._random import fold
+from ppl_vae.guides import AutoFlow, NonCentred
 from ppl_vae.inference.deterministic import DeterministicVI
 from ppl_vae.inference.deterministic.applies import reason_against
 from ppl_vae.inference.ladder.flow_rung import FLOW, fit_flow, reason_against_flow
@@ -16,7 +18,7 @@ from ppl_vae.inference.ladder.reached import Reached
 from ppl_vae.inference.ladder.rung import Rung
 from ppl_vae.result import Fit
 
-__all__ = ["RUNGS", "Ladder"]
+__all__ = ["RUNGS", "Ladder", "guide_of"]
 
 MEAN_FIELD, FULL_RANK, LOW_RANK = "mean field", "full rank", "low rank"
 NORMALS: dict[str, Callable[..., Any]] = {
@@ -40,16 +42,24 @@ class Ladder:
         model: a Pyro model with continuous latents; it is trained in place.
         rungs: names of the families that are tried, of "mean field", "full rank", "low rank", "flow"; by default the
             three above. A flow alone begins at a normal that is fitted for it.
+        sites: latents that every guide draws in a non-centred form, as for :class:`~ppl_vae.guides.NonCentred`.
         options: of :class:`DeterministicVI`.
 
     Raises:
         ValueError: no rung, or an unknown one.
     """
 
-    def __init__(self, model: Callable[..., Any], *, rungs: Sequence[str] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        rungs: Sequence[str] | None = None,
+        sites: Sequence[str] | Mapping[str, Any] = (),
+        **options: Any,
+    ) -> None:
         if rungs is not None and (not rungs or isinstance(rungs, str) or not set(rungs) <= set(RUNGS)):
             raise ValueError(f"Ladder: rungs of {list(RUNGS)} are required, got {rungs!r}")
-        self.model, self.rungs, self.options = model, rungs, options
+        self.model, self.rungs, self.sites, self.options = model, rungs, sites, options
 
     def fit(self, data: Any, *, start: Mapping[str, Any] | None = None, seed: int = 0) -> Fit:
         """Climb until a certificate is given.
@@ -96,8 +106,9 @@ class Ladder:
                 before = [self._normal(FULL_RANK, data, before[0], start, seed)]
             best = max(before, key=lambda each: each.height)
             if reason := reason_against_flow(best):
-                return Rung(FLOW, "AutoFlow", why=reason)
-            return fit_flow(self.model, data, best.put_back(), began=began, seed=fold(seed, FLOW), options=self.options)
+                return Rung(FLOW, AutoFlow.__name__, why=reason)
+            make = partial(guide_of, self.model, self.sites)
+            return fit_flow(make, data, best.put_back(), began=began, seed=fold(seed, FLOW), options=self.options)
         if name in (FULL_RANK, LOW_RANK) and reached and reached[0].dim == 1:
             return Rung(name, NORMALS[name].__name__, why="one latent number has no covariance")
         if reason := self._reason_against(name, data, seed):
@@ -106,17 +117,26 @@ class Ladder:
 
     def _reason_against(self, name: str, data: Any, seed: int) -> str:
         plate = self.options.get("data_plate")
-        return reason_against(self.model, NORMALS[name](self.model), data, seed=seed, data_plate=plate)
+        guide = guide_of(self.model, self.sites, NORMALS[name])
+        return reason_against(self.model, guide, data, seed=seed, data_plate=plate)
 
     def _normal(
         self, name: str, data: Any, before: Reached | None, start: Mapping[str, Any] | None, seed: int
     ) -> Reached:
         began = time.perf_counter()
-        way = DeterministicVI(self.model, NORMALS[name](self.model), **self.options)
+        way = DeterministicVI(self.model, guide_of(self.model, self.sites, NORMALS[name]), **self.options)
         # Modes and curvature are of the model alone, unless it has parameters, which have moved since.
         beginning = before.solution.beginning if before is not None and not before.has_theta else None
         fit, solution = way.solved(data, start=start, seed=seed, beginning=beginning)
         return Reached.of(name, fit, solution, time.perf_counter() - began)
+
+
+def guide_of(
+    model: Callable[..., Any], sites: Sequence[str] | Mapping[str, Any], guide: Callable[..., Any]
+) -> Callable[..., Any]:
+    """The guide that ``guide`` makes of a model, or of its non-centred form."""
+    made: Callable[..., Any] = NonCentred(model, sites, guide) if sites else guide(model)
+    return made
 
 
 def _told(best: Reached, rungs: Sequence[Rung]) -> Fit:
