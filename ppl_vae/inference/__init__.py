@@ -3,6 +3,7 @@
 from ppl_vae.inference.beginner import fit
 from ppl_vae.inference.compiled_svi import CompiledSVI
 from ppl_vae.inference.deterministic import DeterministicVI, LinearResponse, linear_response
+from ppl_vae.inference.ladder import Ladder
 from ppl_vae.inference.schedules import Alternating, Frozen, Joint, Only, Stages
 from ppl_vae.inference.variational_em import VariationalEM
 
@@ -12,6 +13,7 @@ __all__ = [
     "DeterministicVI",
     "Frozen",
     "Joint",
+    "Ladder",
     "LinearResponse",
     "Only",
     "Stages",
