@@ -186,6 +186,20 @@ def test_a_flow_alone_begins_at_a_normal(monkeypatch):
     assert fit.rungs.loc["flow", "elbo"] == pytest.approx(exact_evidence(LINE + 4.0, Y), abs=0.05)
 
 
+def test_a_flow_begins_with_the_parameters_that_its_normal_was_fitted_with(monkeypatch):
+    """The first step has the rate 0: what the flow's pair holds after it is what it began with."""
+    monkeypatch.setattr("ppl_vae.inference.ladder.flow_rung.ROUNDS", (1,))
+
+    def model():
+        tied_funnel(pyro.param("loc", torch.tensor(0.5)))
+
+    fit = ppl_vae.fit(model, rungs=("flow",))
+    alone = DeterministicVI(model, AutoMultivariateNormal(model)).fit(None)
+    assert isinstance(fit.guide, AutoFlow)
+    assert float(fit.params["loc"]) == pytest.approx(float(alone.params["loc"]), abs=0.02)
+    assert abs(float(alone.params["loc"]) - 0.5) > 0.1
+
+
 def test_an_unbounded_elbo_is_not_given_to_a_flow():
     def improper():
         x = pyro.sample("x", dist.Normal(0.0, 1.0))
