@@ -73,7 +73,7 @@ def certify(noise: FixedNoise, rows: Source, solution: Solution, *, tol: float, 
         return Certificate(tuple(lines), numbers)
     line, u, log_weight = _khat(noise, numbers, fold(seed, "k-hat"))
     lines += [line, _moments(moment_errors(u, log_weight), numbers)]
-    if all(line.holds for line in lines):  # it costs the most, and is for the last doubt
+    if all(line.holds is not False for line in lines):  # it costs the most, and is for the last doubt
         lines.append(_leaving(noise, numbers, fold(seed, "leaving")))
     return Certificate(tuple(lines), numbers)
 
