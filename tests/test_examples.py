@@ -39,6 +39,7 @@ SMOKE_SENTENCE = "a smoke run: it shows that the script runs, and its numbers me
 
 # Every file of benchmarks/, likewise.
 BENCHMARKS = {
+    "certificate.py": "certificates false",
     "compiled_step.py": "NumPyro scan",
     "coverage.py": "guide alone",
     "default_recipe.py": "at least -17.5",
