@@ -98,7 +98,7 @@ def test_with_many_latents_starts_climb_one_by_one():
 def test_the_diagonal_by_random_signs():
     """Exact for a diagonal curvature."""
     units = torch.logspace(-1, 1, 30, dtype=torch.float64)
-    end = ascend(lambda u: -0.5 * (u * units).square().sum(-1), torch.ones(30).double())
+    end = ascend(Of(lambda u: -0.5 * (u * units).square().sum(-1)), torch.ones(30).double())
     assert end.arrived
     assert end.height == pytest.approx(0.0, abs=1e-6)
     torch.testing.assert_close(end.precision, units.square().clamp_min(1e-3), rtol=1e-4, atol=1e-6)
