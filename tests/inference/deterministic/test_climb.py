@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ppl_vae.inference.deterministic.beginning import begin
 from ppl_vae.inference.deterministic.modes import climb
-from ppl_vae.inference.deterministic.one_by_one import ascend
 
 MEANS = torch.tensor([[0.0, 0.0], [8.0, 1.0], [-3.0, 9.0]], dtype=torch.float64)
 SCALES = torch.tensor([[1.0, 0.5], [0.3, 2.0], [0.8, 0.8]], dtype=torch.float64)
@@ -93,12 +92,3 @@ def test_with_many_latents_starts_climb_one_by_one():
     assert (begun.starts, begun.agreed, begun.modes) == (3, 3, 1)
     torch.testing.assert_close(begun.loc, torch.ones(100).double(), rtol=0, atol=1e-3)
     torch.testing.assert_close(begun.precision, units.square().diag(), rtol=1e-3, atol=1e-3)
-
-
-def test_the_diagonal_by_random_signs():
-    """Exact for a diagonal curvature."""
-    units = torch.logspace(-1, 1, 30, dtype=torch.float64)
-    end = ascend(lambda u: -0.5 * (u * units).square().sum(-1), torch.ones(30).double())
-    assert end.arrived
-    assert end.height == pytest.approx(0.0, abs=1e-6)
-    torch.testing.assert_close(end.precision, units.square().clamp_min(1e-3), rtol=1e-4, atol=1e-6)

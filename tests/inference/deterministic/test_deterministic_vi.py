@@ -162,17 +162,17 @@ def test_a_start_of_the_callers():
 
 @pytest.mark.parametrize("name", FIT)
 def test_every_kind_of_pair_is_fitted(name):
-    """To the ELBO that an hour of Adam would reach: no direction of the parameters raises it on draws of its own."""
+    """Until no direction of the parameters raises the ELBO; which it states as the pair's own evaluations do."""
     if name == "weights":
         pytest.skip("its ELBO is that of weights, which the pair's evaluations leave out")
-    fit = DeterministicVI(*FIT[name](), max_draws=1024).fit(data())
+    fit = DeterministicVI(*FIT[name](), max_draws=256).fit(data())
     decrement = fit.certificate.numbers["newton_decrement"]
     assert decrement is not None
     assert decrement <= 0.01, fit.certificate
     if fit.pair.vectorizes(fit.pair.rows(data()).batch()):
         elbo = fit.elbo(data(), num_samples=4000, seed=7)
         assert float(elbo.sum()) == pytest.approx(fit.certificate.numbers["elbo"], abs=0.5)
-    assert len(fit.certificate.lines) == 5
+    assert len(fit.certificate.lines) >= 5
 
 
 def test_summed_classes_are_summed():
@@ -355,7 +355,7 @@ def test_an_improper_posterior_is_never_certified(kind):
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(a, 1.0), obs=x[:, 0])
 
-    fit = DeterministicVI(model, kind(model)).fit(data())
+    fit = DeterministicVI(model, kind(model), max_draws=256).fit(data())
     assert not fit.certificate.given
     assert not fit.certificate.converged
     assert fit.certificate.remarks == (
