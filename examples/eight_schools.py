@@ -71,11 +71,7 @@ class Law:
 
 
 def exact(points: int = 20_001) -> tuple[float, Law]:
-<<<<<<< HEAD
     """Log Z and the posterior of log tau, on a grid: given tau, y ~ N(0, diag(s^2 + tau^2) + 25)."""
-=======
-    """Log Z and the posterior of log tau, on a grid that leaves no mass out: given tau, y ~ N(0, diag(s^2 + tau^2) + 25)."""
->>>>>>> a28635f (Tests follow the certificate's new lines)
     log_tau = torch.linspace(-30.0, 8.0, points, dtype=torch.float64)
     y, s, tau = EFFECT.double(), ERROR.double(), log_tau.exp()
     covariance = torch.diag_embed(s.square() + tau.square().unsqueeze(1)) + 25.0
@@ -152,25 +148,7 @@ def draw(found: dict[str, Found], truth: Law, path: Path) -> None:
         ax.set_xticks([math.log(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
         ax.set_xlim(edges[0], edges[-1])
         ax.set_ylim(0)
-<<<<<<< HEAD
         quiet(ax, xlabel="tau (points of the test, log scale)")
-=======
-        words = "\n".join(
-            f"{law.probability(1):.2f}  {of}"
-            for of, law in (("exact", truth), ("guide", each.plain), ("weighted", each.weighted))
-        )
-        ax.text(
-            0.03,
-            0.60,
-            f"P(tau < 1)\n{words}",
-            transform=ax.transAxes,
-            va="top",
-            fontsize=13,
-            color=INK,
-            linespacing=1.4,
-        )
-        quiet(ax, xlabel="tau, spread between schools (points of the test; log scale)")
->>>>>>> a28635f (Tests follow the certificate's new lines)
         ax.tick_params(labelsize=13)
         ax.xaxis.label.set_size(14)
     axes[0].set_ylabel("posterior density of log tau", fontsize=14)
