@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ppl_vae.evidence import WeightedDraws, weighted_draws
 from ppl_vae.pair import Pair, imputing, predictive
 from ppl_vae.pair.centers import encode, lines
 
@@ -34,6 +35,17 @@ class Predictions(ABC):
         rows = self.pair.rows(data)
         self.pair.require_whole_rows(rows)
         return _single(encode(self.pair, rows, sample=sample, seed=seed))
+
+    def weighted_draws(self, data: Any = None, num_samples: int = 4000, *, seed: int = 0) -> WeightedDraws:
+        """Draws with the weights that lead them to the posterior; see ``evidence.weighted_draws``.
+
+        Args:
+            data: N rows; by default those of the fit.
+            num_samples: draws of a datum, or of the latents that all data share.
+            seed: of the draws.
+        """
+        rows = self.rows_of_fit() if data is None else data
+        return weighted_draws(self.pair, rows, num_samples, seed=seed)
 
     def codes(self, data: Any, site: str | None = None, *, seed: int = 0) -> Tensor:
         """The most probable class of each discrete latent: (N, M) long; see ``diagnostics.codes``.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ppl_vae.capture import Explanation
 from ppl_vae.diagnostics.certificate import Certificate
-from ppl_vae.evidence import Evidence, WeightedDraws, log_evidence, weighted_draws
+from ppl_vae.evidence import Evidence, log_evidence
 from ppl_vae.evidence.measured_elbo import elbo
 from ppl_vae.pair import Pair
 from ppl_vae.plots.of_fit import FitPlots
@@ -202,17 +202,6 @@ class Fit(Predictions):
         See ``evidence.log_evidence``.
         """
         return log_evidence(self.pair, data, estimator, seed=seed)
-
-    def weighted_draws(self, data: Any = None, num_samples: int = 4000, *, seed: int = 0) -> WeightedDraws:
-        """Draws with the weights that lead them to the posterior; see ``evidence.weighted_draws``.
-
-        Args:
-            data: N rows; by default those of the fit.
-            num_samples: how many.
-            seed: of the draws.
-        """
-        rows = self.rows_of_fit() if data is None else data
-        return weighted_draws(self.pair, rows, num_samples, seed=seed)
 
     def to_inference_data(self, data: Any = None, **options: Any) -> Any:
         """The posterior for ArviZ; see ``diagnostics.to_inference_data``."""

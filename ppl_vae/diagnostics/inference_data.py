@@ -19,7 +19,7 @@ from ppl_vae.diagnostics.code_group import code_group
 from ppl_vae.diagnostics.dimension_names import Names
 from ppl_vae.diagnostics.usage import discrete_sites
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
-from ppl_vae.evidence.weighted_draws import weighted_draws
+from ppl_vae.evidence.weighing import weighted_draws
 from ppl_vae.pair import Fitted, pair_of
 from ppl_vae.pair.particles import outward
 from ppl_vae.pair.predictive import latents_of, unseen_sites
@@ -43,6 +43,9 @@ GROUPS = (
     "observed_data",
     "codes",
 )
+
+OF_POSTERIOR = ("posterior", "posterior_predictive", "log_likelihood")
+"""What is made of latents given the data, and of resampled ones, if they are."""
 
 WHO = "to_inference_data"
 FEWEST = 1000
@@ -140,8 +143,8 @@ def to_inference_data(
     if "codes" in wanted and discrete_sites(pair):
         group = code_group(pair, rows, datum=names.datum, seed=seed, max_elements=max_elements)
         _arviz.add_group(idata, "codes", group, coords=labels)
-    if resample and "posterior" in wanted:
-        _arviz.note(idata, "posterior", {"resampled": "by Pareto smoothed importance weights: do not weigh again"})
+    for name in [name for name in OF_POSTERIOR if resample and writer.groups.get(name)]:
+        _arviz.note(idata, name, {"resampled": "by Pareto smoothed importance weights: do not weigh again"})
     return idata
 
 
@@ -229,8 +232,8 @@ def _write_posterior(writer: _Writer, block: _Block) -> None:
 def _resampled(pair: Pair, block: _Block, noise: int) -> tuple[dict[str, Tensor], LogProb]:
     """Plain draws of the posterior, of four times as many weighted ones, and their densities under the model."""
     drawn = weighted_draws(pair, block.rows, max(FEWEST, 4 * block.count), seed=noise)
-    if not bool(drawn.believable.all()):
-        warnings.warn(f"{WHO}: the weights by which draws are resampled are not to be believed: {drawn}", stacklevel=4)
+    if drawn.warning:
+        warnings.warn(f"{WHO}(resample='psis'): {drawn.warning}", stacklevel=4)
     values = drawn.resample(block.count, seed=noise)
     return values, pair.log_joint(block.rows, values)
 

@@ -113,6 +113,10 @@ class Weighed:
         error = stratified_error((w / value - h) / h.mean(0), self.counts)
         return self._evidence(value.log() + top, error, estimator, bound, resolution)
 
+    def is_posterior(self, resolution: float) -> Tensor:
+        """Do the draws show that the guide is the posterior: constant weights, of more than one code? (...) bool."""
+        return self._constant(resolution)[1] & ~self.coincide
+
     def _relative(self) -> tuple[Tensor, Tensor]:
         top = finite(self.log_w.amax(0))
         return (self.log_w - top).exp(), top

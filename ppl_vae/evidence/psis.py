@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae._psis import psis_tail
+from ppl_vae.evidence.evidence import KHAT_LIMIT
 from ppl_vae.evidence.weights import MOST_ROUNDING
 
 __all__ = ["khat_limit", "psis_weights"]
@@ -58,4 +59,4 @@ def khat_limit(num_draws: int) -> float:
     >>> round(khat_limit(100), 2), khat_limit(10_000)
     (0.5, 0.7)
     """
-    return min(1 - 1 / float(np.log10(max(num_draws, 2))), 0.7)
+    return min(1 - 1 / float(np.log10(max(num_draws, 2))), KHAT_LIMIT)

@@ -3,11 +3,14 @@ r"""Moments of a posterior from weighted draws, each with its Monte Carlo error:
 With weights that sum to 1, :math:`\hat\mu = \sum_s w_s f_s`; to first order each draw moves the estimate by
 :math:`w_s (f_s - \hat\mu)`, so that :math:`\sum_s w_s^2 (f_s - \hat\mu)^2` is its squared standard error.
 
+An error is not known (nan) where fewer than four draws carry the sum: one draw that weighs all would have none.
+
 Art Owen, "Monte Carlo theory, methods and examples", chapter 9 (importance sampling), 2013.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +21,13 @@ from ppl_vae.evidence.psis import psis_weights
 __all__ = ["Estimate", "MomentErrors", "mean_of", "moment_errors", "quantile_of", "sd_of"]
 
 
+_FEWEST = 4.0
+"""Effective draws below which the delta method says nothing; see ``evidence.weights.MAX_ERROR``."""
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """``value`` and its Monte Carlo ``standard_error``, of one shape."""
+    """``value`` and its Monte Carlo ``standard_error``, of one shape; nan where it is not known."""
 
     value: Tensor
     standard_error: Tensor
@@ -31,11 +38,17 @@ def _over(weights: Tensor, values: Tensor) -> Tensor:
     return weights.reshape(*weights.shape, *[1] * (values.dim() - weights.dim()))
 
 
+def _known(error: Tensor, weights: Tensor) -> Tensor:
+    """The standard errors (...) or (N, ...), nan where the weights (S, ...) leave too few draws."""
+    few = weights.square().sum(0) * _FEWEST > 1
+    return error.masked_fill(few, math.nan)
+
+
 def mean_of(values: Tensor, weights: Tensor) -> Estimate:
     """The weighted mean over the draws: values (S, ...), weights (S,) or (S, N) that sum to 1 -> (...)."""
     w = _over(weights, values)
     mean = (w * values).sum(0)
-    return Estimate(mean, (w * (values - mean)).square().sum(0).sqrt())
+    return Estimate(mean, _known((w * (values - mean)).square().sum(0).sqrt(), w))
 
 
 def sd_of(values: Tensor, weights: Tensor) -> Estimate:
@@ -45,7 +58,7 @@ def sd_of(values: Tensor, weights: Tensor) -> Estimate:
     variance = (w * apart.square()).sum(0)
     sd = variance.sqrt()
     influence = w * (apart.square() - variance) / (2 * torch.where(sd > 0, sd, torch.ones_like(sd)))
-    return Estimate(sd, influence.square().sum(0).sqrt())
+    return Estimate(sd, _known(influence.square().sum(0).sqrt(), w))
 
 
 def quantile_of(values: Tensor, weights: Tensor, probability: float) -> Estimate:
@@ -64,7 +77,7 @@ def quantile_of(values: Tensor, weights: Tensor, probability: float) -> Estimate
     value = _at(ranked, below, torch.full_like(below[0], probability))
     share = (w * ((ranked <= value).to(w) - probability)).square().sum(0).sqrt()
     ends = [_at(ranked, below, (probability + sign * share).clamp(0, 1)) for sign in (-1, 1)]
-    return Estimate(value, (ends[1] - ends[0]) / 2)
+    return Estimate(value, _known((ends[1] - ends[0]) / 2, w))
 
 
 def _at(ranked: Tensor, below: Tensor, probability: Tensor) -> Tensor:
@@ -103,10 +116,10 @@ def moment_errors(values: Tensor, log_weight: Tensor) -> MomentErrors:
     plain = torch.full_like(w, 1 / len(w))
     posterior, guide = _moments(values, w), _moments(values, plain)
     scale = torch.where(posterior.sd > 0, posterior.sd, torch.ones_like(posterior.sd))
-    mean_error = (guide.of_mean - posterior.of_mean).square().sum(0).sqrt() / scale
     ratio = guide.sd / scale
-    of_ratio = (guide.of_sd - ratio * posterior.of_sd) / scale
-    return MomentErrors((guide.mean - posterior.mean) / scale, mean_error, ratio, of_ratio.square().sum(0).sqrt())
+    of_mean, of_ratio = guide.of_mean - posterior.of_mean, (guide.of_sd - ratio * posterior.of_sd)
+    mean_error, sd_error = (_known(moved.square().sum(0).sqrt(), w) / scale for moved in (of_mean, of_ratio))
+    return MomentErrors((guide.mean - posterior.mean) / scale, mean_error, ratio, sd_error)
 
 
 @dataclass(frozen=True)

@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae._random import fold
-from ppl_vae.data.rows import Rows
-from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan
-from ppl_vae.evidence.importance import WIDTHS, parts_of, proposed
-from ppl_vae.evidence.mixture import weigh
+from ppl_vae.evidence.evidence import percent
 from ppl_vae.evidence.psis import khat_limit, psis_weights
 from ppl_vae.evidence.self_normalized import Estimate, mean_of, quantile_of, sd_of
-from ppl_vae.evidence.weights import effective_sample_size, khat
-from ppl_vae.pair import pair_of
+from ppl_vae.evidence.weights import DRAWN_APART, effective_sample_size, is_constant, khat
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ppl_vae.pair import Fitted, Pair
-
-__all__ = ["WeightedDraws", "weighted_draws"]
+__all__ = ["WeightedDraws"]
 
 QUANTILES = (0.05, 0.5, 0.95)
 
 
 @dataclass(frozen=True, eq=False)
 class WeightedDraws:
-    """Draws of a proposal with the weights that lead them to the posterior.
+    """Independent draws of a proposal with the weights that lead them to the posterior.
 
-    They may come from anywhere: a guide, a wider one, a Student t; what counts is ``log_weight``.
+    They may come from anywhere: a guide, a wider one, a Student t at the scale of a Laplace fit; what counts is
+    ``log_weight``. Means, sds and quantiles are self-normalized: constants in the weights cancel.
 
-    Attributes:
+    Args:
         values: latents by site, (S, ...) where all data share them, (S, N, ...) of each datum.
         log_weight: log p(x, z) - log of the proposal's density, (S,), or (S, N) with latents of each datum alone; nats.
+        others: log weights of other draws of the same proposal, (T,) or (T, N). k-hat is read off them where they are
+            given: off the draws themselves it is low just where these miss the tail, so that it selects the failures.
+        resolution: the relative error of the numbers; weights that spread by no more are constant (k-hat 0).
+        coincide: where all draws are one code, () or (N,) bool: constant weights prove nothing there (k-hat nan).
 
     >>> draws = WeightedDraws({"z": torch.tensor([0.0, 1.0])}, torch.tensor([1.0, 3.0]).log())
     >>> draws.mean()["z"].value
@@ -48,26 +46,55 @@ class WeightedDraws:
 
     values: Mapping[str, Tensor]
     log_weight: Tensor
+    _: KW_ONLY
+    others: Tensor | None = None
+    resolution: float = 1e-9
+    coincide: Tensor = DRAWN_APART
 
     @cached_property
     def weights(self) -> Tensor:
         """Pareto smoothed weights that sum to 1, (S,) or (S, N), float64."""
-        return psis_weights(self.log_weight)
+        return psis_weights(self.log_weight, resolution=self.resolution)
 
     @cached_property
     def khat(self) -> Tensor:
-        """The shape of the tail of the raw weights, () or (N,)."""
-        return khat(self.log_weight.double())
+        """The shape of the tail of the raw weights, () or (N,); nan where it cannot be found."""
+        found = khat(self._judged.double(), resolution=self.resolution)
+        return found.masked_fill(self._proves_nothing, torch.nan)
+
+    @property
+    def khat_limit(self) -> float:
+        """The greatest k-hat that so many draws allow."""
+        return khat_limit(len(self._judged))
 
     @property
     def ess(self) -> Tensor:
         """How many equally weighted draws they are worth, () or (N,)."""
-        return effective_sample_size(self.log_weight.double())
+        return effective_sample_size(self.log_weight.double()).masked_fill(self._proves_nothing, 1.0)
 
     @property
     def believable(self) -> Tensor:
-        """Is k-hat at most what so many draws allow, () or (N,) bool?"""
-        return self.khat <= khat_limit(len(self.log_weight))
+        """Is k-hat known, and at most what so many draws allow, () or (N,) bool?"""
+        return self.khat <= self.khat_limit
+
+    @property
+    def warning(self) -> str:
+        """Why the weights are not to be believed; empty where they are."""
+        if bool(self.believable.all()):
+            return ""
+        where = "" if self.khat.dim() == 0 else f" for {int((~self.believable).sum())} of {len(self.khat)} data"
+        return (
+            f"k-hat is not known to be within {self.khat_limit:.2f}{where}: the draws may miss a part of the posterior "
+            "that neither values nor errors show; take a richer guide"
+        )
+
+    @property
+    def _judged(self) -> Tensor:
+        return self.log_weight if self.others is None else self.others
+
+    @property
+    def _proves_nothing(self) -> Tensor:
+        return is_constant(self.log_weight.double(), self.resolution) & self.coincide
 
     def mean(self) -> dict[str, Estimate]:
         """Posterior means by site, (...) or (N, ...), with Monte Carlo errors."""
@@ -90,9 +117,10 @@ class WeightedDraws:
     def resample(self, num_samples: int, *, seed: int = 0) -> dict[str, Tensor]:
         """Plain draws, equally weighted: (num_samples, ...) by site, by systematic resampling of the smoothed weights.
 
-        A draw that weighs more than 1 / num_samples comes more than once; the order is shuffled. With latents of each
-        datum alone, data are resampled one by one. These draws have no weight of their own: weighing them again would
-        correct twice.
+        A draw of weight w comes num_samples w times, rounded up or down, so that it does so on average: the scheme is
+        unbiased, and adds nothing to equal weights. It is with replacement; without, great weights would count once,
+        and draws go back to the proposal as more are taken. The order is shuffled. With latents of each datum alone,
+        data are resampled one by one. These draws have no weight of their own: weighing them again would correct twice.
 
         James Carpenter, Peter Clifford, Paul Fearnhead, "Improved particle filter for nonlinear problems", 1999.
         """
@@ -107,72 +135,43 @@ class WeightedDraws:
         return {name: value[chosen, rows] for name, value in self.values.items()}
 
     def summary(self, quantiles: Sequence[float] = QUANTILES) -> pd.DataFrame:
-        """A table: an entry a row; mean, sd and quantiles, with the Monte Carlo errors of the first two."""
+        """A table, an entry a row: mean, sd, quantiles, the Monte Carlo error of each (``mcse_``), and k-hat.
+
+        Where the weights are not to be believed, ``attrs["warning"]`` says so.
+        """
         import pandas as pd
 
-        columns: dict[str, dict[str, Estimate]] = {"mean": self.mean(), "sd": self.sd()}
-        columns |= {f"q{100 * q:g}": self.quantile(q) for q in quantiles}
+        columns = {"mean": self.mean(), "sd": self.sd(), **{f"q{100 * q:g}": self.quantile(q) for q in quantiles}}
         names = [
             f"{name}[{', '.join(map(str, place))}]" if place else name
             for name, value in self.values.items()
             for place in np.ndindex(*value.shape[1:])
         ]
-        table = {label: torch.cat([e.value.flatten() for e in by.values()]) for label, by in columns.items()}
-        errors = {
-            f"mcse_{label}": torch.cat([e.standard_error.flatten() for e in columns[label].values()])
-            for label in ("mean", "sd")
-        }
-        return pd.DataFrame({k: v.numpy() for k, v in {**table, **errors}.items()}, index=names)
+        table = {label: _flat(estimate.value for estimate in by.values()) for label, by in columns.items()}
+        table |= {f"mcse_{label}": _flat(e.standard_error for e in by.values()) for label, by in columns.items()}
+        table["khat"] = _flat(_along(self.khat, value[0]) for value in self.values.values())
+        frame = pd.DataFrame(table, index=names)
+        if self.warning:
+            frame.attrs["warning"] = self.warning
+        return frame
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name}: {tuple(value.shape[1:])}" for name, value in self.values.items())
         head = f"WeightedDraws({len(self.log_weight)} of {shapes})"
-        limit = khat_limit(len(self.log_weight))
         if self.log_weight.dim() == 1:
             told = f"worth {float(self.ess):.0f} draws, k-hat {float(self.khat):.2f}"
         else:
-            good = float(self.believable.double().mean())
-            told = f"k-hat at most {limit:.2f} for {good:.0%} of {self.log_weight.shape[1]} data"
-        if not bool(self.believable.all()):
-            told += f"; above {limit:.2f} do not believe the weights: they miss a part of the posterior without a sign"
-        return f"{head}: {told}"
+            told = f"k-hat at most {self.khat_limit:.2f} for {percent(self.believable)} of {len(self.khat)} data"
+        return f"{head}: {told}" + (f". NOT TO BE BELIEVED: {self.warning}" if self.warning else "")
 
 
-def weighted_draws(
-    pair: Pair | Fitted,
-    data: Any = None,
-    num_samples: int = 4000,
-    *,
-    widths: Sequence[float] = WIDTHS,
-    seed: int = 0,
-    max_elements: int = MAX_ELEMENTS,
-) -> WeightedDraws:
-    """Draw from the guide and from the guide with a wider spread, and weigh the draws by the posterior.
+def _flat(parts: Iterable[Tensor]) -> np.ndarray:
+    return torch.cat([part.flatten() for part in parts]).numpy()
 
-    Args:
-        pair: a Pair, or a Fit.
-        data: N rows, as the pair takes them.
-        num_samples: S, over all widths; all are held in memory.
-        widths: of the guide's spread; the first is 1.
-        seed: of the draws.
-        max_elements: how many numbers one run of the pair may handle.
 
-    Raises:
-        ValueError: the guide is a point mass (``AutoDelta``): it has no density to weigh draws by.
-    """
-    pair = pair_of(pair)
-    source = pair.rows(data)
-    rows = source if isinstance(source, Rows) else source.take(slice(None))
-    pair.initialize(rows).sites.require_density("weighted_draws")
-    counts = parts_of(pair, num_samples, widths)
-    block = Plan.of(pair, rows, num_samples, max_elements).draws
-    values: dict[str, list[Tensor]] = {}
-    weights = []
-    for drawn in proposed(pair, rows, counts, widths, block, (fold(seed, "weighted draws"),)):
-        weights.append(weigh(drawn.draws.log_p.total, drawn.log_q, counts)[0])
-        for name, value in drawn.draws.values.items():
-            values.setdefault(name, []).append(value)
-    return WeightedDraws({name: torch.cat(parts) for name, parts in values.items()}, torch.cat(weights))
+def _along(of_data: Tensor, entries: Tensor) -> Tensor:
+    """A number of each datum (N,), or one () of all, for every entry (N, ...) of its latents."""
+    return of_data.reshape((*of_data.shape, *[1] * (entries.dim() - of_data.dim()))).expand(entries.shape)
 
 
 def _systematic(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -150,14 +150,91 @@ def test_a_table_names_every_entry():
     values = {"a": torch.randn(100, generator=torch.Generator().manual_seed(0)), "b": torch.ones(100, 2, 3)}
     table = WeightedDraws(values, torch.zeros(100)).summary(quantiles=(0.5,))
     assert list(table.index) == ["a", *(f"b[{i}, {j}]" for i in range(2) for j in range(3))]
-    assert list(table.columns) == ["mean", "sd", "q50", "mcse_mean", "mcse_sd"]
+    assert list(table.columns) == ["mean", "sd", "q50", "mcse_mean", "mcse_sd", "mcse_q50", "khat"]
     assert table.loc["b[1, 2]", "mean"] == pytest.approx(1.0) and table.loc["b[1, 2]", "mcse_mean"] < 1e-7
 
 
 def test_weights_that_are_not_to_be_believed_say_so():
     _, log_weight = normal_draws(0, 1000, 0.0, 0.3)
-    assert "do not believe" in repr(WeightedDraws({"z": torch.zeros(1000)}, log_weight))
-    assert "do not believe" not in repr(WeightedDraws({"z": torch.zeros(1000)}, torch.zeros(1000)))
+    narrow, fine = (WeightedDraws({"z": torch.zeros(1000)}, weight) for weight in (log_weight, torch.zeros(1000)))
+    assert "NOT TO BE BELIEVED" in repr(narrow) and "k-hat" in narrow.summary().attrs["warning"]
+    assert "BELIEVED" not in repr(fine) and not fine.summary().attrs
+    both = WeightedDraws({"z": torch.zeros(1000, 2)}, torch.stack([log_weight, torch.zeros(1000, dtype=DOUBLE)], 1))
+    assert both.believable.tolist() == [False, True] and "1 of 2 data" in both.warning
+
+
+def test_k_hat_is_read_off_other_draws_where_there_are_some():
+    _, heavy = normal_draws(0, 1000, 0.0, 0.3)
+    light = torch.zeros(200, dtype=DOUBLE)
+    assert WeightedDraws({}, light, others=heavy).warning and not WeightedDraws({}, heavy, others=light).warning
+    assert WeightedDraws({}, light, others=heavy).khat_limit == khat_limit(1000)
+
+
+def test_k_hat_of_the_same_draws_selects_the_failures():
+    """A guide of 0.55 of the sd: where k-hat of its own draws is good, the sd found is worse than on the whole."""
+    own, other, off = [], [], []
+    for seed in range(300):
+        z, log_weight = normal_draws(seed, 500, 0.0, 0.55)
+        apart = normal_draws(1000 + seed, 500, 0.0, 0.55)[1]
+        draws = WeightedDraws({"z": z}, log_weight)
+        own.append(bool(draws.believable))
+        other.append(bool(WeightedDraws({"z": z}, log_weight, others=apart).believable))
+        off.append(float(draws.sd()["z"].value) - 1)
+    own, other, off = torch.tensor(own), torch.tensor(other), torch.tensor(off)
+    scatter = float(off.std()) / math.sqrt(int(own.sum()))
+    assert float(off[own].mean()) < float(off.mean()) - 3 * scatter
+    assert abs(float(off[other].mean() - off.mean())) < 3 * scatter
+
+
+def test_a_draw_that_weighs_all_has_no_error():
+    draws = WeightedDraws({"z": torch.arange(40.0)}, torch.arange(40.0) * 20)
+    for estimate in (draws.mean()["z"], draws.sd()["z"], draws.quantile(0.5)["z"]):
+        assert math.isnan(float(estimate.standard_error))
+    assert math.isnan(float(moment_errors(draws.values["z"].unsqueeze(-1), draws.log_weight).mean_error))
+
+
+def test_a_student_t_at_the_scale_of_a_laplace_fit_proposes():
+    """A posterior with heavy tails, which no normal proposal reaches: draws from anywhere, by values and weights."""
+    posterior, generator = dist.StudentT(3.0), torch.Generator().manual_seed(0)
+    laplace = math.sqrt(3 / 4)  # the curvature of log p at the mode is -(3 + 1) / 3
+    normal = laplace * torch.randn(20_000, dtype=DOUBLE, generator=generator)
+    chi = torch.randn(20_000, 4, dtype=DOUBLE, generator=generator).square().mean(1)
+    proposals = {
+        "normal": (normal, dist.Normal(0.0, laplace)),
+        "t": (normal / chi.sqrt(), dist.StudentT(4.0, 0.0, laplace)),
+    }
+    draws = {name: WeightedDraws({"z": z}, posterior.log_prob(z) - q.log_prob(z)) for name, (z, q) in proposals.items()}
+    assert draws["normal"].warning and not draws["t"].warning
+    found = draws["t"].quantile(0.95)["z"]
+    assert abs(found.value - 2.353363) <= SIGMA * found.standard_error and found.standard_error < 0.05
+    assert draws["normal"].quantile(0.95)["z"].value < 2.353363 - SIGMA * found.standard_error
+
+
+def test_moment_errors_of_correlated_coordinates():
+    """Each coordinate of a bivariate posterior by itself: a mean-field guide has its means and not its sds."""
+    target = dist.MultivariateNormal(torch.zeros(2, dtype=DOUBLE), torch.tensor([[1.0, 0.6], [0.6, 1.0]], dtype=DOUBLE))
+    generator, scale = torch.Generator().manual_seed(0), 0.8  # sqrt(1 - 0.6^2), the optimum of the reverse KL
+    z = scale * torch.randn(100_000, 2, dtype=DOUBLE, generator=generator) + torch.tensor([0.1, 0.0], dtype=DOUBLE)
+    log_q = dist.Normal(torch.tensor([0.1, 0.0], dtype=DOUBLE), scale).log_prob(z).sum(1)
+    found = moment_errors(z, target.log_prob(z) - log_q)
+    assert ((found.mean - torch.tensor([0.1, 0.0])).abs() <= SIGMA * found.mean_error).all()
+    assert ((found.sd - 0.8).abs() <= SIGMA * found.sd_error).all()
+    assert float(found.mean_error.max()) < 0.05 and float(found.sd_error.max()) < 0.05
+
+
+def test_the_bound_is_not_told_where_the_squares_have_no_mean():
+    z, log_weight = normal_draws(0, 4000, 0.0, 0.45)  # weights have a variance only above 1 / sqrt 2
+    found = error_bound(z.unsqueeze(-1), log_weight)
+    assert not found.believable and repr(found).startswith("No bound") and "0.5 is required" in repr(found)
+    good = error_bound(*(part[:, None] if i == 0 else part for i, part in enumerate(normal_draws(0, 4000, 0.0, 1.1))))
+    assert good.believable and "no guarantee" in repr(good)
+
+
+def test_the_bound_by_log_z_is_tighter_than_by_the_elbo():
+    z, log_weight = normal_draws(0, 50_000, 0.0, 1.2)
+    by_elbo, by_log_z = (error_bound(z.unsqueeze(-1), log_weight, log_z=value) for value in (None, 0.0))
+    assert by_log_z.divergence < by_elbo.divergence and by_log_z.mean < by_elbo.mean
+    assert by_log_z.divergence == pytest.approx(2 * math.log(1.2) - 0.5 * math.log(2 * 1.44 - 1), abs=0.005)
 
 
 def test_limits():
