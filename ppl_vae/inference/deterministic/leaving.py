@@ -22,7 +22,8 @@ __all__ = ["COVERED", "chains"]
 
 COVERED = 0.1
 """A place counts as missed where the guide has less than this share of the posterior's density."""
-_CHAINS, _TRAJECTORIES, _LEAPS = 256, 8, 6
+_CHAINS, _FEWEST, _TRAJECTORIES, _LEAPS = 256, 64, 8, 6
+"""So many chains, fewer where data are many."""
 _FIRST, _HARDLY = 4, 0.01
 """After so many trajectories the chains end if no more than this share of them have left: what leaks leaks at once."""
 _STEPS = 0.1, 1.0
@@ -30,7 +31,7 @@ _STEPS = 0.1, 1.0
 
 
 def chains(noise: FixedNoise, log_evidence: float, *, seed: int) -> Tensor:
-    """Where 256 chains of Hamiltonian Monte Carlo were in the second half, as log of posterior over guide (S,), nats.
+    """Where 64 to 256 chains of Hamiltonian Monte Carlo were in the second half, as log of posterior over guide (S,), nats.
 
     They end early where hardly one has left the guide.
 
@@ -41,7 +42,7 @@ def chains(noise: FixedNoise, log_evidence: float, *, seed: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     pair, dim = noise.pair, noise.noise_dim
-    count = min(_CHAINS, noise.block)
+    count = min(_CHAINS, max(_FEWEST, noise.block // 4))
 
     def drawn(*shape: int, normal: bool = True) -> Tensor:
         made = (torch.randn if normal else torch.rand)(shape, dtype=torch.float64, generator=generator)
