@@ -31,7 +31,7 @@ _STEPS = 0.1, 1.0
 
 
 def chains(noise: FixedNoise, log_evidence: float, *, seed: int) -> Tensor:
-    """Where 64 to 256 chains of Hamiltonian Monte Carlo were in the second half, as log of posterior over guide (S,), nats.
+    """Where 64 to 256 chains of Hamiltonian Monte Carlo were in their second half: log of posterior over guide, (S,).
 
     They end early where hardly one has left the guide.
 
@@ -76,6 +76,9 @@ def chains(noise: FixedNoise, log_evidence: float, *, seed: int) -> Tensor:
 
 def _target(noise: FixedNoise, place: Tensor) -> tuple[Tensor, Tensor]:
     """Log density of the posterior over noise, but for a constant, (S,), and its gradient, 0 where it is none."""
+    if len(place) > noise.block:
+        parts = [_target(noise, part) for part in place.split(noise.block)]
+        return torch.cat([value for value, _ in parts]), torch.cat([slope for _, slope in parts])
     at = place.detach().requires_grad_()
     try:
         placed = noise.at_noise(at)

@@ -48,6 +48,14 @@ def test_what_leaves_is_followed_to_the_end():
     assert len(runs) == 1 + 8 * 6
 
 
+def test_many_data_have_fewer_chains_in_blocks(monkeypatch):
+    noise = of_scale(1.0)
+    monkeypatch.setattr(FixedNoise, "block", 10)
+    runs = counted(noise)
+    assert len(chains(noise, 0.0, seed=0)) == 2 * 64  # the second half of four trajectories
+    assert max(runs) == 10
+
+
 def test_a_wrong_log_z_shows():
     assert float((chains(of_scale(1.0), -3.0, seed=0) - 3.0).abs().max()) < 1e-10
 
