@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from ppl_vae.diagnostics.certificate import Certificate, Line, nats
@@ -80,3 +84,35 @@ def test_the_table_has_a_row_a_line_under_a_header():
 def test_numbers_have_the_digits_that_their_error_allows():
     assert nats(-31.53954, 0.0053) == "-31.5395 ± 0.0053 nats"
     assert nats(-31.53954, float("nan")) == "-31.54 nats, error unknown"
+
+
+def test_without_lines_nothing_is_promised():
+    """A fit of which nothing was asked has no certificate."""
+    assert not Certificate(()).given
+    assert not Certificate((NOT_ASKED,)).converged
+
+
+def test_flags_of_numpy_are_flags():
+    """A comparison of numpy's numbers is no ``bool``: a line that does not hold is among the failed all the same."""
+    line = replace(ARRIVED, holds=np.float64(1.0) < np.float64(0.5))
+    assert Certificate((line,)).failed == [line]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (-1897.30211, 0.0012, "-1897.3021 ± 0.0012 nats"),
+        (-1897.30211, 0.12, "-1897.30 ± 0.12 nats"),
+        (-5.0, 0.0, "-5.0000 ± 0.0000 nats"),
+        (-5.0, 1e-12, "-5.000000 ± 0.000000 nats"),
+        (-5.0, 23.0, "-5 ± 23 nats"),
+        (-5.0, math.nan, "-5 nats, error unknown"),
+        (-5.0, math.inf, "-5 nats, error unknown"),
+        (0.00034, None, "0.00034 nats"),
+        (math.inf, None, "unbounded"),
+        (math.nan, None, "not a number"),
+        (-math.inf, 0.1, "minus infinity"),
+    ],
+)
+def test_nats_in_words(value, error, words):
+    assert nats(value, error) == words

@@ -118,3 +118,29 @@ def test_a_leaf_that_is_given_a_value_has_it(name):
         for leaf in link.leaves.values():
             value = leaf.value.detach()
             torch.testing.assert_close(leaf.of(value.flatten()), leaf.tensor.detach(), rtol=1e-9, atol=1e-9)
+
+
+def clamped(least: float, most: float):
+    """A location that is its parameter between two numbers alone."""
+
+    def guide(x: Tensor) -> None:
+        pyro.sample("mean", dist.Normal(param("m"), spread()).to_event(1))
+        k = pyro.param("k", lambda: torch.tensor(0.0))
+        pyro.sample("scale", dist.LogNormal(k.clamp(least, most), positive("t", 0.2)))
+
+    return guide
+
+
+def test_every_parameter_is_put_elsewhere_twice():
+    """At one place k is above or below any edge, so one of these two locations is k; at two places, on both sides of
+    an edge, neither is."""
+
+    def is_linked(guide) -> bool:
+        pair = Pair(shared_mean, guide, dtype=torch.float64).initialize(data())
+        return "scale" in links(FixedNoise(pair, pair.rows(data()).batch()))
+
+    edges = torch.linspace(-0.2, 0.2, 21).tolist()
+    found = [(is_linked(clamped(-9.0, edge)), is_linked(clamped(edge, 9.0))) for edge in edges]
+    assert (False, False) in found
+    assert found[0] == (False, True)
+    assert found[-1] == (True, False)
