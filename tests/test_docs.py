@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 PAGE = (Path(__file__).parents[1] / "docs" / "convergence.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_snippets_of_the_page_run_in_their_order(capsys):
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
