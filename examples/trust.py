@@ -8,7 +8,7 @@ tutorials fit such a model by Adam with a rate and a number of steps; both have 
 ``ppl_vae.fit(model, guide, data)`` without steps has neither, and its certificate says whether it is done. Given sigma
 the evidence is a normal density, so log Z is had by quadrature, and no method is judged by its own estimate.
 
-    python examples/trust.py            (three minutes, nearly all of them NUTS)
+    python examples/trust.py            (a minute or two, nearly all NUTS)
     python examples/trust.py --smoke    (seconds)
 """
 
