@@ -8,7 +8,7 @@ tutorials fit such a model by Adam with a rate and a number of steps; both have 
 ``ppl_vae.fit(model, guide, data)`` without steps has neither, and its certificate says whether it is done. Given sigma
 the evidence is a normal density, so log Z is had by quadrature, and no method is judged by its own estimate.
 
-    python examples/trust.py            (three minutes, nearly all of them NUTS)
+    python examples/trust.py            (a minute or two, nearly all NUTS)
     python examples/trust.py --smoke    (seconds)
 """
 
@@ -45,7 +45,7 @@ def model(x, y):
     slope = pyro.sample("slope", dist.Normal(torch.zeros(x.shape[1]), SLOPE).to_event(1))
     sigma = pyro.sample("sigma", dist.HalfCauchy(SPREAD))
     with pyro.plate("patients", len(y)):
-        pyro.sample("progression", dist.Normal(intercept + x @ slope, sigma), obs=y)
+        pyro.sample("progression", dist.Normal(intercept + (slope * x).sum(-1), sigma), obs=y)
 
 
 @dataclass
@@ -266,7 +266,7 @@ def main() -> None:
         answers = {ADAM: by_adam(data, steps=30, draws=50), OURS: by_fit(data, draws=50)}
         answers[JUDGE] = by_nuts(data, draws=20, warmup=5, depth=2)
     else:
-        answers = {ADAM: by_adam(data, steps=2000, draws=4000), OURS: by_fit(data, draws=4000)}
+        answers = {ADAM: by_adam(data, steps=2000, draws=20_000), OURS: by_fit(data, draws=20_000)}
         answers[JUDGE] = by_nuts(data, draws=1000, warmup=500, depth=10)
     report(answers, log_z)
     draw(answers, data[0].std(0), log_z, options.out / "trust.png")
