@@ -1,7 +1,8 @@
 """Posteriors of posteriordb as plain Pyro models on raw data: one call of ppl_vae.fit each, and the peers.
 
 The ten posteriors need the folder of their files (data, reference moments and evidence, one JSON a posterior); without
-it there is the breast cancer regression alone. One process, one thread; seconds are wall clock, and compiling counts.
+it there is the breast cancer regression alone. One process, one thread; seconds are those of the processor, compilers
+that a library starts among them.
 
     python benchmarks/posteriordb.py --data DIR              ours: gap to the reference log Z, moments, k-hat, seconds
     python benchmarks/posteriordb.py --data DIR --check      is each model the file's? log Z without any fit
@@ -103,8 +104,10 @@ def limits(
         value = number(found.log_evidence, found.evidence_error)
         close = abs(found.log_evidence - reference.log_evidence) <= allowed
         lines.append((f"log Z {value}, within {EVIDENCE_ERRORS} errors of {reference.log_evidence}", close))
-    seconds = f"{found.seconds:.2f} s <= {posterior.seconds_limit} s ({found.processor:.2f} s of the processor)"
-    return [*lines, (seconds, found.seconds <= posterior.seconds_limit)]
+    seconds = (
+        f"{found.processor:.2f} s of the processor <= {posterior.seconds_limit} s ({found.seconds:.2f} s on the wall)"
+    )
+    return [*lines, (seconds, found.processor <= posterior.seconds_limit)]
 
 
 def number(value: float, error: float) -> str:

@@ -101,7 +101,7 @@ def compare(
     optimum = judge.elbo(best_normal(posterior, log_density, reference))
     own = Line("ours", note="no fit", last=-math.inf)
     if ours is not None:
-        own = Line("ours", ran=ours.seconds, last=judge.elbo(normal_of(posterior, ours.fit.pair.guide)))
+        own = Line("ours", ran=ours.processor, last=judge.elbo(normal_of(posterior, ours.fit.pair.guide)))
     lines = {"ours": own}
     for method in methods:
         lines[method] = run(posterior, data, method, Race(judge, optimum, cap))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import ppl_vae
 from posteriors.posterior import Data, Posterior, Reference
+from posteriors.race import processor_seconds
 from ppl_vae._psis import psis_khat
 from ppl_vae.evidence.importance import WIDTHS, parts_of, proposed
 from ppl_vae.evidence.mixture import weigh
@@ -120,9 +121,9 @@ def measure(
     """
     model, rows = posterior.bind(data)
     options: dict[str, Any] = {"steps": steps, "progress": False, "dtype": torch.float64} if steps else {}
-    started, busy = time.perf_counter(), time.process_time()
+    started, busy = time.perf_counter(), processor_seconds()
     fit = ppl_vae.fit(model, guide or AutoMultivariateNormal(model), rows, **options)
-    seconds, processor = time.perf_counter() - started, time.process_time() - busy
+    seconds, processor = time.perf_counter() - started, processor_seconds() - busy
     u, log_weight = fresh(posterior, fit.pair, rows, draws)
     wide, wide_weight = wider(posterior, fit.pair, rows, draws)
     evidence = fit.log_evidence(rows, ppl_vae.ImportanceWeighted(draws), seed=1)
