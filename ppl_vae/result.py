@@ -6,6 +6,7 @@ import copy
 import functools
 import html
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -71,6 +72,10 @@ class Fit(Predictions):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Fit:
         return Fit(copy.deepcopy(self.pair, memo), copy.deepcopy(self.record, memo), copy.deepcopy(self.config, memo))
+
+    def took(self, seconds: float) -> None:
+        """Count these seconds in all: what was tried before belongs to a fit."""
+        self._record = replace(self.record, seconds=seconds)
 
     def release(self) -> Fit:
         """Let go of the run and its data: of them the record is left, and two rows to run the pair on."""
@@ -252,11 +257,11 @@ class Fit(Predictions):
             words["data"] = f"{config['num_data']} rows" + (
                 f" in batches of {config['batch_size']}" if config.get("batch_size") else ""
             )
-        if len(table):
+        if certificate is not None:
+            words["elbo"], words["done"] = certificate.elbo, certificate.sentence
+        elif len(table):
             names, last = ("objective", "elbo", "reconstruction", "kl", "val_elbo"), table[-1]
             words["last epoch"] = ", ".join(f"{n} {last[n]:.3f}" for n in names if n in last) + " nats per datum"
-        if certificate is not None:
-            words["done"] = certificate.sentence
         return {key: value for key, value in words.items() if value}
 
     def __repr__(self) -> str:

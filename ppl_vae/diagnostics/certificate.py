@@ -104,6 +104,12 @@ class Certificate:
         return f"{start}: {failed}." + (f" To try: {advice}." if advice else "")
 
     @property
+    def elbo(self) -> str:
+        """The ELBO on fresh draws in words; "" where it is not known."""
+        value, error = self.numbers.get("elbo"), self.numbers.get("elbo_error")
+        return "" if value is None else nats(value, math.nan if error is None else error)
+
+    @property
     def _beside_log_z(self) -> str:
         """How far log Z is from the ELBO: KL(q || p)."""
         gap = self.numbers.get("gap")

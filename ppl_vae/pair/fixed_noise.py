@@ -142,6 +142,11 @@ class FixedNoise:
         """How many draws one run may hold."""
         return max(2, min(MAX_VALUES // max(1, self._values), MAX_ELEMENTS // max(1, self._largest)))
 
+    @property
+    def is_small(self) -> bool:
+        """Is a run so small that a second thread of the CPU costs more than it saves?"""
+        return self._largest <= MAX_ELEMENTS
+
     def laws_now(self) -> dict[str, Law]:
         """The laws of one draw at the parameters as they are; call it inside :meth:`scope`."""
         with isolated_rng(0, self.pair.device):

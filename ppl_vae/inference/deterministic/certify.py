@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ppl_vae._psis import psis_khat
@@ -67,6 +68,8 @@ def certify(noise: FixedNoise, rows: Source, solution: Solution, *, tol: float, 
     shared = pair.has_global_latents
     evidence = log_z(noise, DRAWS, seed=key) if shared else ImportanceWeighted(1000).estimate(pair, rows, key)
     error = evidence.standard_error.square().sum().sqrt()
+    if shared and float(evidence.khat) > KHAT_LIMIT:  # then the error bar is of what the draws happen to see
+        error = torch.full_like(error, math.nan)
     lines.append(_evidence(evidence.value.sum(), error, solution, numbers))
     if not shared:
         lines.append(_khat_of_rows(evidence.khat, numbers))
@@ -87,7 +90,7 @@ def _optimum(solution: Solution) -> Line:
         nats(decrement),
         f"at most {ENOUGH}",
         decrement <= ENOUGH,
-        "the ELBO may be unbounded (an improper posterior?)" if math.isinf(decrement) else "raise max_iter",
+        "look for latents that the data do not bound" if math.isinf(decrement) else "raise max_iter",
     )
 
 

@@ -38,6 +38,7 @@ from ppl_vae.result import Fit
 from ppl_vae.training.history_table import Table
 from ppl_vae.training.processes import require_one_process
 from ppl_vae.training.record import Record
+from ppl_vae.training.threads import one_thread
 
 __all__ = ["DeterministicVI"]
 
@@ -151,8 +152,9 @@ class DeterministicVI:
             ) from None
         table = Table()
         noise = FixedNoise(pair, rows.batch())
-        solution = self.solve(noise, data, start=start, seed=seed, table=table, beginning=beginning)
-        certificate = certify(noise, rows, solution, tol=self.tol, seed=seed)
+        with one_thread(noise.is_small):
+            solution = self.solve(noise, data, start=start, seed=seed, table=table, beginning=beginning)
+            certificate = certify(noise, rows, solution, tol=self.tol, seed=seed)
         fallen_back = self._own is not None and pair.dtype != torch.float64
         certificate = replace(certificate, remarks=(*certificate.remarks, *remarks(pair, certificate, fallen_back)))
         ended = "converged" if certificate.converged else "not converged"

@@ -148,5 +148,6 @@ def _told(best: Reached, rungs: Sequence[Rung]) -> Fit:
     else:
         fit.config["way"] = f"guide='auto': no certificate is given; {name} has the best ELBO"
     fit.config["rungs"] = [rung.plain() for rung in rungs]
+    fit.took(sum(rung.seconds or 0.0 for rung in rungs))
     fit.config["certificate"]["remarks"] += [fit.config["way"] + ".", *(f"  {rung}" for rung in rungs)]
     return fit
