@@ -29,6 +29,7 @@ from ppl_vae.inference.deterministic.links import Link, links
 from ppl_vae.inference.deterministic.minimize import minimize
 from ppl_vae.inference.deterministic.objective import Chart, Objective
 from ppl_vae.inference.deterministic.remarks import remarks
+from ppl_vae.inference.deterministic.rescale import rescale
 from ppl_vae.inference.deterministic.solution import Solution
 from ppl_vae.inference.deterministic.starts import candidates, of_prior
 from ppl_vae.inference.deterministic.teach import teach
@@ -188,8 +189,11 @@ class DeterministicVI:
             draws = base_draws(count, noise.noise_dim, seed=fold(seed, "draws") % 2**31)
             objective = Objective(noise, chart, draws.to(noise.pair.device, noise.pair.dtype))
             with noise.scope():
-                minimum = minimize(objective, v, max_iter=self.max_iter, tol=ENOUGH)
-            v, evaluations = minimum.v, evaluations + objective.evaluations
+                for _ in range(2 if free and not len(table) else 1):  # once more from what was found, in its own units
+                    v = rescale(objective, v)
+                    minimum = minimize(objective, v, max_iter=self.max_iter, tol=ENOUGH)
+                    v = minimum.v
+            chart, evaluations = objective.chart, evaluations + objective.evaluations
             fresh = self._judge(noise, -minimum.value, seed=fold(seed, "fresh", count))
             solution = Solution(beginning, minimum, count, -minimum.value, fresh, evaluations)
             table.append(

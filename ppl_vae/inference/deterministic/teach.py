@@ -18,7 +18,7 @@ from ppl_vae.inference.deterministic.minimize import WORST, minimize
 from ppl_vae.pair.fixed_noise import FixedNoise
 from ppl_vae.pair.law import Law
 
-__all__ = ["teach"]
+__all__ = ["MOST", "scale_of", "teach"]
 
 MOST = 512
 """Of more parameters than these no curvature is taken."""
@@ -62,7 +62,7 @@ def teach(
     with noise.scope():
         start = torch.cat([leaf.detach().flatten() for leaf in leaves]).double().cpu().numpy()
         minimize(function, start, max_iter=500, tol=1e-4)
-        return _scale(divergence, leaves) if count <= MOST else ones
+        return scale_of(divergence(), leaves) if count <= MOST else ones
 
 
 def _targets(
@@ -92,16 +92,15 @@ def _kl(law: Law, loc: Tensor, precision: Tensor) -> Tensor:
     return 0.5 * (square + (blocks * each).sum() - torch.logdet(each).sum())
 
 
-def _scale(divergence: object, leaves: list[Tensor]) -> Tensor:
-    """The factor of the inverse of the curvature, in the leaves together."""
-    value = divergence()  # type: ignore[operator]
+def scale_of(value: Tensor, leaves: list[Tensor]) -> Tensor:
+    """The factor (P, P) of the inverse of the curvature of a value in all numbers of the leaves together."""
     gradient = _flat(leaves, torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True))
     rows = []
     for entry in gradient:
         found = torch.autograd.grad(entry, leaves, retain_graph=True, allow_unused=True) if entry.requires_grad else ()
         rows.append(_flat(leaves, found or [None] * len(leaves)))
     curvature = torch.stack(rows).detach()
-    # What the divergence says nothing of (parameters of the model) keeps its own unit.
+    # What the value says nothing of (the divergence: parameters of the model) keeps its own unit.
     idle = curvature.abs().sum(1) == 0
     curvature = curvature + torch.diag(idle.to(curvature))
     return safeguarded(((curvature + curvature.T) / 2).unsqueeze(0))[0][0]

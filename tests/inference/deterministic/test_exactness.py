@@ -214,11 +214,12 @@ def test_empirical_bayes():
     assert float(fit.params["s"]) == pytest.approx(math.sqrt(variance - 1), rel=0.03)
 
 
-def test_parameters_of_the_model_in_raw_units():
-    """Slopes that are θ, not latents, of columns from 1e-2 to 1e4, beside a latent shift: least squares."""
+@pytest.mark.parametrize("units", [(1e-2, 1.0, 1e4), (1e-4, 1.0, 1e4), (1e-5, 1e-2, 1e3), (1e-3, 1.0, 1e6)])
+def test_parameters_of_the_model_in_raw_units(units):
+    """Slopes that are θ, not latents, of columns in such units, beside a latent shift: least squares."""
     generator = torch.Generator().manual_seed(5)
-    z = torch.randn(50, 3, dtype=torch.float64, generator=generator)
-    x = (z + 1.0) * torch.tensor([1e-2, 1.0, 1e4]).double()
+    z = torch.randn(50, 3, dtype=torch.float64, generator=generator) + 1.0
+    x = z * torch.tensor(units).double()
     y = z.sum(-1) + 0.5 * torch.randn(50, dtype=torch.float64, generator=generator)
 
     def model(x: Tensor, y: Tensor) -> None:
@@ -228,10 +229,10 @@ def test_parameters_of_the_model_in_raw_units():
             pyro.sample("y", dist.Normal((x * slope).sum(-1) + shift, 0.5), obs=y)
 
     fit = DeterministicVI(model, AutoNormal(model)).fit((x, y))
-    design = torch.cat([x, torch.ones(50, 1).double()], 1)
+    design = torch.cat([z, torch.ones(50, 1).double()], 1)
     penalty = torch.tensor([0.0, 0.0, 0.0, 0.25 / 100]).double().diag()
     best = torch.linalg.solve(design.T @ design + penalty, design.T @ y)
     covariance = 100.0 * torch.ones(50, 50).double() + 0.25 * torch.eye(50).double()
-    exact = float(dist.MultivariateNormal(x @ best[:3], covariance).log_prob(y))
+    exact = float(dist.MultivariateNormal(z @ best[:3], covariance).log_prob(y))
     assert fit.certificate.converged, fit.certificate
-    assert fit.certificate.numbers["elbo"] == pytest.approx(exact, abs=0.02)
+    assert fit.certificate.numbers["elbo"] == pytest.approx(exact, abs=0.01)
