@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from ppl_vae.pair.execution import Execution
     from ppl_vae.pair.pair import Pair
 
-__all__ = ["FixedNoise", "Law", "Placed", "require_fixed_noise"]
+__all__ = ["FixedNoise", "Law", "Place", "Placed", "require_fixed_noise"]
 
 MAX_VALUES, MAX_ELEMENTS = 500_000, 3_000_000
 """So many values of sites at once in one run, which a cache holds, and so many numbers in any tensor on the way; more
 draws are run in blocks."""
 
 
-class _Place(Messenger):
+class Place(Messenger):
     """Give the guide's normal sites their values: those of the noise, or of u."""
 
     def __init__(self, given: Mapping[str, Tensor], *, as_noise: bool, lead: int) -> None:
@@ -119,7 +119,7 @@ class FixedNoise:
         self.pair, self.batch = pair, batch
         with self.scope(), torch.no_grad():
             self.vectorized = pair.vectorizes(batch)
-            self.laws = _laws(pair, batch)
+            self.laws = laws_of(pair, batch)
             with _Largest() as largest:
                 trace = pair.run(batch).model_trace
         self._values = sum(torch.as_tensor(site["value"]).numel() for _, site in sample_sites(trace))
@@ -150,7 +150,7 @@ class FixedNoise:
     def laws_now(self) -> dict[str, Law]:
         """The laws of one draw at the parameters as they are; call it inside :meth:`scope`."""
         with isolated_rng(0, self.pair.device):
-            return _laws(self.pair, self.batch)
+            return laws_of(self.pair, self.batch)
 
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -204,7 +204,7 @@ class FixedNoise:
         self, given: Mapping[str, Tensor], count: int | None, as_noise: bool, widths: Sequence[float] = (1.0,)
     ) -> Any:
         """One run, of ``count`` draws, or of one without an axis of draws (as a tuple, for ``torch.vmap``)."""
-        with _Place(given, as_noise=as_noise, lead=0 if count is None else 1) as place:
+        with Place(given, as_noise=as_noise, lead=0 if count is None else 1) as place:
             run = self.pair.run(self.batch, num_particles=count)
         log_p = _log_p(run, place, count)
         log_q = torch.stack(
@@ -219,7 +219,7 @@ class FixedNoise:
         return (log_p, log_q, u) if count is None else Placed(log_p, log_q, u)
 
 
-def _log_p(run: Execution, place: _Place, count: int | None) -> Tensor:
+def _log_p(run: Execution, place: Place, count: int | None) -> Tensor:
     """Log p(x, u), (S,) or (): the model's sites, less what the guide's others count, plus the volume of the maps."""
     terms = [score.weighted_log_prob for score in run.score_model().values()]
     terms += [-score.weighted_log_prob for name, score in run.score_guide().items() if name not in place.laws]
@@ -230,7 +230,7 @@ def _log_p(run: Execution, place: _Place, count: int | None) -> Tensor:
     return torch.stack(whole).sum(0)
 
 
-def _laws(pair: Pair, batch: Batch) -> dict[str, Law]:
+def laws_of(pair: Pair, batch: Batch) -> dict[str, Law]:
     """The normal laws of a run of the guide alone, by site."""
     trace = poutine.trace(pair.runner.guide).get_trace(batch)
     laws = {name: Law.of(site["fn"]) for name, site in sample_sites(trace) if not site["is_observed"]}
@@ -302,7 +302,7 @@ def _of_data(pair: Pair, batch: Batch) -> str:
     found = []
     for each in (batch, _turned(batch)):
         with isolated_rng(0, pair.device):  # the same draws, so that laws given other draws are the same
-            found.append(_laws(pair, each))
+            found.append(laws_of(pair, each))
     first, turned = ({name: law.numbers for name, law in laws.items()} for laws in found)
     for name, numbers in first.items():
         others = turned.get(name, ())

@@ -19,6 +19,7 @@ from ppl_vae.pair.density import Density
 from ppl_vae.pair.draws import Draws, LogProb
 from ppl_vae.pair.inspection import look
 from ppl_vae.pair.known import require_known_rows, require_own_parts, require_own_subsample
+from ppl_vae.pair.mapped import draws_of_many
 from ppl_vae.pair.parameters import allow_local_params, buffers_of
 from ppl_vae.pair.runs import Runs
 from ppl_vae.pair.scope import Scope, empty_store
@@ -259,7 +260,7 @@ class Pair:
         """
         batch = self.as_batch(data)
         with self.evaluating(fold(seed, "draw")):
-            return Draws.stack([scoring.draws_of(self, run) for run in self.runs(batch, num_samples)])
+            return draws_of_many(self, batch, num_samples, lambda run, drawn: drawn.log_weight)[0]
 
     def draw_prior(self, data: Any, num_samples: int, *, seed: int = 0) -> Draws:
         """Draw latents from the model's prior; ``log_weight`` is then the log-likelihood of the data, in nats.

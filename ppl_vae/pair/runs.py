@@ -208,16 +208,16 @@ class Runs:
 
     def vectorizes(self, batch: Batch) -> bool:
         """Can many draws be made in one run? Found by comparing such a run with the same draws one by one."""
-        return bool(self._checked("vectorizes", batch, vectorizes))
+        return bool(self.checked("vectorizes", batch, vectorizes))
 
     def require_enumerable(self, batch: Batch) -> None:
         """Raise ValueError if the pair does not give, with all values of its marked sites at once, what it gives alone.
 
         Found by comparing, for each shape of data, like :meth:`vectorizes`.
         """
-        self._checked("enumerable", batch, require_enumerable)
+        self.checked("enumerable", batch, require_enumerable)
 
-    def _checked(self, what: str, batch: Batch, check: Callable[[Runs, Batch], Any]) -> Any:
+    def checked(self, what: str, batch: Batch, check: Callable[[Runs, Batch], Any]) -> Any:
         """What a check finds, made once for each shape of data, on noise of its own, at slightly shaken parameters."""
         key = (what, shape_key(batch))
         if key not in self._checks:

@@ -7,13 +7,11 @@ conditional.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_vae._random import fold
@@ -22,26 +20,14 @@ from ppl_vae.pair import scoring
 from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.draws import Draws
 from ppl_vae.pair.handlers import has_density
+from ppl_vae.pair.mapped import draws_of_many
 from ppl_vae.pair.scores import SiteScore
 
 if TYPE_CHECKING:
     from ppl_vae.pair.execution import Execution
     from ppl_vae.pair.pair import Pair
 
-__all__ = ["DrawWider", "WideDraws", "draw_wider"]
-
-
-class DrawWider(Messenger):
-    """Draw the named sites from their wider twins; a site keeps its distribution, and so the guide's score."""
-
-    def __init__(self, names: Collection[str], width: float) -> None:
-        super().__init__()
-        self.names, self.width = names, width
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] not in self.names or msg["done"] or msg["is_observed"] or msg["value"] is not None:
-            return
-        msg["value"], msg["done"] = _wider(msg["fn"], self.width).sample(), True
+__all__ = ["WideDraws", "draw_wider"]
 
 
 @dataclass(frozen=True)
@@ -72,13 +58,10 @@ def draw_wider(
     """
     batch = pair.as_batch(data)
     with pair.evaluating(fold(seed, "draw")):
-        if num_samples > 1:
-            pair.vectorizes(batch)  # found before, so that what is checked is the guide as it is
-        with DrawWider(pair.sites.widenable, width) if width != 1.0 else nullcontext():
-            runs = pair.runs(batch, num_samples)
-        draws = [scoring.draws_of(pair, run) for run in runs]
-        log_q = [_at_widths(pair, run, drawn, widths) for run, drawn in zip(runs, draws, strict=True)]
-    return WideDraws(Draws.stack(draws), torch.cat(log_q, 1))
+        draws, log_q = draws_of_many(
+            pair, batch, num_samples, lambda run, drawn: _at_widths(pair, run, drawn, widths), width=width
+        )
+    return WideDraws(draws, log_q)
 
 
 def _at_widths(pair: Pair, run: Execution, drawn: Draws, widths: Sequence[float]) -> Tensor:
