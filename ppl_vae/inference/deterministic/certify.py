@@ -11,7 +11,7 @@ from torch import Tensor
 from ppl_vae._psis import psis_khat
 from ppl_vae._random import fold
 from ppl_vae.diagnostics.certificate import Certificate, Line, nats
-from ppl_vae.evidence import ImportanceWeighted, MomentErrors, khat_limit, moment_errors
+from ppl_vae.evidence import ImportanceWeighted, MomentErrors, error_bound, khat_limit, moment_errors
 from ppl_vae.evidence.evidence import KHAT_LIMIT
 from ppl_vae.inference.deterministic.fresh import plain_draws
 from ppl_vae.inference.deterministic.leaving import COVERED, chains
@@ -78,7 +78,8 @@ def certify(noise: FixedNoise, rows: Source, solution: Solution, *, tol: float, 
     lines += [line, _moments(moment_errors(u, log_weight), numbers)]
     if all(line.holds is not False for line in lines):  # it costs the most, and is for the last doubt
         lines.append(_leaving(noise, numbers, fold(seed, "leaving")))
-    return Certificate(tuple(lines), numbers)
+    bound = error_bound(u, log_weight)
+    return Certificate(tuple(lines), numbers, (f"{bound}.",) if bound.believable else ())
 
 
 def _optimum(solution: Solution) -> Line:
