@@ -244,6 +244,8 @@ _fit = record(
         "results": table(table(number)),
         "certificate": maybe(CERTIFICATE),
         "way": text,
+        "until": text,
+        "tol": positive,
     }
 )
 _parameter = record(group=one_of("theta", "phi", "shared"), shape=each(whole()))
