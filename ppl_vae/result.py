@@ -23,6 +23,7 @@ from ppl_vae.plots.of_fit import FitPlots
 from ppl_vae.predictions import Predictions
 from ppl_vae.training import Trainer
 from ppl_vae.training.record import Record
+from ppl_vae.training.rising import Rise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,10 +190,23 @@ class Fit(Predictions):
         plain = self.config.get("certificate")
         return None if plain is None else Certificate.of(plain)
 
+    @property
+    def rise(self) -> Rise | None:
+        """How far the ELBO was still rising at the end of a run of a given length; None where it was not, or too short."""
+        if self.certificate is not None:
+            return None
+        shares = self.config.get("num_data") if self.pair.initialized and self.has_global_latents else None
+        return self.record.rise(num_data=shares)
+
     def resume(self, *, epochs: int | None = None, steps: int | None = None, progress: bool = True) -> Fit:
-        """Go on for so many more epochs or steps: the end is bit-identical to one longer run."""
+        """Go on for so many more epochs or steps: the end is bit-identical to one longer run.
+
+        A run until it has converged goes on until it has; with a number it ends after that many more at the latest.
+        """
         trainer = self.trainer
-        trainer.run(steps=trainer.step + trainer.steps_in(epochs, steps), progress=progress)
+        neither = epochs is None and steps is None and self.config.get("until") is not None
+        more = trainer.target if neither else trainer.step + trainer.steps_in(epochs, steps)
+        trainer.run(steps=more, progress=progress)
         return self
 
     # -- how good ------------------------------------------------------------------------------------------------------
@@ -218,7 +232,7 @@ class Fit(Predictions):
         """How good it is in plain words; see ``diagnostics.verdict``. ``train``: by default the rows of the run."""
         from ppl_vae.diagnostics import verdict
 
-        return verdict(self.pair, data, train=self.rows_of_fit(train), **options)
+        return verdict(self, data, train=self.rows_of_fit(train), **options)
 
     # -- to keep -------------------------------------------------------------------------------------------------------
 
@@ -251,6 +265,8 @@ class Fit(Predictions):
             "objective": str(config.get("objective", "")),
             "ended": f"{self.ended} after {self.epochs} epochs, {self.steps} steps, {self.seconds:.1f} s",
         }
+        if self.ended.startswith("not converged"):
+            words["ended"] = f"{self.ended}, {self.epochs} epochs, {self.seconds:.1f} s"
         if config.get("schedule") == "deterministic":
             words["ended"] = f"{self.ended} after {self.steps} evaluations of the ELBO, {self.seconds:.1f} s"
         if config.get("num_data"):
@@ -262,6 +278,8 @@ class Fit(Predictions):
         elif len(table):
             names, last = ("objective", "elbo", "reconstruction", "kl", "val_elbo"), table[-1]
             words["last epoch"] = ", ".join(f"{n} {last[n]:.3f}" for n in names if n in last) + " nats per datum"
+        if (rise := self.rise) is not None:
+            words["not done"] = f"{rise}"
         return {key: value for key, value in words.items() if value}
 
     def __repr__(self) -> str:

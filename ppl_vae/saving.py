@@ -255,6 +255,8 @@ _fit = record(
         "certificate": maybe(CERTIFICATE),
         "way": text,
         "rungs": each(RUNG),
+        "until": text,
+        "tol": positive,
     }
 )
 _parameter = record(group=one_of("theta", "phi", "shared"), shape=each(whole()))

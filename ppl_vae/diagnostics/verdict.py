@@ -17,6 +17,7 @@ from ppl_vae.evidence import Decomposition, Evidence, decomposition
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, takes_single_rows
 from ppl_vae.evidence.evidence import KHAT_LIMIT, percent
 from ppl_vae.pair import pair_of
+from ppl_vae.training.rising import Rise
 
 if TYPE_CHECKING:
     from ppl_vae.data.source import Source
@@ -46,6 +47,7 @@ class Verdict:
         baselines: simple models of the same rows.
         names: of the rows; by default their numbers.
         no_baseline: why there is none, in words.
+        rise: how far the ELBO was still rising when the fit ended.
 
     >>> Verdict(6, 8, torch.tensor([0.1, 0.4, 0.2, 0.3]), 0.93, 0.01, "test digits")
     6 of 8 latent dimensions are active; 100 % of 4 test digits have k-hat < 0.7; the ELBO is 0.9 nats per row below
@@ -65,6 +67,7 @@ class Verdict:
     baselines: Sequence[Baseline] = ()
     names: Sequence[Any] | None = None
     no_baseline: str = ""
+    rise: Rise | None = None
 
     @classmethod
     def of(
@@ -78,6 +81,7 @@ class Verdict:
         baselines: Sequence[Baseline] = (),
         names: Sequence[Any] | None = None,
         no_baseline: str = "",
+        rise: Rise | None = None,
     ) -> Verdict:
         """Judge by numbers that have been made already."""
         errors = pieces.standard_error["gap"]
@@ -86,7 +90,7 @@ class Verdict:
         found, exact = pieces.evidence, pieces.evidence.bound == "exact"
         gap, simple = float(pieces.gap.mean()), tuple(baselines)
         judged = (active, total, found.khat, gap, error, noun, exact, num_rows, found, train)
-        return cls(*judged, simple, names, no_baseline)
+        return cls(*judged, simple, names, no_baseline, rise)
 
     @property
     def reliable(self) -> Tensor:
@@ -105,7 +109,7 @@ class Verdict:
 
     def __str__(self) -> str:
         clauses = [_on_dimensions(self.active, self.total), self._on_trust(), self._on_gap()]
-        clauses += [*self._on_rows(), self._on_baselines()]
+        clauses += [*self._on_rows(), self._on_baselines(), "" if self.rise is None else str(self.rise)]
         return "; ".join(clause for clause in clauses if clause)
 
     __repr__ = __str__
@@ -216,6 +220,7 @@ def verdict(
     Returns:
         a Verdict; its text is the sentence.
     """
+    rise: Rise | None = getattr(pair, "rise", None)  # a pair by itself has no history
     pair = pair_of(pair)
     rows = pair.rows(data)
     pieces = decomposition(pair, rows, num_samples=num_samples, seed=seed, max_elements=max_elements)
@@ -237,6 +242,7 @@ def verdict(
         baselines=simple,
         names=_names(data, rows),
         no_baseline=missing,
+        rise=rise,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -20,6 +21,7 @@ from ppl_vae.data.rows import Batch, Rows
 from ppl_vae.diagnostics import CodeHistory
 from ppl_vae.diagnostics.usage import discrete_sites
 from ppl_vae.inference.schedules import E_STEP, M_STEP, Joint, Schedule
+from ppl_vae.inference.until import convergence, ends_by
 from ppl_vae.objectives import COLUMNS, as_objective
 from ppl_vae.pair import Pair
 from ppl_vae.pair.places import require_places_alike
@@ -60,7 +62,8 @@ class VariationalEM:
         model, guide: any Pyro pair with the same call signature; they are trained in place.
         objective: what is maximized: ``ELBO()`` (the default), ``IWAE(5)``, any Pyro ELBO.
         optimizer: a torch optimizer class, or a partial of one.
-        lr: learning rate; the loss is -L/N, so it does not depend on the batch size.
+        lr: learning rate; the loss is -L/N, so it does not depend on the batch size. None: 1e-3 in a fit of a given
+            length, else found by the data.
         e_lr, m_lr: learning rates of φ and of θ where they differ.
         schedule: ``Joint()`` moves both sides in each step (SVI); ``Alternating(e_steps=, m_steps=)`` freezes one;
             ``Only``, ``Frozen`` and ``Stages`` go by parameter names.
@@ -85,7 +88,7 @@ class VariationalEM:
         *,
         objective: Any = None,
         optimizer: Any = torch.optim.Adam,
-        lr: float = 1e-3,
+        lr: float | None = None,
         e_lr: float | None = None,
         m_lr: float | None = None,
         schedule: Schedule | None = None,
@@ -98,6 +101,8 @@ class VariationalEM:
     ) -> None:
         if compile not in ("auto", True, False):
             raise ValueError(f"VariationalEM: compile must be 'auto', True or False, got {compile!r}")
+        self._searches = lr is None and e_lr is None and m_lr is None
+        lr = 1e-3 if lr is None else lr
         require_rate("lr", lr)
         for name, rate in (("e_lr", e_lr), ("m_lr", m_lr), ("clip_norm", clip_norm)):
             if rate is not None:
@@ -121,6 +126,9 @@ class VariationalEM:
         *,
         epochs: int | None = None,
         steps: int | None = None,
+        until: str | None = None,
+        tol: float | None = None,
+        max_steps: int | None = None,
         batch_size: int | None = None,
         validation: Any = None,
         callbacks: Iterable[Callback] = (),
@@ -139,7 +147,11 @@ class VariationalEM:
             data: rows along axis 0: a tensor, array, data frame, a tuple (x, y) or dictionary of these, a
                 ``TensorDataset``, or a ``DataLoader`` (whose batch size counts); None for a pair without data. Memory
                 maps, large frames and map-style data sets are read a batch at a time; see :func:`data.source_of`.
-            epochs, steps: how long; one of the two.
+            epochs, steps: how long; one of the two, or neither.
+            until: "converged", the default where neither is given: a run that finds and lowers its rate, and ends by
+                itself, with averaged iterates; see :class:`~ppl_vae.inference.convergence.Convergence`.
+            tol: what it may leave to gain: nats in all where data share latents (0.1), else nats per datum (0.02).
+            max_steps: where it ends at the latest (``fit.ended`` says so); default 100,000.
             batch_size: B; None takes all rows in each step.
             validation: rows on which the objective is measured after each epoch (columns ``val_*``).
             callbacks: see :class:`~ppl_vae.training.Callback`.
@@ -180,13 +192,27 @@ class VariationalEM:
         with self.pair.scope():  # its lock: reading a batch uses torch's global generator for a moment
             first = batches.at(seed, 0, 0)
         step = self._gradient_step(self.compile, seed, batches.per_epoch, first.size)
+        rules, lengths = convergence(
+            pair,
+            batches.num_data,
+            until=until,
+            lengths={"epochs": epochs, "steps": steps},
+            max_steps=max_steps,
+            tol=tol,
+            lr_scheduler=self.lr_scheduler,
+            searches=self._searches and not isinstance(self.optimizer, PyroOptim),
+            objective=self.objective,
+            schedule=self.schedule,
+            batch=first,
+            seed=seed,
+        )
         trainer = Trainer(
             pair,
             step,
             batches,
             seed=seed,
             validation=held_out,
-            callbacks=[*self._watching(batches, seed), *callbacks],
+            callbacks=[*rules, *self._watching(batches, seed), *callbacks],
             checkpoint=Checkpoint(state_file, every=every, every_seconds=every_seconds, per_epoch=batches.per_epoch),
             on_one_thread=self._is_small(step, first),
             fit=fit,
@@ -197,12 +223,12 @@ class VariationalEM:
                 "compile": self.compile,
             },
         )
-        fit.attach(trainer, self._config(pair, batches, batch_size, seed))
+        fit.attach(trainer, {**self._config(pair, batches, batch_size, seed), **ends_by(rules)})
         with with_the_fit(fit), trainer.checkpoint.alone():
             if resume and state_file is not None and os.path.lexists(state_file):
                 with taking_back(state_file):
                     trainer.load_state(read_state(state_file))
-            trainer.run(epochs=epochs, steps=steps, progress=progress)
+            trainer.run(**lengths, progress=progress)
         return fit
 
     def _batches(

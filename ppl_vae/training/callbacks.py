@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ppl_vae.pair import Pair
 from ppl_vae.training.history import History
+from ppl_vae.training.nonfinite import NonFiniteError
 
 
 class Run(Protocol):
@@ -45,6 +46,9 @@ class Callback:
     A callback that remembers something gives it in ``state()``, so that a resumed run goes on as if it had not stopped.
     """
 
+    watches_epochs = True
+    """Is it to be told of each epoch before the next step? Where epochs are single steps that costs speed."""
+
     def on_start(self, run: Run) -> None:
         """Called before the first step."""
 
@@ -53,6 +57,10 @@ class Callback:
 
     def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
         """Called after every epoch with its row of the history."""
+
+    def on_nonfinite(self, run: Run, error: NonFiniteError) -> bool:
+        """Called when a step was not finite, all as before it; True if something was changed, and the run goes on."""
+        return False
 
     def on_end(self, run: Run) -> None:
         """Called when the run has ended, however it ended."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ppl_vae.training.history import table_of
 from ppl_vae.training.history_table import Table
+from ppl_vae.training.rising import Rise, still_rising
 
 if TYPE_CHECKING:
     from ppl_vae.training.trainer import Trainer
@@ -19,7 +20,8 @@ class Record:
     """The account of a run.
 
     Attributes:
-        ended: "completed", "interrupted", "early stopping", "non-finite", "failed", or "by hand".
+        ended: "completed", "converged", "not converged after N steps", "interrupted", "early stopping", "non-finite",
+            "failed", or "by hand".
         steps, epochs: made in all.
         seconds: wall time.
         table: the history, a row an epoch.
@@ -30,6 +32,10 @@ class Record:
     epochs: int = 0
     seconds: float = 0.0
     table: Table = field(default_factory=Table)
+
+    def rise(self, *, num_data: int | None = None) -> Rise | None:
+        """How far the ELBO was still rising at the end of a run that nothing but its length ended."""
+        return still_rising(self.table.columns(), num_data=num_data) if self.ended == "completed" else None
 
     @classmethod
     def of(cls, run: Trainer) -> Record:

@@ -71,7 +71,7 @@ class Trainer:
         self._on_one_thread = on_one_thread
         self._watches_steps = any(type(c).on_step is not Callback.on_step for c in self.callbacks)
         waits = step.waits_for_epochs or self.checkpoint.watches_epochs
-        self._watches_epochs = bool(self.callbacks or validation or waits)
+        self._watches_epochs = bool(any(c.watches_epochs for c in self.callbacks) or validation or waits)
         self._stop_reason: str | None = None
         self._frozen: dict[str, Any] | None = None
         self._way_back = WayBack(step, self.cursor, self.history, self._make_again)
@@ -142,7 +142,12 @@ class Trainer:
         if self.step < self.target:
             self._tell(lambda callback: callback.on_start(self))
         while self.step < self.target:
-            self._advance(interrupt)
+            try:
+                self._advance(interrupt)
+            except NonFiniteError as error:
+                if not any(callback.on_nonfinite(self, error) for callback in self.callbacks):
+                    raise
+                self._way_back.forget()
             self._close_epoch_if_over()
             self.history.read()
             bar.show(self.step, self.history.last)
