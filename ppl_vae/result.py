@@ -192,7 +192,7 @@ class Fit(Predictions):
 
     @property
     def rise(self) -> Rise | None:
-        """How far the ELBO was still rising at the end of a run of a given length; None where it was not, or too short."""
+        """How far the ELBO was still rising at the end of a run of a given length; None: it was not, or too short."""
         if self.certificate is not None:
             return None
         shares = self.config.get("num_data") if self.pair.initialized and self.has_global_latents else None

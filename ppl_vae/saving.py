@@ -256,7 +256,7 @@ _fit = record(
         "way": text,
         "rungs": each(RUNG),
         "until": text,
-        "tol": positive,
+        "gain_tol": positive,
     }
 )
 _parameter = record(group=one_of("theta", "phi", "shared"), shape=each(whole()))

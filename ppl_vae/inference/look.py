@@ -46,7 +46,7 @@ class Look:
 
     @property
     def halving(self) -> float:
-        """What all later halvings add, at most: the bias of a constant rate falls with it. Infinite in the first phase."""
+        """What all later halvings add, at most: the bias of a rate falls with it. Infinite in the first phase."""
         if self.progress is None:
             return math.inf
         return max(0.0, self.progress.value + self.progress.standard_error)

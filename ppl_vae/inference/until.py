@@ -32,7 +32,7 @@ def convergence(
     until: str | None,
     lengths: dict[str, Any],
     max_steps: int | None,
-    tol: float | None,
+    gain_tol: float | None,
     lr_scheduler: Any,
     searches: bool,
     objective: Any,
@@ -49,7 +49,7 @@ def convergence(
         ValueError: a length is given beside ``until``, or what belongs to one of the two beside the other.
     """
     given = {name: value for name, value in lengths.items() if value is not None}
-    beside = {"until": until, "max_steps": max_steps, "tol": tol}
+    beside = {"until": until, "max_steps": max_steps, "gain_tol": gain_tol}
     if until not in (None, "converged"):
         raise ValueError(f"fit: until must be 'converged', got {until!r}; or give epochs= or steps=")
     if given:
@@ -63,10 +63,10 @@ def convergence(
             "fit: until='converged' (the default without epochs= or steps=) lowers the rate itself, and a schedule of "
             "its own is given as lr_scheduler; leave it out, or give epochs= or steps="
         )
-    if tol is not None and not 0 < tol < math.inf:
-        raise ValueError(f"fit: tol must be a positive number of nats, got {tol!r}")
+    if gain_tol is not None and not 0 < gain_tol < math.inf:
+        raise ValueError(f"fit: gain_tol must be a positive number of nats, got {gain_tol!r}")
     in_all = pair.has_global_latents
-    tol = tol if tol is not None else TOL_IN_ALL if in_all else TOL_A_DATUM
+    tol = gain_tol if gain_tol is not None else TOL_IN_ALL if in_all else TOL_A_DATUM
     share = tol / (num_data or 1) if in_all else tol
     rule = Convergence(
         share,
@@ -80,11 +80,11 @@ def convergence(
 
 def ends_by(rules: list[Convergence]) -> dict[str, Any]:
     """What a run folder says of the end of a fit: nothing, where its length was given."""
-    return {"until": "converged", "tol": rules[0].tol} if rules else {}
+    return {"until": "converged", "gain_tol": rules[0].tol} if rules else {}
 
 
 def with_more_draws(objective: Any, pair: Pair, batch: Batch) -> Any:
-    """An ELBO over many draws; few where the pair makes draws one by one; None where other draws are another objective."""
+    """An ELBO over many draws; few where they are made one by one; None where other draws are another objective."""
     particles = min(MOST_DRAWS, ROWS // (batch.size or 1))
     if type(objective) is not ELBO or particles <= objective.num_particles:
         return None

@@ -127,7 +127,7 @@ class VariationalEM:
         epochs: int | None = None,
         steps: int | None = None,
         until: str | None = None,
-        tol: float | None = None,
+        gain_tol: float | None = None,
         max_steps: int | None = None,
         batch_size: int | None = None,
         validation: Any = None,
@@ -150,7 +150,7 @@ class VariationalEM:
             epochs, steps: how long; one of the two, or neither.
             until: "converged", the default where neither is given: a run that finds and lowers its rate, and ends by
                 itself, with averaged iterates; see :class:`~ppl_vae.inference.convergence.Convergence`.
-            tol: what it may leave to gain: nats in all where data share latents (0.1), else nats per datum (0.02).
+            gain_tol: what it may leave to gain: nats in all where data share latents (0.1), else nats per datum (0.02).
             max_steps: where it ends at the latest (``fit.ended`` says so); default 100,000.
             batch_size: B; None takes all rows in each step.
             validation: rows on which the objective is measured after each epoch (columns ``val_*``).
@@ -198,7 +198,7 @@ class VariationalEM:
             until=until,
             lengths={"epochs": epochs, "steps": steps},
             max_steps=max_steps,
-            tol=tol,
+            gain_tol=gain_tol,
             lr_scheduler=self.lr_scheduler,
             searches=self._searches and not isinstance(self.optimizer, PyroOptim),
             objective=self.objective,

@@ -45,8 +45,8 @@ def still_rising(columns: Mapping[str, Any], *, num_data: int | None = None) -> 
     """The rise of the ELBO over the last third of a history; None where there is none, or nobody can tell.
 
     The test is :func:`~ppl_vae.training.stationarity.trend_of` on the last third, at the level of 1 %: it takes into
-    account that epochs resemble the ones before them. The last sixth must have gone on at a quarter of the pace, so that
-    a curve that has flattened meanwhile is not called rising.
+    account that epochs resemble the ones before them. The last sixth must have gone on at a quarter of the pace, so
+    that a curve that has flattened meanwhile is not called rising.
 
     Args:
         columns: of the history; ``val_elbo`` is taken before ``elbo``, since it tells what more epochs are worth.

@@ -1,11 +1,12 @@
 """Has a series come to rest? Tests of the numbers alone: of a trend, of means that differ, and how far to trust both.
 
-Every series here is correlated in time: the steps of a run with a constant rate walk about their mean. So no test counts
-its numbers as independent; what they are worth is estimated from the series itself.
+Every series here is correlated in time: the steps of a run with a constant rate walk about their mean. So no test
+counts its numbers as independent; what they are worth is estimated from the series itself.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 __all__ = ["Trend", "effective_size", "split_rhat", "trend_of"]
 
 BATCHES = 10
-"""A trend is looked for in so many means of equal stretches: fewer cost power, more are not independent of each other."""
+"""A trend is looked for in so many means of equal stretches: fewer cost power, more are not independent."""
 LEVEL = 0.01
 """How often a trend may be found, at most, in a series that has none."""
 
@@ -60,7 +61,7 @@ def trend_of(series: np.ndarray, *, batches: int = BATCHES) -> Trend | None:
     if series.ndim != 1 or len(series) < 2 * batches or not np.isfinite(series).all():
         return None
     edges = np.linspace(0, len(series), batches + 1).astype(int)
-    means = np.array([series[a:b].mean() for a, b in zip(edges[:-1], edges[1:], strict=True)])
+    means = np.array([series[a:b].mean() for a, b in itertools.pairwise(edges)])
     time = (edges[:-1] + edges[1:] - 1) / 2
     time = time - time.mean()
     design = np.stack([np.ones(batches), time], 1)

@@ -60,8 +60,13 @@ class Trainer:
         on_one_thread: bool = False,
         fit: Any = None,
     ) -> None:
-        self.pair, self.make, self.batches, self.seed = pair, step, batches, seed
-        self.fit = pair if fit is None else fit
+        self.pair, self.make, self.batches, self.seed, self.fit = (
+            pair,
+            step,
+            batches,
+            seed,
+            pair if fit is None else fit,
+        )
         self.validation, self.callbacks = validation, list(callbacks)
         self.checkpoint = checkpoint or Checkpoint(None)
         self._remembering = [callback for callback in self.callbacks if type(callback).state is not Callback.state]
@@ -142,12 +147,8 @@ class Trainer:
         if self.step < self.target:
             self._tell(lambda callback: callback.on_start(self))
         while self.step < self.target:
-            try:
+            with mended(self, self._way_back):
                 self._advance(interrupt)
-            except NonFiniteError as error:
-                if not any(callback.on_nonfinite(self, error) for callback in self.callbacks):
-                    raise
-                self._way_back.forget()
             self._close_epoch_if_over()
             self.history.read()
             bar.show(self.step, self.history.last)
@@ -305,6 +306,17 @@ def told(callbacks: Iterable[Callback], event: Callable[[Callback], None]) -> bo
         except KeyboardInterrupt:
             go_on = False
     return go_on
+
+
+@contextmanager
+def mended(run: Trainer, way_back: WayBack) -> Iterator[None]:
+    """After a step that was not finite, go on where a callback has changed something; else the error passes."""
+    try:
+        yield
+    except NonFiniteError as error:
+        if not any(callback.on_nonfinite(run, error) for callback in run.callbacks):
+            raise
+        way_back.forget()
 
 
 @contextmanager
