@@ -112,7 +112,8 @@ def report(found: dict[str, Found], truth: Law) -> None:
     print(f"\n{'':<28}{'log Z - ELBO':>13}{'log Z, estimated':>20}{'k-hat':>7}{'seconds':>9}   certificate")
     for name, each in found.items():
         numbers, given = each.fit.certificate.numbers, each.fit.certificate.given
-        estimate = f"{numbers['log_evidence']:.3f} ± {numbers['log_evidence_error']:.3f}"
+        error = numbers["log_evidence_error"]
+        estimate = f"{numbers['log_evidence']:.3f} ± {'unknown' if error is None else format(error, '.3f')}"
         print(
             f"{name:<28}{LOG_Z - numbers['elbo']:>13.3f}{estimate:>20}{numbers['khat']:>7.2f}{each.seconds:>9.1f}   "
             f"{'given' if given else 'not given'}"

@@ -60,13 +60,8 @@ class Trainer:
         on_one_thread: bool = False,
         fit: Any = None,
     ) -> None:
-        self.pair, self.make, self.batches, self.seed, self.fit = (
-            pair,
-            step,
-            batches,
-            seed,
-            pair if fit is None else fit,
-        )
+        self.pair, self.make, self.batches, self.seed = pair, step, batches, seed
+        self.fit = pair if fit is None else fit
         self.validation, self.callbacks = validation, list(callbacks)
         self.checkpoint = checkpoint or Checkpoint(None)
         self._remembering = [callback for callback in self.callbacks if type(callback).state is not Callback.state]
@@ -75,8 +70,7 @@ class Trainer:
         self.seconds, self.ended, self.target = 0.0, "not started", 0
         self._on_one_thread = on_one_thread
         self._watches_steps = any(type(c).on_step is not Callback.on_step for c in self.callbacks)
-        waits = step.waits_for_epochs or self.checkpoint.watches_epochs
-        self._watches_epochs = bool(any(c.watches_epochs for c in self.callbacks) or validation or waits)
+        self._watches_epochs = _watches_epochs(self)
         self._stop_reason: str | None = None
         self._frozen: dict[str, Any] | None = None
         self._way_back = WayBack(step, self.cursor, self.history, self._make_again)
@@ -306,6 +300,12 @@ def told(callbacks: Iterable[Callback], event: Callable[[Callback], None]) -> bo
         except KeyboardInterrupt:
             go_on = False
     return go_on
+
+
+def _watches_epochs(run: Trainer) -> bool:
+    """Does somebody wait for the ends of epochs?"""
+    asked = any(callback.watches_epochs for callback in run.callbacks) or bool(run.validation)
+    return asked or run.make.waits_for_epochs or run.checkpoint.watches_epochs
 
 
 @contextmanager
