@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ppl_vae.evidence.psis import psis_weights
 
-__all__ = ["Estimate", "MomentErrors", "mean_of", "moment_errors", "quantile_of", "sd_of"]
+__all__ = ["Estimate", "MomentErrors", "mean_of", "moment_errors", "moments_apart", "quantile_of", "sd_of"]
 
 
 _FEWEST = 4.0
@@ -120,6 +120,26 @@ def moment_errors(values: Tensor, log_weight: Tensor) -> MomentErrors:
     of_mean, of_ratio = guide.of_mean - posterior.of_mean, (guide.of_sd - ratio * posterior.of_sd)
     mean_error, sd_error = (_known(moved.square().sum(0).sqrt(), w) / scale for moved in (of_mean, of_ratio))
     return MomentErrors((guide.mean - posterior.mean) / scale, mean_error, ratio, sd_error)
+
+
+def moments_apart(guide: Tensor, values: Tensor, log_weight: Tensor) -> MomentErrors:
+    """Compare means and sds of draws of a guide with those of the posterior, by weighted draws made elsewhere.
+
+    Draws from a wider proposal see what the guide's own draws do not.
+
+    Args:
+        guide: (S, D) independent draws of the guide.
+        values: (M, D) draws of a proposal.
+        log_weight: (M,) log p less the log density of the proposal, nats.
+    """
+    weights = psis_weights(log_weight)
+    mean, sd = mean_of(values, weights), sd_of(values, weights)
+    scale = torch.where(sd.value > 0, sd.value, torch.ones_like(sd.value))
+    own = guide.std(0)
+    mean_error = (mean.standard_error.square() + own.square() / len(guide)).sqrt() / scale
+    ratio = own / scale
+    sd_error = ratio * ((sd.standard_error / scale).square() + 0.5 / len(guide)).sqrt()
+    return MomentErrors((guide.mean(0) - mean.value) / scale, mean_error, ratio, sd_error)
 
 
 @dataclass(frozen=True)

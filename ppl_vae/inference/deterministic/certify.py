@@ -11,8 +11,9 @@ from torch import Tensor
 from ppl_vae._psis import psis_khat
 from ppl_vae._random import fold
 from ppl_vae.diagnostics.certificate import Certificate, Line, nats
-from ppl_vae.evidence import ImportanceWeighted, MomentErrors, error_bound, khat_limit, moment_errors
+from ppl_vae.evidence import ImportanceWeighted, MomentErrors, error_bound, khat_limit, weighted_draws
 from ppl_vae.evidence.evidence import KHAT_LIMIT
+from ppl_vae.evidence.self_normalized import mean_of, moments_apart, sd_of
 from ppl_vae.inference.deterministic.fresh import plain_draws
 from ppl_vae.inference.deterministic.leaving import COVERED, chains
 from ppl_vae.inference.deterministic.log_z import log_z
@@ -20,6 +21,7 @@ from ppl_vae.inference.deterministic.log_z import log_z
 if TYPE_CHECKING:
     from ppl_vae.data.source import Source
     from ppl_vae.inference.deterministic.solution import Solution
+    from ppl_vae.pair import Pair
     from ppl_vae.pair.fixed_noise import FixedNoise
 
 __all__ = ["certify"]
@@ -37,7 +39,8 @@ MOMENT_ERROR = 0.05
 """The Monte Carlo error, in sds and relative, with which these must be known."""
 KNOWN = 0.1
 """Nats that the standard error of log Z may have."""
-DRAWS, KHAT_DRAWS = 8192, 16384
+DRAWS, KHAT_DRAWS = 12_288, 16_384
+ROW_DRAWS = 4000
 LIGHT = 0.3
 """Where log weights scatter by less nats than this, k-hat is asked of four times as many draws before it counts."""
 
@@ -66,16 +69,19 @@ def certify(noise: FixedNoise, rows: Source, solution: Solution, *, tol: float, 
     lines = [_optimum(solution), _fresh(solution, tol), _starts(solution)]
     key = fold(seed, "certificate")
     shared = pair.has_global_latents
-    evidence = log_z(noise, DRAWS, seed=key) if shared else ImportanceWeighted(1000).estimate(pair, rows, key)
-    error = evidence.standard_error.square().sum().sqrt()
-    if shared and float(evidence.khat) > KHAT_LIMIT:  # then the error bar is of what the draws happen to see
-        error = torch.full_like(error, math.nan)
-    lines.append(_evidence(evidence.value.sum(), error, solution, numbers))
     if not shared:
-        lines.append(_khat_of_rows(evidence.khat, numbers))
+        evidence = ImportanceWeighted(1000).estimate(pair, rows, key)
+        error = evidence.standard_error.square().sum().sqrt()
+        lines += [_evidence(evidence.value.sum(), error, solution, numbers), _khat_of_rows(evidence.khat, numbers)]
+        lines.append(_moments_of_rows(pair, rows, numbers, fold(seed, "moments")))
         return Certificate(tuple(lines), numbers)
+    evidence, wide, log_w = log_z(noise, DRAWS, seed=key)
+    error = evidence.standard_error
+    if float(evidence.khat) > KHAT_LIMIT:  # then the error bar is of what the draws happen to see
+        error = torch.full_like(error, math.nan)
+    lines.append(_evidence(evidence.value, error, solution, numbers))
     line, u, log_weight = _khat(noise, numbers, fold(seed, "k-hat"))
-    lines += [line, _moments(moment_errors(u, log_weight), numbers)]
+    lines += [line, _moments(moments_apart(u, wide, log_w), numbers)]
     if all(line.holds is not False for line in lines):  # it costs the most, and is for the last doubt
         lines.append(_leaving(noise, numbers, fold(seed, "leaving")))
     bound = error_bound(u, log_weight)
@@ -196,6 +202,30 @@ def _moments(found: MomentErrors, numbers: dict[str, Any]) -> Line:
         f"at most {MEAN_OFF} sd, {SD_RATIO[0]} to {SD_RATIO[1]} times",
         off[worst] <= 0 and spread[widest] <= 0,
         f"{advice}weigh its draws (fit.weighted_draws), or take a richer guide (guide='auto')",
+        about="posterior",
+    )
+
+
+def _moments_of_rows(pair: Pair, rows: Source, numbers: dict[str, Any], seed: int) -> Line:
+    """The same of latents that each datum has for itself, by the draws of each datum; one in 20 may be off."""
+    count = max(ROW_DRAWS // 10, min(ROW_DRAWS, 500 * ROW_DRAWS // max(1, len(rows))))
+    drawn, guide, held = weighted_draws(pair, rows, count, seed=seed), pair.draw(rows, count, seed=seed), []
+    for name, value in drawn.values.items():
+        mean, sd = mean_of(value.double(), drawn.weights), sd_of(value.double(), drawn.weights)
+        own_mean, own_sd = guide.values[name].double().mean(0), guide.values[name].double().std(0)
+        scale = torch.where(sd.value > 0, sd.value, torch.ones_like(sd.value))
+        off, ratio = (own_mean - mean.value).abs() / scale, own_sd / scale
+        slack = 2 * sd.standard_error / scale
+        near = off <= MEAN_OFF + 2 * mean.standard_error / scale
+        held.append((near & (ratio >= SD_RATIO[0] - slack) & (ratio <= SD_RATIO[1] + slack)).flatten())
+    share = float(torch.cat(held).double().mean())
+    numbers["moments_good"] = share
+    return Line(
+        "posterior means and sds",
+        f"within {MEAN_OFF} sd and {SD_RATIO[0]} to {SD_RATIO[1]} times for {share:.0%} of the latents",
+        "for 95%",
+        share >= 0.95,
+        "weigh its draws (fit.weighted_draws), or take a richer guide",
         about="posterior",
     )
 

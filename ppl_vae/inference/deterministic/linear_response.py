@@ -107,7 +107,8 @@ def linear_response(pair: Pair | Fitted, data: Any, *, num_draws: int = 1024, se
     mean, covariance = _moments(noise)
     blocks = blocks_of(noise, known, Beginning(mean, torch.linalg.inv(covariance), starts=0))
     linked = {leaf.name for link in known.values() for leaf in link.leaves.values()}
-    free = {name: leaf for name, leaf in pair.parameters.leaves.items() if name not in linked}
+    # Parameters of the model are held: what answers to the push is the posterior at these.
+    free = {name: leaf for name, leaf in pair.parameters.of("phi").items() if name not in linked}
     chart = Chart(blocks, free, torch.ones(sum(leaf.numel() for leaf in free.values())).to(mean))
     if chart.size > MOST:
         raise ValueError(f"linear_response: at most {MOST} parameters are required, got {chart.size}")

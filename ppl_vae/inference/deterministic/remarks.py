@@ -23,6 +23,11 @@ def remarks(pair: Pair, certificate: Certificate, fallen_back: bool) -> Iterator
             f"The fit was made in {str(pair.dtype).removeprefix('torch.')}: the pair does not run in float64, for it "
             "holds tensors in this precision; hand them over as data, or make them float64."
         )
+    if pair.sites.weighted:
+        yield (
+            "The model bears weights (poutine.scale): this is of the weighted posterior, while elbo, log_evidence and "
+            "weighted_draws are of the model without them."
+        )
     if pair.sites.improper and not certificate.converged:
         named = ", ".join(map(repr, pair.sites.improper))
         yield (
