@@ -41,7 +41,7 @@ BAD = {
     "schedule by name": ({"schedule": "joint"}, {}, TypeError, r"a schedule such as Joint\(\) .* got 'joint'"),
     "schedule class": ({"schedule": Joint}, {"steps": 1}, TypeError, "required|moves"),
     "lr_scheduler by name": ({"lr_scheduler": "cosine"}, {}, TypeError, "a function of the optimizer, got 'cosine'"),
-    "no length": ({}, {"steps": None}, ValueError, "give either epochs= or steps=, got epochs=None, steps=None"),
+    "until beside a length": ({}, {"until": "converged"}, ValueError, "until is of fits without a length, got steps"),
     "two lengths": ({}, {"epochs": 1}, ValueError, "give either epochs= or steps=, got epochs=1, steps=2"),
     "negative steps": ({}, {"steps": -1}, ValueError, "steps must be a whole number >= 0, got -1"),
     "half an epoch": ({}, {"epochs": 0.5, "steps": None}, ValueError, "epochs must be a whole number >= 0, got 0.5"),

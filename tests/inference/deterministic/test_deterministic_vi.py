@@ -53,6 +53,11 @@ def bits(fit) -> list[Tensor]:
 # draws
 
 
+def said(fit):
+    """The remarks of a certificate but the estimated bound."""
+    return [remark for remark in fit.certificate.remarks if not remark.startswith("Estimated bound")]
+
+
 def test_draws_grow_until_fresh_ones_agree():
     """Few draws flatter a full-rank normal of ten latents; 40 are taken at least, and doubled until they do no more."""
     way = DeterministicVI(schools, AutoMultivariateNormal(schools), num_draws=16, tol=0.05)
@@ -231,7 +236,7 @@ def test_a_closure_in_32_bits_is_fitted_in_its_own_precision_and_it_is_said():
     fit = way.fit(None)
     assert fit.config["dtype"] == "float32"
     assert fit.certificate.converged, fit.certificate
-    (remark,) = fit.certificate.remarks
+    (remark,) = said(fit)
     assert remark.startswith("The fit was made in float32: the pair does not run in float64")
     assert remark in repr(fit.certificate)
     same = DeterministicVI(from_data, AutoMultivariateNormal(from_data)).fit((X32, Y32))
@@ -244,7 +249,7 @@ def test_a_closure_in_32_bits_is_fitted_in_its_own_precision_and_it_is_said():
 def test_a_precision_that_is_asked_for_is_kept():
     fit = DeterministicVI(from_data, AutoMultivariateNormal(from_data), dtype=torch.float32).fit((X32, Y32))
     assert fit.config["dtype"] == "float32"
-    assert fit.certificate.remarks == ()
+    assert said(fit) == []
     with pytest.raises(RuntimeError, match="same dtype"):
         DeterministicVI(closure, AutoMultivariateNormal(closure), dtype=torch.float64).fit(None)
 
@@ -374,7 +379,7 @@ def test_a_flat_prior_that_the_data_bound_is_no_matter():
 
     fit = DeterministicVI(model, AutoNormal(model)).fit(data())
     assert fit.certificate.given, fit.certificate
-    assert fit.certificate.remarks == ()
+    assert said(fit) == []
     x = data()[:, 0]
     exact = -3.0 * math.log(2 * math.pi) - 0.5 * math.log(7) - 0.5 * float((x - x.mean()).square().sum())
     assert fit.certificate.numbers["elbo"] == pytest.approx(exact, abs=1e-6)
