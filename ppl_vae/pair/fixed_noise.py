@@ -271,8 +271,9 @@ def _of_many(pair: Pair, batch: Batch) -> str:
     parts = draws.split(list(noise.noise_sizes.values()), -1)
     given = dict(zip(noise.noise_sizes, parts, strict=True))
     try:
-        together = noise.at_noise(draws).log_p
-        alone = [noise._placed({n: v[i] for n, v in given.items()}, None, True)[0] for i in range(3)]
+        with validation(False):  # torch's checks of arguments branch on values, which vmap cannot
+            together = noise.at_noise(draws).log_p
+            alone = [noise._placed({n: v[i] for n, v in given.items()}, None, True)[0] for i in range(3)]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         return f"many draws of this pair cannot be made in one run ({str(error).splitlines()[0]})"
     if not torch.allclose(together, torch.stack(alone), rtol=1e-4, equal_nan=True):
@@ -285,6 +286,8 @@ def _of_sites(pair: Pair, batch: Batch) -> str:
     trace = poutine.trace(pair.runner.guide).get_trace(batch)
     drawn = [(n, s) for n, s in sample_sites(trace) if not s["is_observed"] and has_density(s)]
     spread = [(n, s) for n, s in drawn if not is_point(s["fn"])]
+    if missing := [name for name in pair.latents if name not in trace.nodes]:
+        return f"the guide has no {', '.join(map(repr, missing))}, which the model draws"
     for name, site in spread:
         if name not in pair.latents and not pair.sites.feeds.get(name):
             return f"the guide's {name!r} is no latent of the model"

@@ -24,6 +24,7 @@ from ppl_vae.pair.execution import Execution
 from ppl_vae.pair.fixed_noise import Place, laws_of
 from ppl_vae.pair.handlers import has_density
 from ppl_vae.pair.points import is_point
+from ppl_vae.pair.scope import validation
 
 if TYPE_CHECKING:
     from ppl_vae.pair.pair import Pair
@@ -85,7 +86,8 @@ def _mapped(pair: Pair, batch: Batch, count: int, more: More, width: float = 1.0
         * (width if name in pair.sites.widenable else 1.0)
         for name, law in laws_of(pair, batch).items()
     }
-    values, log_p, log_q, said = torch.vmap(one, randomness="same")(noise)
+    with validation(False):  # torch's checks of arguments branch on values, which vmap cannot
+        values, log_p, log_q, said = torch.vmap(one, randomness="same")(noise)
     joint = pair.has_global_latents
     draws = Draws(
         {name: value.squeeze(1) for name, value in values.items()},
@@ -105,11 +107,11 @@ def _agrees(pair: Pair, batch: Batch) -> bool:
     axis = pair.layout.axis
     if pair.sites.subsampled or (axis is not None and axis.subsampled):
         return False  # draws of a datum are weighed together, so all are of the same rows
-    trace = poutine.trace(pair.runner.guide).get_trace(batch)
-    drawn = [n for n, s in sample_sites(trace) if not s["is_observed"] and has_density(s) and not is_point(s["fn"])]
-    if not drawn or set(drawn) != set(laws_of(pair, batch)):
-        return False
-    try:
+    try:  # an error of the pair itself comes again, and is explained, when it is run one by one
+        trace = poutine.trace(pair.runner.guide).get_trace(batch)
+        drawn = [n for n, s in sample_sites(trace) if not s["is_observed"] and has_density(s) and not is_point(s["fn"])]
+        if not drawn or set(drawn) != set(laws_of(pair, batch)):
+            return False
         found, together = _mapped(pair, batch, 2, lambda run, drawn: drawn.log_p.total)
         given = pair.as_values(found.values)
         alone = scoring.scored(pair, batch, given, lambda inner, n: scoring.score_model(pair, batch, inner, n)).total

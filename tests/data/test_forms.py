@@ -107,7 +107,6 @@ def test_what_looks_like_it_and_is_data():
 
 OPTIONS = {
     "lr a word": ({"lr": "0.1"}, {}, TypeError, "VariationalEM: lr must be a positive number, got '0.1'"),
-    "lr None": ({"lr": None}, {}, TypeError, "lr must be a positive number, got None"),
     "lr True": ({"lr": True}, {}, TypeError, "lr must be a positive number, got True"),
     "lr infinite": ({"lr": float("inf")}, {}, ValueError, "lr must be positive, got inf"),
     "e_lr a word": ({"e_lr": "0.1"}, {}, TypeError, "e_lr must be a positive number, got '0.1'"),
