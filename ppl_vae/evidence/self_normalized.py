@@ -128,9 +128,9 @@ def moments_apart(guide: Tensor, values: Tensor, log_weight: Tensor) -> MomentEr
     Draws from a wider proposal see what the guide's own draws do not.
 
     Args:
-        guide: (S, D) independent draws of the guide.
-        values: (M, D) draws of a proposal.
-        log_weight: (M,) log p less the log density of the proposal, nats.
+        guide: (S, D) independent draws of the guide; or (S, N, ...) of each datum.
+        values: (M, D) draws of a proposal; or (M, N, ...).
+        log_weight: (M,) log p less the log density of the proposal, nats; or (M, N).
     """
     weights = psis_weights(log_weight)
     mean, sd = mean_of(values, weights), sd_of(values, weights)

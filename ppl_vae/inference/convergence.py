@@ -16,6 +16,7 @@ from ppl_vae.inference.common_noise import gain, measured
 from ppl_vae.inference.look import RATES, TRIED_FIRST, Look, next_rate
 from ppl_vae.objectives import Objective
 from ppl_vae.training.callbacks import Callback
+from ppl_vae.training.gradient_step import GradientStep
 from ppl_vae.training.nonfinite import NonFiniteError
 from ppl_vae.training.stationarity import split_rhat, trend_of
 from ppl_vae.training.trainer import Trainer, put
@@ -91,9 +92,11 @@ class Convergence(Callback):
 
     def on_start(self, run: Trainer) -> None:  # type: ignore[override]
         """Begin, or go on where the run stopped."""
-        self._sketch = Sketch([leaf for members in _leaves(run) for leaf in members], self.seed)
         if run.step == 0:
-            self._forget_but_sketch()
+            self._forget()
+        leaves = [leaf for members in _step_of(run).leaves.values() for leaf in members.values()]
+        self._sketch = Sketch(leaves, self.seed)
+        if run.step == 0:
             self._start = _snapshot(run)
             if self.searches:
                 self._try(run, TRIED_FIRST)
@@ -102,11 +105,6 @@ class Convergence(Callback):
         if self.done:
             run.stop("converged")
         self._promise(run)
-
-    def _forget_but_sketch(self) -> None:
-        sketch = self._sketch
-        self._forget()
-        self._sketch = sketch
 
     def on_step(self, run: Trainer, report: Tensor) -> None:  # type: ignore[override]
         """Take a step; at the end of a window, look."""
@@ -255,21 +253,13 @@ class Convergence(Callback):
         return math.ceil(length / per_epoch) * per_epoch
 
     def _set_rates(self, run: Trainer) -> None:
-        initial = _gradient_step(run).rates.initial
-        for group in _gradient_step(run).optimizer.param_groups:
+        initial = _step_of(run).rates.initial
+        for group in _step_of(run).optimizer.param_groups:
             group["lr"] = initial[group.get("name", "all")] * self.factor
 
     def _promise(self, run: Trainer) -> None:
         """Nobody knows how many steps there will be: as many again as have been, says the rule for compiling."""
         run.make.before_run(self.window.begin * 2)
-
-    @property
-    def sentence(self) -> str:
-        """How it went, in words."""
-        if not self.phases:
-            return "no phase of the run came to rest"
-        factors = [phase["factor"] for phase in self.phases]
-        return f"{len(factors)} phases, the last with {factors[-1] / factors[0]:.2g} of the first one's rate"
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
@@ -301,16 +291,14 @@ def _plain(look: Look) -> dict[str, Any]:
     return {name: value for name, value in asdict(look).items() if value is not None}
 
 
-def _gradient_step(run: Trainer) -> Any:
+def _step_of(run: Trainer) -> GradientStep:
+    """The step of a variational fit, whose rates are moved."""
+    assert isinstance(run.make, GradientStep)
     return run.make
 
 
 def _rate(run: Trainer) -> float:
-    return float(next(iter(_gradient_step(run).rates.initial.values())))
-
-
-def _leaves(run: Trainer) -> list[list[Tensor]]:
-    return [list(members.values()) for members in _gradient_step(run).leaves.values()]
+    return float(next(iter(_step_of(run).rates.initial.values())))
 
 
 def _moving(run: Trainer) -> dict[str, Tensor]:

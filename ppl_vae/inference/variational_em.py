@@ -20,6 +20,7 @@ from ppl_vae.data.loader import LoaderBatches
 from ppl_vae.data.rows import Batch, Rows
 from ppl_vae.diagnostics import CodeHistory
 from ppl_vae.diagnostics.usage import discrete_sites
+from ppl_vae.inference.names import name_of
 from ppl_vae.inference.schedules import E_STEP, M_STEP, Joint, Schedule
 from ppl_vae.inference.until import convergence, ends_by
 from ppl_vae.objectives import COLUMNS, as_objective
@@ -286,11 +287,11 @@ class VariationalEM:
     def _config(self, pair: Pair, batches: Batches, batch_size: int | None, seed: int) -> dict[str, Any]:
         """What a run folder says of the fit: names and numbers."""
         return {
-            "model": _name(pair.model),
-            "guide": _name(pair.guide),
+            "model": name_of(pair.model),
+            "guide": name_of(pair.guide),
             "objective": repr(self.objective),
             "schedule": repr(self.schedule),
-            "optimizer": _name(self.optimizer),
+            "optimizer": name_of(self.optimizer),
             "lr": self.lr,
             "e_lr": self.e_lr,
             "m_lr": self.m_lr,
@@ -392,9 +393,3 @@ def _pieces(rows: Any, batch_size: int | None, with_index: bool) -> Iterable[Bat
     for start in range(0, max(len(rows), 1), size):
         part = rows.take(slice(start, start + size)) if len(rows) else rows
         yield Batch(part.args, part.kwargs, part.index if with_index else None, len(rows) or None, part.index)
-
-
-def _name(thing: Any) -> str:
-    """What a person calls it."""
-    thing = getattr(thing, "func", thing)
-    return str(getattr(thing, "__qualname__", type(thing).__qualname__))

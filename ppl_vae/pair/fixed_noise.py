@@ -29,6 +29,7 @@ from torch.overrides import TorchFunctionMode
 from ppl_vae._random import isolated_rng
 from ppl_vae.distributions import unwrap
 from ppl_vae.pair.axis import sample_sites
+from ppl_vae.pair.checks import is_out_of_memory
 from ppl_vae.pair.handlers import has_density
 from ppl_vae.pair.law import FlowLaw, Law
 from ppl_vae.pair.points import is_point
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FixedNoise", "Law", "Place", "Placed", "require_fixed_noise"]
 
+NOT_UNDER_VMAP = (RuntimeError, ValueError, TypeError, IndexError, KeyError)
+"""What a run may raise under ``torch.vmap`` that goes alone: an error of the pair comes again then, explained."""
 MAX_VALUES, MAX_ELEMENTS = 500_000, 3_000_000
 """So many values of sites at once in one run, which a cache holds, and so many numbers in any tensor on the way; more
 draws are run in blocks."""
@@ -151,6 +154,13 @@ class FixedNoise:
         """The laws of one draw at the parameters as they are; call it inside :meth:`scope`."""
         with isolated_rng(0, self.pair.device):
             return laws_of(self.pair, self.batch)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and covariance (D, D) of u under the guide's laws as they are, each site by itself."""
+        with self.scope(), torch.no_grad():
+            laws = list(self.laws_now().values())
+        means = [law.base.mean.reshape(-1) for law in laws]
+        return torch.cat(means), torch.block_diag(*(law.covariance for law in laws))
 
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -274,7 +284,9 @@ def _of_many(pair: Pair, batch: Batch) -> str:
         with validation(False):  # torch's checks of arguments branch on values, which vmap cannot
             together = noise.at_noise(draws).log_p
             alone = [noise._placed({n: v[i] for n, v in given.items()}, None, True)[0] for i in range(3)]
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except NOT_UNDER_VMAP as error:
+        if is_out_of_memory(error):
+            raise
         return f"many draws of this pair cannot be made in one run ({str(error).splitlines()[0]})"
     if not torch.allclose(together, torch.stack(alone), rtol=1e-4, equal_nan=True):
         return "many draws in one run have not the densities that they have alone"

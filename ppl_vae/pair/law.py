@@ -116,6 +116,14 @@ class Law:
             return self.base.loc, self.base.scale_tril
         return self.base.loc, self.base.cov_factor, self.base.cov_diag
 
+    @property
+    def covariance(self) -> Tensor:
+        """Of the numbers of one u, (size, size); a plate's are independent of each other."""
+        if not self.has_covariance:
+            return torch.diag(self.base.variance.reshape(-1))
+        dim = self.base.covariance_matrix.shape[-1]
+        return torch.block_diag(*self.base.covariance_matrix.reshape(-1, dim, dim))
+
     def _whole(self, term: Tensor) -> Tensor:
         """Summed over all but the draws."""
         return term.sum(tuple(range(self.lead, term.dim()))) if term.dim() > self.lead else term

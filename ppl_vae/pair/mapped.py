@@ -21,7 +21,7 @@ from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.checks import is_out_of_memory
 from ppl_vae.pair.draws import Draws, LogProb
 from ppl_vae.pair.execution import Execution
-from ppl_vae.pair.fixed_noise import Place, laws_of
+from ppl_vae.pair.fixed_noise import NOT_UNDER_VMAP, Place, laws_of
 from ppl_vae.pair.handlers import has_density
 from ppl_vae.pair.points import is_point
 from ppl_vae.pair.scope import validation
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["DrawWider", "draws_of_many"]
 
 More = Callable[[Execution, Draws], Tensor]
-_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError)
 
 
 def draws_of_many(pair: Pair, batch: Batch, count: int, more: More, *, width: float = 1.0) -> tuple[Draws, Tensor]:
@@ -107,7 +106,7 @@ def _agrees(pair: Pair, batch: Batch) -> bool:
     axis = pair.layout.axis
     if pair.sites.subsampled or (axis is not None and axis.subsampled):
         return False  # draws of a datum are weighed together, so all are of the same rows
-    try:  # an error of the pair itself comes again, and is explained, when it is run one by one
+    try:
         trace = poutine.trace(pair.runner.guide).get_trace(batch)
         drawn = [n for n, s in sample_sites(trace) if not s["is_observed"] and has_density(s) and not is_point(s["fn"])]
         if not drawn or set(drawn) != set(laws_of(pair, batch)):
@@ -115,7 +114,7 @@ def _agrees(pair: Pair, batch: Batch) -> bool:
         found, together = _mapped(pair, batch, 2, lambda run, drawn: drawn.log_p.total)
         given = pair.as_values(found.values)
         alone = scoring.scored(pair, batch, given, lambda inner, n: scoring.score_model(pair, batch, inner, n)).total
-    except _ERRORS as error:
+    except NOT_UNDER_VMAP as error:
         if is_out_of_memory(error):
             raise
         return False

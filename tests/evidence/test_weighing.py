@@ -9,6 +9,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal
+from schools import DATA, EFFECT, ERROR
+from schools import non_centred as eight_schools
 
 from ppl_vae import DeterministicVI, Pair
 from ppl_vae.evidence import weighted_draws
@@ -17,16 +19,6 @@ from tests.evidence.linear_gaussian import LinearGaussian
 
 DOUBLE = torch.float64
 SIGMA = 4.5
-EFFECT = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], dtype=DOUBLE)
-ERROR = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0], dtype=DOUBLE)
-
-
-def eight_schools(y, s):
-    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
-    tau = pyro.sample("tau", dist.HalfCauchy(5.0))
-    with pyro.plate("schools", len(y)):
-        eta = pyro.sample("eta", dist.Normal(0.0, 1.0))
-        pyro.sample("y", dist.Normal(mu + tau * eta, s), obs=y)
 
 
 def tau_by_quadrature():
@@ -41,7 +33,7 @@ def tau_by_quadrature():
 
 
 def test_eight_schools_where_the_normal_guide_is_too_narrow():
-    fit = DeterministicVI(eight_schools, AutoMultivariateNormal(eight_schools)).fit({"y": EFFECT, "s": ERROR})
+    fit = DeterministicVI(eight_schools, AutoMultivariateNormal(eight_schools)).fit(DATA)
     truth, draws = tau_by_quadrature(), fit.weighted_draws(num_samples=20_000, seed=2)
     assert not draws.warning, draws
     own = fit.draw(fit.rows_of_fit(), 20_000, seed=1).values["tau"].double()

@@ -8,6 +8,10 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.infer.reparam import LocScaleReparam, TransformReparam
+from schools import DATA, LOG_Z
+from schools import EFFECT as Y
+from schools import ERROR as SIGMA
+from schools import centred as schools
 
 import ppl_vae
 from ppl_vae import DeterministicVI, Pair
@@ -16,18 +20,6 @@ from ppl_vae.guides.non_centred import non_centred
 from ppl_vae.pair.fixed_noise import FixedNoise
 
 DOUBLE = torch.float64
-Y = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], dtype=DOUBLE)
-SIGMA = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0], dtype=DOUBLE)
-DATA = (Y, SIGMA)
-LOG_Z = -31.3113473523
-
-
-def schools(y, sigma):
-    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
-    tau = pyro.sample("tau", dist.HalfCauchy(5.0))
-    with pyro.plate("school", len(y)):
-        theta = pyro.sample("theta", dist.Normal(mu, tau))
-        pyro.sample("y", dist.Normal(theta, sigma), obs=y)
 
 
 def as_event(y, sigma):

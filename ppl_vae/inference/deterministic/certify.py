@@ -13,7 +13,7 @@ from ppl_vae._random import fold
 from ppl_vae.diagnostics.certificate import Certificate, Line, nats
 from ppl_vae.evidence import ImportanceWeighted, MomentErrors, error_bound, khat_limit, weighted_draws
 from ppl_vae.evidence.evidence import KHAT_LIMIT
-from ppl_vae.evidence.self_normalized import mean_of, moments_apart, sd_of
+from ppl_vae.evidence.self_normalized import moments_apart
 from ppl_vae.inference.deterministic.fresh import plain_draws
 from ppl_vae.inference.deterministic.leaving import COVERED, chains
 from ppl_vae.inference.deterministic.log_z import log_z
@@ -211,13 +211,10 @@ def _moments_of_rows(pair: Pair, rows: Source, numbers: dict[str, Any], seed: in
     count = max(ROW_DRAWS // 10, min(ROW_DRAWS, 500 * ROW_DRAWS // max(1, len(rows))))
     drawn, guide, held = weighted_draws(pair, rows, count, seed=seed), pair.draw(rows, count, seed=seed), []
     for name, value in drawn.values.items():
-        mean, sd = mean_of(value.double(), drawn.weights), sd_of(value.double(), drawn.weights)
-        own_mean, own_sd = guide.values[name].double().mean(0), guide.values[name].double().std(0)
-        scale = torch.where(sd.value > 0, sd.value, torch.ones_like(sd.value))
-        off, ratio = (own_mean - mean.value).abs() / scale, own_sd / scale
-        slack = 2 * sd.standard_error / scale
-        near = off <= MEAN_OFF + 2 * mean.standard_error / scale
-        held.append((near & (ratio >= SD_RATIO[0] - slack) & (ratio <= SD_RATIO[1] + slack)).flatten())
+        found = moments_apart(guide.values[name].double(), value.double(), drawn.log_weight)
+        near = found.mean.abs() <= MEAN_OFF + 2 * found.mean_error
+        wide, narrow = found.sd - 2 * found.sd_error, found.sd + 2 * found.sd_error
+        held.append((near & (narrow >= SD_RATIO[0]) & (wide <= SD_RATIO[1])).flatten())
     share = float(torch.cat(held).double().mean())
     numbers["moments_good"] = share
     return Line(

@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 
 from ppl_vae._random import fold
-from ppl_vae.guides import NonCentred
 from ppl_vae.inference.deterministic.applies import in_double
 from ppl_vae.inference.deterministic.base_draws import base_draws
 from ppl_vae.inference.deterministic.beginning import Beginning, begin
 from ppl_vae.inference.deterministic.blocks import Block, blocks_of
 from ppl_vae.inference.deterministic.certify import ENOUGH, certify
-from ppl_vae.inference.deterministic.fresh import Fresh, fresh_elbo
+from ppl_vae.inference.deterministic.fresh import MOST_FRESH, Fresh, fresh_elbo
 from ppl_vae.inference.deterministic.links import Link, links
 from ppl_vae.inference.deterministic.minimize import minimize
 from ppl_vae.inference.deterministic.objective import Chart, Objective
@@ -33,6 +32,7 @@ from ppl_vae.inference.deterministic.rescale import rescale
 from ppl_vae.inference.deterministic.solution import Solution
 from ppl_vae.inference.deterministic.starts import candidates, of_prior
 from ppl_vae.inference.deterministic.teach import teach
+from ppl_vae.inference.names import name_of
 from ppl_vae.pair import Pair
 from ppl_vae.pair.fixed_noise import FixedNoise, require_fixed_noise
 from ppl_vae.result import Fit
@@ -48,8 +48,6 @@ PER_ROW = 4
 covariance has no optimum, since a direction that no draw points to can be made as wide as one likes."""
 PLACES = 1024
 """So many draws of the prior are looked at for modes that the starts have not found, where data are few."""
-MOST_FRESH = 100_000
-"""With so many fresh draws no more are made."""
 
 
 class DeterministicVI:
@@ -59,12 +57,12 @@ class DeterministicVI:
     ``AutoMultivariateNormal``, ``AutoLowRankMultivariateNormal``, lists of them, functions of that form), with latents
     of all data or of each row, and parameters of the model beside them. It begins at the best mode that several starts
     find, with the covariance that the curvature there gives; minimizes by L-BFGS in coordinates in which that normal is
-    standard; and doubles the draws until the ELBO on fresh ones is what it is on those that were fitted to.
+    standard; and takes more draws until the ELBO on fresh ones is what it is on those that were fitted to.
 
     Args:
         model, guide: a Pyro pair; they are trained in place.
         num_draws: S, at least; more are taken where the guide has many parameters a row (4 for each).
-        max_draws: where doubling ends; a fit that would need more is not certified.
+        max_draws: where that ends; a fit that would need more is not certified.
         tol: nats that the fixed draws may flatter the ELBO by.
         num_starts: points from which modes are looked for.
         max_iter: of each round of L-BFGS.
@@ -173,7 +171,7 @@ class DeterministicVI:
         table: Table,
         beginning: Beginning | None = None,
     ) -> Solution:
-        """Begin, minimize, and double the draws until fresh ones agree; each round is a row of ``table``."""
+        """Begin, minimize, and take more draws until fresh ones agree; each round is a row of ``table``."""
         num_data = noise.batch.num_data or noise.batch.size or 1
         known = links(noise)
         if beginning is None:
@@ -244,11 +242,3 @@ class DeterministicVI:
             "dtype": str(pair.dtype).removeprefix("torch."),
             "data_plate": pair.data_plate,
         }
-
-
-def name_of(thing: Any) -> str:
-    """What a model or guide is called in the record of a fit."""
-    if isinstance(thing, NonCentred):
-        return f"NonCentred({', '.join(thing.sites)}; {name_of(thing.guide)})"
-    thing = getattr(thing, "func", thing)
-    return str(getattr(thing, "__qualname__", type(thing).__qualname__))

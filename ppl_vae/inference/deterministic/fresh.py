@@ -11,8 +11,10 @@ from torch import Tensor
 from ppl_vae._random import fold
 from ppl_vae.pair.fixed_noise import FixedNoise
 
-__all__ = ["Fresh", "fresh_elbo", "normal_draws", "plain_draws"]
+__all__ = ["MOST_FRESH", "Fresh", "fresh_elbo", "normal_draws", "plain_draws"]
 
+MOST_FRESH = 100_000
+"""With so many fresh draws, mirror images among them, no more are made."""
 _FEWEST = 2048
 WORK = 4_000_000_000
 """Multiplications that a regression may take: rows times the square of columns, part of a second."""

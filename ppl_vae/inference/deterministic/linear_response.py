@@ -104,7 +104,7 @@ def linear_response(pair: Pair | Fitted, data: Any, *, num_draws: int = 1024, se
             f"linear_response: locations and scales that are parameters are required, but the guide makes those of "
             f"{', '.join(map(repr, missing))} in a way of its own"
         )
-    mean, covariance = _moments(noise)
+    mean, covariance = noise.moments()
     blocks = blocks_of(noise, known, Beginning(mean, torch.linalg.inv(covariance), starts=0))
     linked = {leaf.name for link in known.values() for leaf in link.leaves.values()}
     # Parameters of the model are held: what answers to the push is the posterior at these.
@@ -124,20 +124,6 @@ def linear_response(pair: Pair | Fitted, data: Any, *, num_draws: int = 1024, se
     names = tuple(f"{n}[{i}]" if size > 1 else n for n, size in noise.sizes.items() for i in range(size))
     corrected = (root @ root.T).cpu().double()
     return LinearResponse(names, mean.cpu().double(), corrected, covariance.diagonal().sqrt().cpu().double())
-
-
-def _moments(noise: FixedNoise) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and covariance (D, D) of u under the guide."""
-    means, covariances = [], []
-    with noise.scope(), torch.no_grad():
-        for law in noise.laws_now().values():
-            means.append(law.base.loc.reshape(-1))
-            covariances.append(
-                law.base.covariance_matrix.reshape(law.size, -1)
-                if law.has_covariance
-                else torch.diag(law.base.scale.square().reshape(-1))
-            )
-    return torch.cat(means), torch.block_diag(*covariances)
 
 
 def _locs(chart: Chart, v: Tensor) -> list[Tensor]:

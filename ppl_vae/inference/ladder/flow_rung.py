@@ -9,16 +9,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.guides import AutoFlow, NonCentred
 from ppl_vae.inference.deterministic.certify import certify
-from ppl_vae.inference.deterministic.deterministic_vi import name_of
-from ppl_vae.inference.deterministic.fresh import Fresh, fresh_elbo
+from ppl_vae.inference.deterministic.fresh import MOST_FRESH, Fresh, fresh_elbo
 from ppl_vae.inference.deterministic.solution import Solution
 from ppl_vae.inference.ladder.reached import Reached
 from ppl_vae.inference.ladder.train_flow import train_flow
+from ppl_vae.inference.names import name_of
 from ppl_vae.pair import Pair
 from ppl_vae.pair.fixed_noise import FixedNoise
 from ppl_vae.result import Fit
@@ -31,7 +30,6 @@ FLOW = "flow"
 ROUNDS = (250, 500, 1000, 2000)
 """Steps; a round is made only where the one before was worth it and its certificate is not given."""
 DRAWS = 128
-MOST_FRESH = 100_000
 MOST_LATENTS = 500
 """A matrix of more latent numbers squared, at each step, is no longer a small thing."""
 
@@ -68,8 +66,8 @@ def fit_flow(
         options: of ``DeterministicVI``.
     """
     tol = float(options.get("tol", 0.02))
-    loc, scale_tril = _normal_of(FixedNoise(before.fit.pair, before.fit.pair.rows(data).batch()))
-    guide = make(partial(AutoFlow, loc=loc, scale_tril=scale_tril))
+    loc, covariance = FixedNoise(before.fit.pair, before.fit.pair.rows(data).batch()).moments()
+    guide = make(partial(AutoFlow, loc=loc, scale_tril=torch.linalg.cholesky(covariance)))
     flow: Any = guide.guide if isinstance(guide, NonCentred) else guide
     old = before.fit.pair
     pair = Pair(old.model, guide, data_plate=options.get("data_plate"), device=old.device, dtype=old.dtype)
@@ -99,22 +97,6 @@ def fit_flow(
         "certificate": certificate.plain(),
     }
     return Reached.of(FLOW, Fit(pair, record, config, rows=rows), solution, seconds)
-
-
-def _normal_of(noise: FixedNoise) -> tuple[Tensor, Tensor]:
-    """The guide's normal over all of u: its mean (D,), and the lower factor of its covariance (D, D)."""
-    with noise.scope(), torch.no_grad():
-        laws = list(noise.laws_now().values())
-    loc = torch.cat([law.base.mean.reshape(-1) for law in laws])
-    return loc, torch.block_diag(*(_factor(law.base) for law in laws))
-
-
-def _factor(base: Any) -> Tensor:
-    if hasattr(base, "scale_tril") or hasattr(base, "cov_factor"):
-        each: Tensor = torch.linalg.cholesky(base.covariance_matrix)
-        dim = each.shape[-1]
-        return torch.block_diag(*each.reshape(-1, dim, dim))
-    return torch.diag(base.stddev.reshape(-1))
 
 
 def _take_theta(pair: Pair, old: Pair) -> None:
