@@ -14,7 +14,7 @@ Faster, More Accurate, and Even More Black Box", 2024.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -93,15 +93,20 @@ class Placed:
 
 
 class _Largest(TorchFunctionMode):
-    """How many numbers the largest tensor has that a run makes."""
+    """How many numbers the largest tensor has that a run makes. A transpose of the data is none: it is a view."""
 
     numel = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        if isinstance(found, Tensor):
-            self.numel = max(self.numel, found.numel())
+        if isinstance(found, Tensor) and found.numel() > self.numel and not _is_view_of(found, args):
+            self.numel = found.numel()
         return found
+
+
+def _is_view_of(found: Tensor, args: Iterable[Any]) -> bool:
+    memory = found.untyped_storage().data_ptr()
+    return any(isinstance(arg, Tensor) and arg.untyped_storage().data_ptr() == memory for arg in args)
 
 
 class FixedNoise:

@@ -10,13 +10,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 from normal_pairs import FIT, REFUSED, data, levels
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 from ppl_vae import Pair
 from ppl_vae._random import isolated_rng
 from ppl_vae.inference.deterministic.starts import u_of_values
 from ppl_vae.pair.checks import shaken
-from ppl_vae.pair.fixed_noise import FixedNoise, Law, require_fixed_noise
+from ppl_vae.pair.fixed_noise import MAX_ELEMENTS, MAX_VALUES, FixedNoise, Law, require_fixed_noise
 
 S = 5
 fitting = pytest.mark.parametrize("name", FIT)
@@ -205,6 +206,24 @@ def test_heights_are_cut_into_blocks_that_change_nothing(monkeypatch):
         monkeypatch.setattr("ppl_vae.pair.fixed_noise.MAX_VALUES", 1)
         assert noise.block == 2
         torch.testing.assert_close(noise.heights(u), whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("product", "largest"),
+    [(lambda x, w: w @ x.mT, 40), (lambda x, w: (x * w).sum(-1), 40 * 30)],
+    ids=["matmul", "sum"],
+)
+def test_blocks_are_bounded_by_what_a_draw_makes_and_not_by_views_of_the_data(product, largest):
+    x = torch.zeros(40, 30, dtype=torch.float64)
+
+    def model() -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(30), 1.0).to_event(1))
+        made = product(x, w).reshape(*w.shape[:-2], 40)
+        pyro.sample("y", dist.Normal(made, 1.0).to_event(1), obs=torch.zeros(40))
+
+    pair = Pair(model, AutoNormal(model), dtype=torch.float64).initialize(None)
+    noise = FixedNoise(pair, pair.rows(None).batch())
+    assert noise.block == min(MAX_VALUES // (40 + 30), MAX_ELEMENTS // largest)
 
 
 def test_a_height_is_minus_infinity_where_it_is_no_number_or_a_factorization_fails():
