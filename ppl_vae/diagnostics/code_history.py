@@ -17,14 +17,15 @@ __all__ = ["CodeHistory"]
 
 DRAWS = 8
 """Draws a datum, where classes depend on latents drawn before them: 64 took longer than the steps of an epoch."""
+STEPS = 50
+"""A look each so many steps: where an epoch is a single step, one after each took longer than the steps."""
 
 
 class CodeHistory(Callback):
     """After each epoch, how the classes of the discrete latents are used on some rows.
 
-    The columns are ``code_entropy``, ``code_information`` (both nats), ``code_perplexity`` (means over the latents of a
-    site) and ``dead_codes``; with several discrete sites each has its own, ``c.code_entropy``. A fit of a pair with
-    discrete latents has this by itself.
+    Where epochs are shorter than 50 steps, one looks, once 50 have been made, when their number passes a multiple of
+    50; the rows between hold what was found last.
 
     With a relaxed guide (``RelaxedCategorical``) ``elbo``, ``reconstruction`` and ``kl`` are measured on these rows in
     evaluation mode, where codes are hard: what training saw of them is no bound of the discrete model.
@@ -35,15 +36,36 @@ class CodeHistory(Callback):
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
+        self._found: dict[str, float] = {}
+
+    def on_start(self, run: Run) -> None:
+        """Begin anew, in a run that does not go on from an earlier one."""
+        if run.step == 0:
+            self._found = {}
 
     def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
         """Add the columns to the row of the history."""
         if any(getattr(part, "is_relaxed", False) for module in run.pair.modules() for part in module.modules()):
             row.update(self._measured(run.pair))
-        sites = discrete_sites(run.pair)
+        before = run.step - run.step // run.epoch
+        if not self._found or run.step < STEPS or run.step // STEPS > before // STEPS:
+            self._found = self._look(run.pair)
+        row.update(self._found)
+
+    def state(self) -> dict[str, Any]:
+        """What was found last."""
+        return {"found": dict(self._found)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state` gave; runs of earlier versions gave nothing."""
+        self._found = dict(state.get("found", {}))
+
+    def _look(self, pair: Pair) -> dict[str, float]:
+        sites, columns = discrete_sites(pair), {}
         for name in sites:
-            found = code_usage(run.pair, self.rows, name, num_samples=DRAWS).summary()
-            row.update(found if len(sites) == 1 else {f"{name}.{key}": value for key, value in found.items()})
+            found = code_usage(pair, self.rows, name, num_samples=DRAWS).summary()
+            columns |= found if len(sites) == 1 else {f"{name}.{key}": value for key, value in found.items()}
+        return columns
 
     def _measured(self, pair: Pair) -> dict[str, float]:
         with pair.evaluating(fold(0, "code_history")):

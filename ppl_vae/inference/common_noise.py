@@ -18,8 +18,8 @@ from ppl_vae.training.trainer import put
 
 __all__ = ["Gain", "gain", "measured"]
 
-LEAST, MOST = 8, 64
-"""Runs of the pair for each setting: at least, and at most (or one epoch, where that has more batches)."""
+LEAST = 8
+"""Runs of the pair for each setting, at least (or one epoch, where that has more batches)."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def measured(
     *,
     seed: int,
     tol: float,
+    most: int,
 ) -> list[np.ndarray]:
     """The objective at each setting, in so many runs that differences from the last one are known to ``tol``.
 
@@ -58,7 +59,8 @@ def measured(
         live: the tensors that a step changes, by name.
         settings: values of them; what a setting lacks stays as it is. All is given back.
         seed: of the noise, which is the same for all settings, and in every call.
-        tol: a standard error, nats per datum; more than 64 runs, or one epoch, are not made for it.
+        tol: a standard error, nats per datum.
+        most: runs of each setting that are made for it, or 8, or one epoch, where these are more.
 
     Returns:
         For each setting the objective in each run, nats per datum, (R,); NaN where the pair cannot be run there.
@@ -69,7 +71,7 @@ def measured(
     ]  # some are live
     found: list[list[float]] = [[] for _ in settings]
     try:
-        for passed in range(MOST):
+        for passed in range(max(LEAST, most)):
             noise = fold(seed, "common noise", passed)
             with pair.evaluating(noise):
                 for i, batch in enumerate(batches.epoch(noise, 0)):
@@ -77,7 +79,7 @@ def measured(
                         put(setting, {name: live[name] for name in setting})
                         seed_generators(fold(noise, i), pair.device)
                         values.append(_objective(measure, batch))
-            if _is_enough(found, tol):
+            if _is_enough(found, tol, most):
                 break
     finally:
         put(here, {name: live[name] for name in here})
@@ -91,10 +93,10 @@ def _objective(measure: Callable[[Batch], Tensor], batch: Batch) -> float:
         return math.nan  # an argument check has met a number that is not finite
 
 
-def _is_enough(found: Sequence[Sequence[float]], tol: float) -> bool:
+def _is_enough(found: Sequence[Sequence[float]], tol: float, most: int) -> bool:
     runs = len(found[0])
     if runs < LEAST:
         return False
     last = np.array(found[-1])
     errors = [gain(np.array(values), last).standard_error for values in found[:-1]]
-    return runs >= MOST or all(not error > tol for error in errors)
+    return runs >= most or all(not error > tol for error in errors)

@@ -33,6 +33,9 @@ FIRST = 100
 """Steps of the first window."""
 GROWTH = 1.5
 """A window that was not at rest is followed by one so much longer."""
+MOST_RUNS = 64
+"""Runs of the pair for each setting that is measured, at most: those of all settings are no more than the steps of the
+window, if eight of each are enough."""
 MOST_MENDS = 12
 """So often a run that met a NaN goes on with a lower rate."""
 
@@ -243,7 +246,8 @@ class Convergence(Callback):
         tol = self.tol / 5 if tol is None else tol
         measure = run.make.measure if self.objective is None else partial(self.objective.measure, run.pair)
         live = run.make.tensors()
-        return measured(run.pair, measure, run.batches, live, settings, seed=self.seed, tol=tol)
+        most = min(MOST_RUNS, self.window.length // len(settings))
+        return measured(run.pair, measure, run.batches, live, settings, seed=self.seed, tol=tol, most=most)
 
     # -- the run -------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ TOL_A_DATUM = 0.02
 """Nats per datum that may be left to gain, where they do not."""
 
 
-MOST_DRAWS, FEW_DRAWS, ROWS = 64, 4, 8192
+MOST_DRAWS, ROWS = 64, 8192
 """An answer is measured with so many draws in one run of the pair, unless they times the rows of a batch are more."""
 
 
@@ -84,13 +84,13 @@ def ends_by(rules: list[Convergence]) -> dict[str, Any]:
 
 
 def with_more_draws(objective: Any, pair: Pair, batch: Batch) -> Any:
-    """An ELBO over many draws; few where they are made one by one; None where other draws are another objective."""
+    """An ELBO over many draws; None where they are made one by one, or where other draws are another objective."""
     particles = min(MOST_DRAWS, ROWS // (batch.size or 1))
     if type(objective) is not ELBO or particles <= objective.num_particles:
         return None
     with pair.evaluating(0):
         if sum(1 for _ in pair.runs(batch, particles, enumerate=objective.enumerates)) > 1:
-            particles = max(objective.num_particles, FEW_DRAWS)
+            return None
     found = copy.copy(objective)  # beta's value, which follows the step, is shared
     found.num_particles = particles
     return found

@@ -203,6 +203,22 @@ def test_the_history_of_a_fit_has_the_codes():
     assert last["kl"] > 0
 
 
+def test_where_an_epoch_is_a_step_one_looks_at_every_fiftieth_and_the_rows_between_hold_what_was_found(monkeypatch):
+    looks = []
+
+    def counted(pair, rows, name, **options):
+        looks.append(name)
+        return code_usage(pair, rows, name, **options)
+
+    monkeypatch.setattr("ppl_vae.diagnostics.code_history.code_usage", counted)
+    module = made("plain")
+    fit = VariationalEM(module.model, module.guide, lr=0.1).fit(X, steps=120, progress=False)
+    assert len(looks) == 51  # after each of the first 50 steps, and after step 100
+    entropy = fit.history["code_entropy"].to_numpy()
+    assert len(set(entropy)) == 51
+    assert len(set(entropy[49:99])) == 1 == len(set(entropy[99:]))
+
+
 def test_several_sites_have_their_own_columns():
     module = made("chained")
     fit = ppl_vae.VariationalEM(module.model, module.guide).fit(X, epochs=2, progress=False)

@@ -1,0 +1,260 @@
+"""Does a fit without a length end where it should? 200 seeds of a regression, a mixture and a VAE.
+
+    python benchmarks/stopping.py                                    hours on one core
+    python benchmarks/stopping.py --only regression --jobs 2         one of the three, two processes
+    python benchmarks/stopping.py --smoke                            seconds
+
+Each seed makes data, a start and the noise anew. The end of a run is the same run continued for ten times its steps,
+with a rate that falls from that of the run's first phase to 0; ELBOs are compared on common noise. A stop is false
+where its answer lies more than 0.1 nat below the end (latents that all data share: in all) or more than 0.02 nat a
+datum (the VAE). The first step is that of the first iterate within that distance, of iterates a twentieth of the run's
+length so far apart. Limits: at most 2 of 200 false, on each; steps at most 2.5 times the first, by the median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from ppl_vae import Fit, VariationalEM
+from ppl_vae.training import Callback, EachStep
+from ppl_vae.training.trainer import put
+
+FALSE, RATIO, LONGER = 2, 2.5, 10
+SPACED = 1.05
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A pair with data.
+
+    Attributes:
+        distance: nats in all where ``in_all``, else per datum.
+        batch_size: None takes all rows.
+        num_samples: draws of an ELBO that is compared.
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    data: Any
+    distance: float
+    in_all: bool
+    num_samples: int
+    batch_size: int | None = None
+
+
+def regression(seed: int) -> Problem:
+    """Five correlated columns, 100 rows, the noise unknown, all normal in the unconstrained space."""
+    source = torch.Generator().manual_seed(seed)
+    x = torch.randn(100, 5, generator=source) @ (torch.eye(5) + 0.3 * torch.randn(5, 5, generator=source))
+    y = 1 + x @ torch.randn(5, generator=source) + 0.5 * torch.randn(100, generator=source)
+
+    def model(x: Tensor, y: Tensor) -> None:
+        a = pyro.sample("a", dist.Normal(0.0, 5.0))
+        b = pyro.sample("b", dist.Normal(torch.zeros(5), 2.0).to_event(1))
+        s = pyro.sample("s", dist.HalfNormal(2.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(a + (x * b).sum(-1), s), obs=y)
+
+    return Problem(model, AutoMultivariateNormal(model), (x, y), 0.1, True, 4096)
+
+
+def mixture(seed: int) -> Problem:
+    """Three normals of 300 points, which overlap; weights, means and scales are latents, labels are enumerated."""
+    source = torch.Generator().manual_seed(seed)
+    label = torch.randint(3, (300,), generator=source)
+    x = 2.5 * (label - 1) + (0.5 + 0.3 * label) * torch.randn(300, generator=source)
+
+    def model(x: Tensor) -> None:
+        weights = pyro.sample("weights", dist.Dirichlet(torch.full((3,), 2.0)))
+        means = pyro.sample("means", dist.Normal(torch.tensor([-2.0, 0.0, 2.0]), 2.0).to_event(1))
+        scales = pyro.sample("scales", dist.LogNormal(torch.zeros(3), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            label = pyro.sample("label", dist.Categorical(weights), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(means[label], scales[label]), obs=x)
+
+    guide = AutoNormal(poutine.block(model, hide=["label"]))
+    return Problem(model, guide, x, 0.1, True, 1024)
+
+
+def vae(seed: int) -> Problem:
+    """One latent, 500 rows of five numbers along a curve; amortized, in mini-batches, the noise learned."""
+    source = torch.Generator().manual_seed(seed)
+    z = torch.randn(500, 1, generator=source)
+    hidden = torch.tanh(1.5 * z @ torch.randn(1, 6, generator=source) + torch.randn(6, generator=source))
+    x = hidden @ torch.randn(6, 5, generator=source) / 6**0.5 + 0.3 * torch.randn(500, 5, generator=source)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2))
+        decoder = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 5))
+
+    def model(x: Tensor) -> None:
+        pyro.module("decoder", decoder)
+        scale = pyro.param("scale", lambda: torch.tensor(1.0), constraint=constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), scale).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", encoder)
+        loc, log_scale = encoder(x).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    return Problem(model, guide, x, 0.02, False, 128, batch_size=50)
+
+
+PROBLEMS = {"regression": regression, "mixture": mixture, "vae": vae}
+
+
+class Iterates(Callback):
+    """Keeps the iterates of a run, each a twentieth of its length after the one before."""
+
+    watches_epochs = False
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[int, dict[str, Tensor]]] = []
+
+    def on_step(self, run: Any, report: Tensor) -> None:
+        """Keep it, if it is time."""
+        if not self.kept or run.step >= SPACED * self.kept[-1][0]:
+            self.kept.append((run.step, {name: tensor.detach().clone() for name, tensor in run.tensors().items()}))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fit and its end; ``below`` in nats, in all or per datum; ``first`` is None where no iterate came so near."""
+
+    name: str
+    seed: int
+    ended: str
+    steps: int
+    below: float
+    first: int | None
+    seconds: float
+    end_seconds: float
+
+    @property
+    def converged(self) -> bool:
+        """Does it say so?"""
+        return self.ended == "converged"
+
+
+def measure(name: str, seed: int, max_steps: int) -> Run:
+    """Fit, go on to the end, and look back."""
+    torch.set_num_threads(1)
+    problem, iterates, began = PROBLEMS[name](seed), Iterates(), time.perf_counter()
+    common = {"batch_size": problem.batch_size, "progress": False}
+    fit = VariationalEM(problem.model, problem.guide).fit(
+        problem.data, seed=seed, max_steps=max_steps, callbacks=[iterates], **common
+    )
+    seconds, ended, steps = time.perf_counter() - began, fit.ended, fit.steps
+    tensors = fit.trainer.make.tensors()
+    answer = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    at_answer, rate = elbo(fit, problem), first_rate(fit)
+    em = VariationalEM(
+        problem.model,
+        problem.guide,
+        lr=rate,
+        lr_scheduler=EachStep(partial(CosineAnnealingLR, T_max=LONGER * steps)),
+    )
+    end = em.fit(problem.data, steps=LONGER * steps, seed=seed + 1_000_000, **common)
+    best = max(elbo(end, problem), at_answer)
+    first = None
+    tensors = fit.trainer.make.tensors()
+    for step, kept in iterates.kept:
+        put(kept, tensors)
+        if best - elbo(fit, problem) <= problem.distance:
+            first = step
+            break
+    put(answer, tensors)
+    return Run(name, seed, ended, steps, best - at_answer, first, seconds, time.perf_counter() - began - seconds)
+
+
+def elbo(fit: Fit, problem: Problem) -> float:
+    """On noise that is the same whenever it is asked, nats in all or per datum."""
+    found = fit.elbo(problem.data, num_samples=problem.num_samples, seed=7).double()
+    return float(found.sum() if problem.in_all else found.mean())
+
+
+def first_rate(fit: Fit) -> float:
+    """The rate that the run began with, after it had tried some."""
+    (rule,) = [callback for callback in fit.trainer.callbacks if hasattr(callback, "phases")]
+    factor = rule.phases[0]["factor"] if rule.phases else rule.factor
+    return 1e-3 * float(factor)
+
+
+def runs(names: list[str], seeds: list[int], max_steps: int, jobs: int) -> Iterator[Run]:
+    """All of them, in order."""
+    asked = [(name, seed, max_steps) for name in names for seed in seeds]
+    if jobs == 1:
+        yield from (measure(*each) for each in asked)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(measure, *zip(*asked, strict=True))
+
+
+def show(found: list[Run]) -> bool:
+    """Print the table; True where the limits hold."""
+    print(f"\n{'':12}{'runs':>5}{'converged':>11}{'false':>7}{'below: median':>15}{'95%':>8}{'steps':>8}{'/ first':>9}")
+    good = True
+    for name in dict.fromkeys(run.name for run in found):
+        some = [run for run in found if run.name == name]
+        stopped = [run for run in some if run.converged]
+        limit = PROBLEMS[name](0).distance
+        false = [run for run in stopped if not run.below <= limit]
+        below = sorted(run.below for run in stopped) or [math.nan]
+        ratio = statistics.median(run.steps / run.first if run.first else math.inf for run in some)
+        print(
+            f"{name:12}{len(some):5}{len(stopped):11}{len(false):7}{statistics.median(below):15.4f}"
+            f"{below[int(0.95 * (len(below) - 1))]:8.4f}{statistics.median(run.steps for run in some):8.0f}{ratio:9.2f}"
+        )
+        for run in false:
+            print(f"  false: seed {run.seed}, {run.below:.4f} nats below after {run.steps} steps (at most {limit})")
+        good = good and len(false) * 200 <= FALSE * len(some) and ratio <= RATIO
+    print(f"at most {FALSE} of 200 false and {RATIO} times the first step asked for")
+    return good
+
+
+def main() -> int:
+    """0 where the limits hold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--max-steps", type=int, default=100_000)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--smoke", action="store_true", help="one seed, few steps: it shows that the script runs")
+    options = parser.parse_args()
+    seeds = list(range(options.first, options.first + (1 if options.smoke else options.runs)))
+    found = []
+    for run in runs(options.only, seeds, 300 if options.smoke else options.max_steps, options.jobs):
+        found.append(run)
+        print(
+            f"{run.name:11}{run.seed:4}{run.below:9.4f} below, {run.steps:6} steps, first {run.first or '-':>6}"
+            f"{run.seconds:7.1f} s + {run.end_seconds:.1f} s  {run.ended}",
+            flush=True,
+        )
+    return 0 if show(found) or options.smoke else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
