@@ -47,6 +47,7 @@ BENCHMARKS = {
     "flow_speed.py": "ours over the fastest eager peer",
     "posteriordb.py": "breast_cancer",
     "step_anatomy.py": "one call of the graph",
+    "stopping.py": "times the first step asked for",
     "training_speed.py": "Pyro SVI",
     "walls.py": "first fit of a process",
 }

@@ -17,15 +17,16 @@ __all__ = ["CodeHistory"]
 
 DRAWS = 8
 """Draws a datum, where classes depend on latents drawn before them: 64 took longer than the steps of an epoch."""
-STEPS = 50
-"""A look each so many steps: where an epoch is a single step, one after each took longer than the steps."""
+STEPS, OFTEN = 50, 1000
+"""A look each 50 steps, and each 100, 200, ... from 2000, 4000, ... on: where an epoch is a single step, one after each
+took longer than the steps."""
 
 
 class CodeHistory(Callback):
     """After each epoch, how the classes of the discrete latents are used on some rows.
 
     Where epochs are shorter than 50 steps, one looks, once 50 have been made, when their number passes a multiple of
-    50; the rows between hold what was found last.
+    50 (later of 100, 200, ...: one in twenty); the rows between hold what was found last.
 
     With a relaxed guide (``RelaxedCategorical``) ``elbo``, ``reconstruction`` and ``kl`` are measured on these rows in
     evaluation mode, where codes are hard: what training saw of them is no bound of the discrete model.
@@ -47,8 +48,10 @@ class CodeHistory(Callback):
         """Add the columns to the row of the history."""
         if any(getattr(part, "is_relaxed", False) for module in run.pair.modules() for part in module.modules()):
             row.update(self._measured(run.pair))
-        before = run.step - run.step // run.epoch
-        if not self._found or run.step < STEPS or run.step // STEPS > before // STEPS:
+        before, each = run.step - run.step // run.epoch, STEPS
+        while run.step >= 2 * OFTEN * each // STEPS:
+            each *= 2
+        if not self._found or run.step < STEPS or run.step // each > before // each:
             self._found = self._look(run.pair)
         row.update(self._found)
 
@@ -61,7 +64,7 @@ class CodeHistory(Callback):
         self._found = dict(state.get("found", {}))
 
     def _look(self, pair: Pair) -> dict[str, float]:
-        sites, columns = discrete_sites(pair), {}
+        sites, columns = discrete_sites(pair), dict[str, float]()
         for name in sites:
             found = code_usage(pair, self.rows, name, num_samples=DRAWS).summary()
             columns |= found if len(sites) == 1 else {f"{name}.{key}": value for key, value in found.items()}

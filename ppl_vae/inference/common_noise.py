@@ -33,6 +33,10 @@ class Gain:
     value: float
     standard_error: float
 
+    def times(self, factor: float) -> Gain:
+        """So many times as much."""
+        return Gain(factor * self.value, factor * self.standard_error)
+
 
 def gain(before: np.ndarray, after: np.ndarray) -> Gain:
     """By how much ``after`` is ahead, of objectives (R,) that were measured on the same noise, run by run."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.inference.common_noise import gain, measured
-from ppl_vae.inference.look import RATES, TRIED_FIRST, Look, next_rate
+from ppl_vae.inference.look import RATES, TRIED_FIRST, Look, left_to_gain, next_rate
 from ppl_vae.objectives import Objective
 from ppl_vae.training.callbacks import Callback
 from ppl_vae.training.gradient_step import GradientStep
@@ -36,6 +36,9 @@ GROWTH = 1.5
 MOST_RUNS = 64
 """Runs of the pair for each setting that is measured, at most: those of all settings are no more than the steps of the
 window, if eight of each are enough."""
+SAFE = 0.5
+"""The share of the tolerance that a prediction of what is left must keep: the tail of a network's objective is heavier
+than what extrapolates it."""
 MOST_MENDS = 12
 """So often a run that met a NaN goes on with a lower rate."""
 
@@ -194,7 +197,7 @@ class Convergence(Callback):
             return
         look = self._seen(run, mean)
         self._remember(mean)
-        if not look.rises and look.pay <= self.tol:
+        if not look.rises and look.pay <= SAFE * self.tol:
             self._end_phase(run, look, mean)
             self.done = True
             run.stop("converged")
@@ -218,29 +221,48 @@ class Convergence(Callback):
         return self.time - self.factor * self.window.length / 2
 
     def _remember(self, mean: dict[str, Tensor]) -> None:
-        """Mean iterates of the last half of the way, and the one before them."""
+        """Mean iterates of the last three quarters of the way, and the one before them."""
         self._miles.append({"time": self._middle, "tensors": mean})
-        while len(self._miles) > 2 and self._miles[1]["time"] <= self._middle / 2:
+        while len(self._miles) > 2 and self._miles[1]["time"] <= self._middle / 4:
             del self._miles[0]
 
     def _seen(self, run: Trainer, mean: dict[str, Tensor]) -> Look:
         window, before = self.window, [self._answer] if self._answer else []
-        mile = min(self._miles, key=lambda mile: abs(mile["time"] - self._middle / 2), default=None)
-        far = [mile["tensors"]] if mile else []
-        settings = [*before, *far, window.first.tensors, window.second.tensors, mean]
+        passed = [self._mile(self._middle / 4), self._mile(self._middle / 2)]
+        miles = [mile for mile in passed if mile is not None and mile["time"] < self._middle]
+        if len(miles) == 2 and miles[0]["time"] == miles[1]["time"]:
+            del miles[0]
+        settings = [*before, *(mile["tensors"] for mile in miles), window.first.tensors, window.second.tensors, mean]
         *others, first, second, whole = self._measured(run, settings)
-        trend, remaining = trend_of(window.objective()), math.inf
-        if mile is not None:
-            way = gain(others[-1], whole)
-            remaining = max(0.0, way.value + way.standard_error) * mile["time"] / (self._middle - mile["time"])
+        trend = trend_of(window.objective())
+        on_the_way = others[len(before) :]
         return Look(
             drift=gain(first, second),
             monte_carlo=gain((first + second) / 2, whole).value,
             progress=gain(others[0], whole) if before else None,
-            remaining=remaining,
+            remaining=self._remaining([mile["time"] for mile in miles], [*on_the_way, whole]),
             rises=trend is not None and trend.is_up,
             rhat=float(np.quantile(split_rhat(window.path()), 0.9)),
+            tol=self.tol,
         )
+
+    def _mile(self, time: float) -> dict[str, Any] | None:
+        """The mean iterate that was passed about then."""
+        return min(self._miles, key=lambda mile: abs(math.log(mile["time"] / time)), default=None)
+
+    def _remaining(self, times: list[float], objectives: list[np.ndarray]) -> float:
+        """What is left to gain, from the objective at one or two earlier times and now, brought to doublings of time.
+
+        Between two times a shortfall of 1 / time changes by 1 / first - 1 / second.
+        """
+        if not times:
+            return math.inf
+        times = [*times, self._middle]
+        gains = [
+            gain(objectives[i], objectives[i + 1]).times(1 / (times[i + 1] * (1 / times[i] - 1 / times[i + 1])))
+            for i in range(len(times) - 1)
+        ]
+        return left_to_gain(gains[-1], gains[0] if len(gains) > 1 else None)
 
     def _measured(self, run: Trainer, settings: list[Any], *, tol: float | None = None) -> list[np.ndarray]:
         tol = self.tol / 5 if tol is None else tol

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ppl_vae.inference.common_noise import Gain
 
-__all__ = ["RATES", "TRIED_FIRST", "Look", "next_rate"]
+__all__ = ["RATES", "TRIED_FIRST", "Look", "left_to_gain", "next_rate"]
 
 RHAT = 1.1
 """R-hat of the iterates of a window at rest: Welandawe et al., 2024."""
@@ -26,10 +26,10 @@ class Look:
         drift: from the mean iterate of its first half to that of its second.
         monte_carlo: what the mean iterate is expected to lie below its own limit, because the window is finite.
         progress: from the answer of the phase before to the mean iterate; None in the first phase.
-        remaining: what the rest of the way brings, if what is left falls as 1 / time, and time is rate times steps;
-            infinite in the first window.
+        remaining: what the rest of the way brings, by :func:`left_to_gain`; infinite in the first window.
         rises: has the objective of the steps a trend upwards (at the level of 1 %)?
         rhat: of the iterates: the ninth decile over coordinates.
+        tol: what may be left to gain.
     """
 
     drift: Gain
@@ -38,11 +38,16 @@ class Look:
     remaining: float
     rises: bool
     rhat: float
+    tol: float
 
     @property
     def is_at_rest(self) -> bool:
-        """Is what the iterates still do a walk about their mean, in the space of parameters, or in nats?"""
-        return not self.rises and (self.rhat <= RHAT or self.drift.value <= 2 * self.monte_carlo)
+        """Is what the iterates still do a walk about their mean, in the space of parameters, or in nats?
+
+        Or has this rate little more to give: weights of a network wander along what the objective does not see.
+        """
+        walks = self.rhat <= RHAT or self.drift.value <= 2 * self.monte_carlo
+        return not self.rises and (walks or self.remaining <= self.tol / 2)
 
     @property
     def halving(self) -> float:
@@ -60,6 +65,25 @@ class Look:
     def pay(self) -> float:
         """What going on is predicted to add. (Both terms of the larger hold what came since an earlier answer.)"""
         return max(self.halving, self.remaining) + max(0.0, self.monte_carlo)
+
+
+def left_to_gain(last: Gain, before: Gain | None) -> float:
+    """What is left after a doubling of time brought ``last``, and the doubling before it ``before``; nats per datum.
+
+    A shortfall that falls as a power of time loses the same share in each doubling, so what is left is a geometric
+    series: Aitken's extrapolation, with errors of gains added. Shares that are not known from the gains are those of
+    1 / time; none below a twentieth or above four fifths is believed.
+
+    Source: Aitken, "On Bernoulli's numerical solution of algebraic equations", 1926.
+
+    >>> left_to_gain(Gain(0.1, 0.0), None), round(left_to_gain(Gain(0.1, 0.0), Gain(0.15, 0.0)), 6)
+    (0.1, 0.2)
+    """
+    gained = max(0.0, last.value + last.standard_error)
+    share = 0.5
+    if before is not None and before.value > 2 * before.standard_error:
+        share = min(max(gained / (before.value - before.standard_error), 0.05), 0.8)
+    return gained * share / (1 - share)
 
 
 def next_rate(tried: Mapping[int, float]) -> int | None:
