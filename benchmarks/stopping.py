@@ -223,11 +223,14 @@ def show(found: list[Run]) -> bool:
         stopped = [run for run in some if run.converged]
         limit = PROBLEMS[name](0).distance
         false = [run for run in stopped if not run.below <= limit]
-        below = sorted(run.below for run in stopped) or [math.nan]
+        below = sorted(run.below for run in stopped)
+        middle, most = (
+            (f"{q:.4f}" for q in (statistics.median(below), below[int(0.95 * (len(below) - 1))])) if below else "--"
+        )
         ratio = statistics.median(run.steps / run.first if run.first else math.inf for run in some)
         print(
-            f"{name:12}{len(some):5}{len(stopped):11}{len(false):7}{statistics.median(below):15.4f}"
-            f"{below[int(0.95 * (len(below) - 1))]:8.4f}{statistics.median(run.steps for run in some):8.0f}{ratio:9.2f}"
+            f"{name:12}{len(some):5}{len(stopped):11}{len(false):7}{middle:>15}{most:>8}"
+            f"{statistics.median(run.steps for run in some):8.0f}{f'{ratio:.2f}' if ratio < math.inf else '-':>9}"
         )
         for run in false:
             print(f"  false: seed {run.seed}, {run.below:.4f} nats below after {run.steps} steps (at most {limit})")
