@@ -52,10 +52,10 @@ class Convergence(Callback):
     is over when its window is at rest (the objective of its steps has no trend; the iterates walk about a mean, by
     R-hat or in nats), and when a lower rate promises more than more steps do: then the rate is halved, and the run
     goes on from the mean iterate. It stops when no trend is left and what going on is predicted to add is no more
-    than ``tol``; the mean iterate of the last window is the answer.
+    than half of ``tol``; the mean iterate of the last window is the answer.
 
     Args:
-        tol: nats per datum.
+        tol: what may be left to gain, nats per datum; half of it is for what the prediction misses.
         seed: of the noise on which answers are measured.
         searches: are rates tried? Else the optimizer's own is that of the first phase.
         objective: what is measured, where it is not the step's own (the same with more draws).

@@ -13,9 +13,9 @@ from pyro.infer.autoguide import AutoNormal
 
 from ppl_vae import ELBO, VariationalEM
 from ppl_vae.data.batches import SourceBatches
-from ppl_vae.inference.common_noise import gain, measured
+from ppl_vae.inference.common_noise import Gain, gain, measured
 from ppl_vae.inference.convergence import Convergence
-from ppl_vae.inference.look import RATES, next_rate
+from ppl_vae.inference.look import RATES, left_to_gain, next_rate
 from ppl_vae.inference.until import settles
 from ppl_vae.objectives.annealing import LinearWarmup
 from ppl_vae.pair import Pair
@@ -131,6 +131,20 @@ def test_the_best_rate_is_found_uphill(best):
     number, looks = best_of(lambda rate: -abs(math.log(rate / best)))
     assert RATES[number] == pytest.approx(best, rel=0.3)
     assert looks < len(RATES) - 2
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("time", [40.0, 1000.0])
+def test_what_is_left_of_a_power_of_time_is_found_from_two_doublings(power, time):
+    def shortfall(at):
+        return 3.0 * at**-power
+
+    last = Gain(shortfall(time / 2) - shortfall(time), 0.0)
+    before = Gain(shortfall(time / 4) - shortfall(time / 2), 0.0)
+    assert left_to_gain(last, before) == pytest.approx(shortfall(time))
+    unknown = Gain(before.value, before.value)  # noise: then as 1 / time
+    assert left_to_gain(last, unknown) == pytest.approx(last.value)
+    assert left_to_gain(last.times(-1.0), before) == 0.0
 
 
 def test_rates_that_end_in_nan_lead_down():
