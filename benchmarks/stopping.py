@@ -36,6 +36,7 @@ from torch.distributions import constraints
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ppl_vae import Fit, VariationalEM
+from ppl_vae.inference.convergence import Convergence
 from ppl_vae.training import Callback, EachStep
 from ppl_vae.training.trainer import put
 
@@ -149,6 +150,7 @@ class Run:
     ended: str
     steps: int
     below: float
+    distance: float
     first: int | None
     seconds: float
     end_seconds: float
@@ -188,7 +190,8 @@ def measure(name: str, seed: int, max_steps: int) -> Run:
             first = step
             break
     put(answer, tensors)
-    return Run(name, seed, ended, steps, best - at_answer, first, seconds, time.perf_counter() - began - seconds)
+    end_seconds = time.perf_counter() - began - seconds
+    return Run(name, seed, ended, steps, best - at_answer, problem.distance, first, seconds, end_seconds)
 
 
 def elbo(fit: Fit, problem: Problem) -> float:
@@ -199,7 +202,7 @@ def elbo(fit: Fit, problem: Problem) -> float:
 
 def first_rate(fit: Fit) -> float:
     """The rate that the run began with, after it had tried some."""
-    (rule,) = [callback for callback in fit.trainer.callbacks if hasattr(callback, "phases")]
+    (rule,) = [callback for callback in fit.trainer.callbacks if isinstance(callback, Convergence)]
     factor = rule.phases[0]["factor"] if rule.phases else rule.factor
     return 1e-3 * float(factor)
 
@@ -221,19 +224,18 @@ def show(found: list[Run]) -> bool:
     for name in dict.fromkeys(run.name for run in found):
         some = [run for run in found if run.name == name]
         stopped = [run for run in some if run.converged]
-        limit = PROBLEMS[name](0).distance
-        false = [run for run in stopped if not run.below <= limit]
+        false = [run for run in stopped if not run.below <= run.distance]
         below = sorted(run.below for run in stopped)
-        middle, most = (
-            (f"{q:.4f}" for q in (statistics.median(below), below[int(0.95 * (len(below) - 1))])) if below else "--"
-        )
+        quantiles = [f"{below[int(q * (len(below) - 1))]:.4f}" if below else "-" for q in (0.5, 0.95)]
         ratio = statistics.median(run.steps / run.first if run.first else math.inf for run in some)
         print(
-            f"{name:12}{len(some):5}{len(stopped):11}{len(false):7}{middle:>15}{most:>8}"
+            f"{name:12}{len(some):5}{len(stopped):11}{len(false):7}{quantiles[0]:>15}{quantiles[1]:>8}"
             f"{statistics.median(run.steps for run in some):8.0f}{f'{ratio:.2f}' if ratio < math.inf else '-':>9}"
         )
         for run in false:
-            print(f"  false: seed {run.seed}, {run.below:.4f} nats below after {run.steps} steps (at most {limit})")
+            print(
+                f"  false: seed {run.seed}, {run.below:.4f} nats below after {run.steps} steps (at most {run.distance})"
+            )
         good = good and len(false) * 200 <= FALSE * len(some) and ratio <= RATIO
     print(f"at most {FALSE} of 200 false and {RATIO} times the first step asked for")
     return good

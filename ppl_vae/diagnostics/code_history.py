@@ -17,13 +17,17 @@ __all__ = ["CodeHistory"]
 
 DRAWS = 8
 """Draws a datum, where classes depend on latents drawn before them: 64 took longer than the steps of an epoch."""
-STEPS, OFTEN = 50, 1000
-"""A look each 50 steps, and each 100, 200, ... from 2000, 4000, ... on: where an epoch is a single step, one after each
-took longer than the steps."""
+STEPS, OFTEN = 50, 20
+"""A look each 50 steps, and each 100, 200, ... when 20 times as many have been made twice over: where an epoch is a
+single step, one after each took longer than the steps."""
 
 
 class CodeHistory(Callback):
     """After each epoch, how the classes of the discrete latents are used on some rows.
+
+    The columns are ``code_entropy``, ``code_information`` (both nats), ``code_perplexity`` (means over the latents of a
+    site) and ``dead_codes``; with several discrete sites each has its own, ``c.code_entropy``. A fit of a pair with
+    discrete latents has this by itself.
 
     Where epochs are shorter than 50 steps, one looks, once 50 have been made, when their number passes a multiple of
     50 (later of 100, 200, ...: one in twenty); the rows between hold what was found last.
@@ -48,10 +52,7 @@ class CodeHistory(Callback):
         """Add the columns to the row of the history."""
         if any(getattr(part, "is_relaxed", False) for module in run.pair.modules() for part in module.modules()):
             row.update(self._measured(run.pair))
-        before, each = run.step - run.step // run.epoch, STEPS
-        while run.step >= 2 * OFTEN * each // STEPS:
-            each *= 2
-        if not self._found or run.step < STEPS or run.step // each > before // each:
+        if not self._found or self._is_time(run.step, run.step // run.epoch):
             self._found = self._look(run.pair)
         row.update(self._found)
 
@@ -62,6 +63,13 @@ class CodeHistory(Callback):
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state` gave; runs of earlier versions gave nothing."""
         self._found = dict(state.get("found", {}))
+
+    @staticmethod
+    def _is_time(step: int, per_epoch: int) -> bool:
+        each = STEPS
+        while step >= 2 * each * OFTEN:
+            each *= 2
+        return step < STEPS or step // each > (step - per_epoch) // each
 
     def _look(self, pair: Pair) -> dict[str, float]:
         sites, columns = discrete_sites(pair), dict[str, float]()

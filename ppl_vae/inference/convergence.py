@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.inference.common_noise import gain, measured
-from ppl_vae.inference.look import RATES, TRIED_FIRST, Look, left_to_gain, next_rate
+from ppl_vae.inference.look import RATES, TRIED_FIRST, Look, doubling, left_to_gain, next_rate
 from ppl_vae.objectives import Objective
 from ppl_vae.training.callbacks import Callback
 from ppl_vae.training.gradient_step import GradientStep
@@ -36,9 +37,6 @@ GROWTH = 1.5
 MOST_RUNS = 64
 """Runs of the pair for each setting that is measured, at most: those of all settings are no more than the steps of the
 window, if eight of each are enough."""
-SAFE = 0.5
-"""The share of the tolerance that a prediction of what is left must keep: the tail of a network's objective is heavier
-than what extrapolates it."""
 MOST_MENDS = 12
 """So often a run that met a NaN goes on with a lower rate."""
 
@@ -197,7 +195,7 @@ class Convergence(Callback):
             return
         look = self._seen(run, mean)
         self._remember(mean)
-        if not look.rises and look.pay <= SAFE * self.tol:
+        if look.is_done:
             self._end_phase(run, look, mean)
             self.done = True
             run.stop("converged")
@@ -251,18 +249,10 @@ class Convergence(Callback):
         return min(self._miles, key=lambda mile: abs(math.log(mile["time"] / time)), default=None)
 
     def _remaining(self, times: list[float], objectives: list[np.ndarray]) -> float:
-        """What is left to gain, from the objective at one or two earlier times and now, brought to doublings of time.
-
-        Between two times a shortfall of 1 / time changes by 1 / first - 1 / second.
-        """
-        if not times:
-            return math.inf
-        times = [*times, self._middle]
-        gains = [
-            gain(objectives[i], objectives[i + 1]).times(1 / (times[i + 1] * (1 / times[i] - 1 / times[i + 1])))
-            for i in range(len(times) - 1)
-        ]
-        return left_to_gain(gains[-1], gains[0] if len(gains) > 1 else None)
+        """What is left to gain, from the objective at no, one or two earlier times and now."""
+        ways = zip(pairwise(objectives), pairwise([*times, self._middle]), strict=True)
+        *before, last = [None, *(doubling(gain(*ends), *when) for ends, when in ways)]
+        return math.inf if last is None else left_to_gain(last, before[-1])
 
     def _measured(self, run: Trainer, settings: list[Any], *, tol: float | None = None) -> list[np.ndarray]:
         tol = self.tol / 5 if tol is None else tol

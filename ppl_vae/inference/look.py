@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 from ppl_vae.inference.common_noise import Gain
 
-__all__ = ["RATES", "TRIED_FIRST", "Look", "left_to_gain", "next_rate"]
+__all__ = ["RATES", "TRIED_FIRST", "Look", "doubling", "left_to_gain", "next_rate"]
 
+SAFE = 0.5
+"""The share of the tolerance that a prediction of what is left must keep: the tail of a network's objective is heavier
+than what extrapolates it."""
 RHAT = 1.1
 """R-hat of the iterates of a window at rest: Welandawe et al., 2024."""
 RATES = tuple(10 ** (-k / 2) for k in range(16, -1, -1))
@@ -47,7 +50,7 @@ class Look:
         Or has this rate little more to give: weights of a network wander along what the objective does not see.
         """
         walks = self.rhat <= RHAT or self.drift.value <= 2 * self.monte_carlo
-        return not self.rises and (walks or self.remaining <= self.tol / 2)
+        return not self.rises and (walks or self.remaining <= SAFE * self.tol)
 
     @property
     def halving(self) -> float:
@@ -65,6 +68,22 @@ class Look:
     def pay(self) -> float:
         """What going on is predicted to add. (Both terms of the larger hold what came since an earlier answer.)"""
         return max(self.halving, self.remaining) + max(0.0, self.monte_carlo)
+
+    @property
+    def is_done(self) -> bool:
+        """Is there no trend, and so little to gain that half of the tolerance holds it?"""
+        return not self.rises and self.pay <= SAFE * self.tol
+
+
+def doubling(way: Gain, begin: float, end: float) -> Gain:
+    """What the last doubling of time brings where the way from time ``begin`` to ``end`` brought this.
+
+    A shortfall of 1 / time is lost by 1 / begin - 1 / end on the way, and by 1 / end in the doubling before the end.
+
+    >>> doubling(Gain(0.1, 0.01), 1.0, 2.0)
+    Gain(value=0.1, standard_error=0.01)
+    """
+    return way.times(begin / (end - begin))
 
 
 def left_to_gain(last: Gain, before: Gain | None) -> float:

@@ -105,8 +105,16 @@ class _Largest(TorchFunctionMode):
 
 
 def _is_view_of(found: Tensor, args: Iterable[Any]) -> bool:
-    memory = found.untyped_storage().data_ptr()
-    return any(isinstance(arg, Tensor) and arg.untyped_storage().data_ptr() == memory for arg in args)
+    memory = _memory(found)
+    return memory is not None and any(isinstance(arg, Tensor) and _memory(arg) == memory for arg in args)
+
+
+def _memory(tensor: Tensor) -> int | None:
+    """Where its numbers begin; a sparse tensor and one under vmap have no such place."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except RuntimeError:
+        return None
 
 
 class FixedNoise:

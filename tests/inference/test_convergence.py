@@ -50,12 +50,12 @@ def fitted(*, seed=0, optimizer=torch.optim.Adam, model=regression, **options):
     return em.fit((X, Y), seed=seed, progress=False, **options)
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
+@pytest.mark.parametrize(("optimizer", "most"), [(torch.optim.Adam, 5000), (torch.optim.SGD, 20_000)])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_it_ends_by_itself_within_a_tenth_of_a_nat(seed, optimizer):
+def test_it_ends_by_itself_within_a_tenth_of_a_nat(seed, optimizer, most):
     fit = fitted(seed=seed, optimizer=optimizer)
     assert fit.ended == "converged"
-    assert fit.steps < 20_000
+    assert fit.steps < most
     assert log_evidence() - float(fit.elbo((X, Y), num_samples=4000, seed=3)) < 0.1
     assert fit.rise is None
 

@@ -210,8 +210,13 @@ def test_heights_are_cut_into_blocks_that_change_nothing(monkeypatch):
 
 @pytest.mark.parametrize(
     ("product", "largest"),
-    [(lambda x, w: w @ x.mT, 40), (lambda x, w: (x * w).sum(-1), 40 * 30)],
-    ids=["matmul", "sum"],
+    [
+        (lambda x, w: w @ x.mT, 40),
+        (lambda x, w: (x * w).sum(-1), 40 * 30),
+        (lambda x, w: torch.sparse.mm(x.to_sparse(), w.mT).mT if w.dim() > 1 else torch.mv(x.to_sparse(), w), 40 * 30),
+        (lambda x, w: torch.vmap(lambda row: (row * w).sum(-1))(x).movedim(0, -1), 40),
+    ],
+    ids=["matmul", "sum", "sparse", "under vmap"],
 )
 def test_blocks_are_bounded_by_what_a_draw_makes_and_not_by_views_of_the_data(product, largest):
     x = torch.zeros(40, 30, dtype=torch.float64)

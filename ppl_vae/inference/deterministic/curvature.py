@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,15 +42,15 @@ def curvature(density: Density, points: Tensor) -> Curvature:
 
     Row i of a Hessian is the derivative of one entry of the gradient at a copy of the point, so all rows of all points
     come from one run on K D points. Where a model has no second derivatives, or a custom function of which this is not
-    known, central differences of gradients stand for them, of one run on K (2 D + 1) points.
+    known, central differences of gradients stand for them, at K (2 D + 1) points.
 
     Args:
         density: the log density, point by point.
         points: (K, D).
     """
     count, dim = points.shape
-    step = max(1, density.block // (2 * dim + 1))
-    parts = [_curvature(density.at, points[i : i + step]) for i in range(0, count, step)]
+    step = max(1, density.block // max(1, dim))
+    parts = [_curvature(density, points[i : i + step]) for i in range(0, count, step)]
     return Curvature(
         torch.cat([p.value for p in parts]),
         torch.cat([p.gradient for p in parts]),
@@ -59,21 +58,21 @@ def curvature(density: Density, points: Tensor) -> Curvature:
     )
 
 
-def _curvature(log_p: Callable[[Tensor], Tensor], points: Tensor) -> Curvature:
+def _curvature(density: Density, points: Tensor) -> Curvature:
     count, dim = points.shape
     copies = points.detach().repeat_interleave(dim, 0).requires_grad_()
-    value = log_p(copies)
+    value = density.at(copies)
     if not value.requires_grad:  # the latents are in no term
         return Curvature(value[::dim], torch.zeros_like(points), points.new_zeros(count, dim, dim))
     if _has_custom_function(value):  # without second derivatives it may leave them out, and say nothing
-        return _by_differences(log_p, points)
+        return _by_differences(density, points)
     try:
         (gradient,) = torch.autograd.grad(value.sum(), copies, create_graph=True)
         entries = gradient.reshape(count, dim, dim).diagonal(dim1=1, dim2=2)
         (rows,) = torch.autograd.grad(entries.sum(), copies, allow_unused=True) if entries.requires_grad else (None,)
         hessian = (torch.zeros_like(copies) if rows is None else rows).reshape(count, dim, dim)
     except RuntimeError:  # "derivative ... is not implemented": of the second order
-        return _by_differences(log_p, points)
+        return _by_differences(density, points)
     first = slice(None, None, dim)
     return Curvature(value.detach()[first], gradient.detach()[first], _symmetric(hessian.detach()))
 
@@ -93,17 +92,20 @@ def _has_custom_function(value: Tensor) -> bool:
     return False
 
 
-def _by_differences(log_p: Callable[[Tensor], Tensor], points: Tensor) -> Curvature:
+def _by_differences(density: Density, points: Tensor) -> Curvature:
     count, dim = points.shape
     step = 1e-5 * points.abs().clamp_min(1.0)
     shifts = torch.diag_embed(step)  # (K, D, D)
     around = torch.cat([torch.zeros_like(points).unsqueeze(1), shifts, -shifts], 1)  # (K, 2 D + 1, D)
-    moved = (points.detach().unsqueeze(1) + around).reshape(-1, dim).requires_grad_()
-    value = log_p(moved)
-    (found,) = torch.autograd.grad(value.sum(), moved)
-    gradient, forth, back = found.reshape(count, -1, dim).split([1, dim, dim], 1)
+    values, gradients = [], []
+    for part in (points.detach().unsqueeze(1) + around).reshape(-1, dim).split(density.block):
+        moved = part.clone().requires_grad_()
+        value = density.at(moved)
+        gradients += torch.autograd.grad(value.sum(), moved)
+        values.append(value.detach())
+    gradient, forth, back = torch.cat(gradients).reshape(count, -1, dim).split([1, dim, dim], 1)
     hessian = (forth - back) / (2 * step.unsqueeze(-1))
-    return Curvature(value.detach().reshape(count, -1)[:, 0], gradient[:, 0], _symmetric(hessian))
+    return Curvature(torch.cat(values).reshape(count, -1)[:, 0], gradient[:, 0], _symmetric(hessian))
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

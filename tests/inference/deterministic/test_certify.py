@@ -63,6 +63,7 @@ def test_a_normal_posterior_is_certified_and_off_by_nothing():
     assert found.numbers["left"] == 0.0
     assert math.isclose(found.numbers["sd_ratio"], 1.0, abs_tol=4.5 * found.numbers["sd_ratio_error"])
     assert found.numbers["mean_off"] < 4.5 * found.numbers["mean_off_error"]
+    assert max(found.numbers["mean_off_error"], found.numbers["sd_ratio_error"]) < 0.03
     assert {line.what for line in found.lines} >= {
         "starts",
         "k-hat",
