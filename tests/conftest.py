@@ -10,6 +10,9 @@ import pytest
 import torch
 from pyro.poutine.runtime import _PYRO_STACK
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of what a shell starts with "&"; tests press Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def global_state() -> dict[str, object]:
     """All that a library could leave behind, as comparable values."""
