@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from ppl_vae.inference.common_noise import Gain
 
-__all__ = ["RATES", "TRIED_FIRST", "Look", "doubling", "left_to_gain", "next_rate"]
+__all__ = ["HEAVY", "RATES", "TRIED_FIRST", "Look", "doubling", "left_to_gain", "next_rate"]
 
 SAFE = 0.5
 """The share of the tolerance that a prediction of what is left must keep: the tail of a network's objective is heavier
 than what extrapolates it."""
+HEAVY = 0.6
+"""The share of a doubling's gain that the next one brings, at least: 1 / time has a half, 1 / sqrt(time) 0.7."""
 RHAT = 1.1
 """R-hat of the iterates of a window at rest: Welandawe et al., 2024."""
 RATES = tuple(10 ** (-k / 2) for k in range(16, -1, -1))
@@ -57,7 +59,7 @@ class Look:
         """What all later halvings add, at most: the bias of a rate falls with it. Infinite in the first phase."""
         if self.progress is None:
             return math.inf
-        return max(0.0, self.progress.value + self.progress.standard_error)
+        return self.progress.at_most
 
     @property
     def is_noise(self) -> bool:
@@ -91,17 +93,18 @@ def left_to_gain(last: Gain, before: Gain | None) -> float:
 
     A shortfall that falls as a power of time loses the same share in each doubling, so what is left is a geometric
     series: Aitken's extrapolation, with errors of gains added. Shares that are not known from the gains are those of
-    1 / time; none below a twentieth or above four fifths is believed.
+    time to the power of 3 / 4. None below is believed (the tail of a network's objective is heavier than its
+    beginning), and none above four fifths.
 
     Source: Aitken, "On Bernoulli's numerical solution of algebraic equations", 1926.
 
-    >>> left_to_gain(Gain(0.1, 0.0), None), round(left_to_gain(Gain(0.1, 0.0), Gain(0.15, 0.0)), 6)
-    (0.1, 0.2)
+    >>> round(left_to_gain(Gain(0.1, 0.0), None), 6), round(left_to_gain(Gain(0.1, 0.0), Gain(0.15, 0.0)), 6)
+    (0.15, 0.2)
     """
-    gained = max(0.0, last.value + last.standard_error)
-    share = 0.5
+    gained = last.at_most
+    share = HEAVY
     if before is not None and before.value > 2 * before.standard_error:
-        share = min(max(gained / (before.value - before.standard_error), 0.05), 0.8)
+        share = min(max(gained / (before.value - before.standard_error), HEAVY), 0.8)
     return gained * share / (1 - share)
 
 

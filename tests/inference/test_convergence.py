@@ -15,7 +15,7 @@ from ppl_vae import ELBO, VariationalEM
 from ppl_vae.data.batches import SourceBatches
 from ppl_vae.inference.common_noise import Gain, gain, measured
 from ppl_vae.inference.convergence import Convergence
-from ppl_vae.inference.look import RATES, left_to_gain, next_rate
+from ppl_vae.inference.look import HEAVY, RATES, left_to_gain, next_rate
 from ppl_vae.inference.until import settles
 from ppl_vae.objectives.annealing import LinearWarmup
 from ppl_vae.pair import Pair
@@ -133,7 +133,7 @@ def test_the_best_rate_is_found_uphill(best):
     assert looks < len(RATES) - 2
 
 
-@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("power", [0.4, 0.5, 0.7])
 @pytest.mark.parametrize("time", [40.0, 1000.0])
 def test_what_is_left_of_a_power_of_time_is_found_from_two_doublings(power, time):
     def shortfall(at):
@@ -142,9 +142,24 @@ def test_what_is_left_of_a_power_of_time_is_found_from_two_doublings(power, time
     last = Gain(shortfall(time / 2) - shortfall(time), 0.0)
     before = Gain(shortfall(time / 4) - shortfall(time / 2), 0.0)
     assert left_to_gain(last, before) == pytest.approx(shortfall(time))
-    unknown = Gain(before.value, before.value)  # noise: then as 1 / time
-    assert left_to_gain(last, unknown) == pytest.approx(last.value)
+    unknown = Gain(before.value, before.value)  # noise: then by the smallest share that is believed
+    assert left_to_gain(last, unknown) == pytest.approx(last.value * HEAVY / (1 - HEAVY))
     assert left_to_gain(last.times(-1.0), before) == 0.0
+
+
+def test_more_is_said_to_be_left_than_a_fast_way_leaves_and_no_less_than_noise_hides():
+    fast = left_to_gain(Gain(0.01, 0.0), Gain(0.1, 0.0))
+    assert fast == pytest.approx(0.01 * HEAVY / (1 - HEAVY))
+    assert fast > 0.01 * 0.1 / 0.9
+    assert left_to_gain(Gain(-0.2, 0.1), None) == pytest.approx(0.1 * HEAVY / (1 - HEAVY))
+
+
+def test_what_batches_differ_by_is_no_error_of_a_gain_where_all_rows_are_met():
+    noise = np.random.default_rng(0).normal(size=(40, 5))
+    by_batch = 100.0 * np.arange(5)
+    found = gain(np.zeros((40, 5)), 1.0 + by_batch + noise)
+    assert found.value == pytest.approx(1.0 + by_batch.mean(), abs=5 * found.standard_error)
+    assert found.standard_error == pytest.approx(1 / math.sqrt(200), rel=0.2)
 
 
 def test_rates_that_end_in_nan_lead_down():
@@ -171,6 +186,7 @@ def test_answers_are_measured_on_the_same_noise_and_nothing_is_left_behind():
     )
     np.testing.assert_array_equal(here, again)
     assert gain(here, again).value == 0.0 == gain(here, again).standard_error
+    assert here.shape == (64, 1)  # noises on one batch
     found = gain(here, there)
     assert found.standard_error < here.std(ddof=1) / math.sqrt(len(here))  # what both scatter alike cancels
     for name, value in live.items():
