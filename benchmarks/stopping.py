@@ -103,11 +103,15 @@ def mixture(seed: int) -> Problem:
 
 
 def vae(seed: int) -> Problem:
-    """One latent, 500 rows of five numbers along a curve; amortized, in mini-batches, the noise learned."""
+    """One latent, 5000 rows of five numbers along a curve; amortized, in mini-batches, the noise learned.
+
+    Of 500 rows the same network remembers one after the other, by 0.01 nats and more with each doubling of time: that
+    has no end to stop at.
+    """
     source = torch.Generator().manual_seed(seed)
-    z = torch.randn(500, 1, generator=source)
+    z = torch.randn(5000, 1, generator=source)
     hidden = torch.tanh(1.5 * z @ torch.randn(1, 6, generator=source) + torch.randn(6, generator=source))
-    x = hidden @ torch.randn(6, 5, generator=source) / 6**0.5 + 0.3 * torch.randn(500, 5, generator=source)
+    x = hidden @ torch.randn(6, 5, generator=source) / 6**0.5 + 0.3 * torch.randn(5000, 5, generator=source)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2))
@@ -126,7 +130,7 @@ def vae(seed: int) -> Problem:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
-    return Problem(model, guide, x, 0.02, False, 128, batch_size=50)
+    return Problem(model, guide, x, 0.02, False, 16, batch_size=100)
 
 
 PROBLEMS = {"regression": regression, "mixture": mixture, "vae": vae}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+
+from ppl_vae.evidence.fewer import Shortfall, shortfall_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,9 +46,15 @@ class MeanEvidence:
             nan for one datum. Falls with N only.
         num_unknown, num_data: how many of how many data have no error bar.
         known_error: what the others make of it, which the whole is above.
+        shortfall: what the value is estimated to lie below the mean of log p(x): the bias of a lower bound, found from
+            the same draws, fewer at a time (:mod:`ppl_vae.evidence.fewer`). 0 where the evidence is exact; nan (not
+            known) for fewer than 10 rows, or for few draws.
+        shortfall_error: of the shortfall; half of it at least.
 
     >>> MeanEvidence(-17.4321, 0.0123, 0.31)
     -17.432 nats (Monte Carlo error 0.012, sampling error 0.31)
+    >>> MeanEvidence(-17.4321, 0.0123, 0.31, shortfall=0.0041, shortfall_error=0.002)
+    -17.432 nats (Monte Carlo error 0.012, sampling error 0.31; below log p(x) by about 0.0041)
     >>> MeanEvidence(-17.4321, math.nan, 0.31, num_unknown=3, num_data=297, known_error=0.0123)
     -17.432 nats (Monte Carlo error > 0.012: 3 of 297 rows without an error bar; sampling error 0.31)
     """
@@ -56,6 +65,8 @@ class MeanEvidence:
     num_unknown: int = 0
     num_data: int = 1
     known_error: float = math.nan
+    shortfall: float = math.nan
+    shortfall_error: float = math.nan
 
     def __float__(self) -> float:
         return self.value
@@ -73,7 +84,32 @@ class MeanEvidence:
             errors += f": {self.num_unknown} of {self.num_data} rows without an error bar"
         if not math.isnan(self.sampling_error):
             errors += f"{';' if counted else ','} sampling error {self.sampling_error:.2g}"
+        if self.shortfall > 0:
+            errors += f"; below log p(x) by about {self.shortfall:.2g}"
         return f"{self.value:.3f} nats ({errors})"
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Where the mean of log p(x) over these data is, in nats: the shortfall added, both errors taken together.
+
+        It covers as long as weights are not far too heavy: see the k-hats of the rows, and ``benchmarks/coverage.py``.
+
+        Args:
+            level: how often it is to hold it, between 0 and 1.
+
+        Returns:
+            lower and upper end; nan where the Monte Carlo error is not known. An unknown shortfall counts as 0.
+
+        >>> low, high = MeanEvidence(-17.0, 0.01, 0.3, shortfall=0.02, shortfall_error=0.0).interval()
+        >>> round(low, 4), round(high, 4)
+        (-16.9996, -16.9604)
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"interval: level must be between 0 and 1, got {level!r}")
+        known = not math.isnan(self.shortfall)
+        middle = self.value + (self.shortfall if known else 0.0)
+        error = math.hypot(self.standard_error, self.shortfall_error if known else 0.0)
+        half = NormalDist().inv_cdf((1 + level) / 2) * error
+        return middle - half, middle + half
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +126,8 @@ class Evidence:
             low and the error bar too short.
         bound: the value lies "lower" or "upper" than log p(x) in expectation, or is "exact".
         estimator: what made it, in words.
+        fewer: the value by halves, quarters and eighths of the draws, averaged over these parts, (3, N) or (3,); None
+            where there are too few draws. See :mod:`ppl_vae.evidence.fewer`.
 
     >>> zeros = torch.zeros(3, dtype=torch.float64)
     >>> Evidence(zeros - 2, zeros, zeros + 10, zeros, "lower", "ImportanceWeighted(10)")
@@ -104,6 +142,7 @@ k-hat below 0.7 for 100 %)
     khat: Tensor
     bound: Bound
     estimator: str
+    fewer: Tensor | None = None
 
     def mean(self) -> MeanEvidence:
         """Average over the data: errors of different data are independent, SE = sqrt(sum_n SE_n^2) / N.
@@ -116,7 +155,10 @@ k-hat below 0.7 for 100 %)
         known = float(self.standard_error.square().nansum().sqrt()) / count
         unknown = int(self.standard_error.isnan().sum())
         error = math.nan if unknown else known
-        return MeanEvidence(float(self.value.mean()), error, spread, unknown, self.value.numel(), known)
+        below = Shortfall(0.0, 0.0) if self.bound == "exact" else shortfall_of(self.value, self.fewer)
+        return MeanEvidence(
+            float(self.value.mean()), error, spread, unknown, self.value.numel(), known, below.value, below.error
+        )
 
     @property
     def reliable(self) -> Tensor:

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ppl_vae.evidence.evidence import Bound, Evidence
+from ppl_vae.evidence.fewer import by_fewer
 from ppl_vae.evidence.weights import (
     DRAWN_APART,
     MOST_ROUNDING,
@@ -100,7 +101,12 @@ class Weighed:
         # What the product adds, which is all that is left of the error where the guide is the posterior but for little.
         spread_w, spread_h = (covariance_of_means(v, v, self.counts) for v in (w / total, h))
         error = (first + spread_w * spread_h + (shared / total).square()).sqrt()
-        return self._evidence(total.log() + top, error, estimator, "lower", resolution)
+        found = self._evidence(total.log() + top, error, estimator, "lower", resolution)
+        fewer = by_fewer(w, h, self.counts)
+        if fewer is None:
+            return found
+        constant = self._constant(resolution)[1]
+        return replace(found, fewer=torch.where(constant, found.value, fewer + top))
 
     def ratio(self, estimator: str, *, resolution: float = 1e-9, bound: Bound = "lower") -> Evidence:
         r"""The evidence as :math:`\sum_k w_k / \sum_k h_k`: the mean of p(x, z) / q(z) under draws led back to it.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ppl_vae._psis import MIN_DRAWS, psis_khat
 from ppl_vae.evidence.evidence import Bound, Evidence
+from ppl_vae.evidence.fewer import by_fewer
 
 __all__ = [
     "MAX_ERROR",
@@ -148,8 +149,15 @@ def summarize(
     log_weights = log_weights.detach().double()
     value, ess = log_mean_exp(log_weights), effective_sample_size(log_weights)
     error, tail = log_mean_standard_error(log_weights), khat(log_weights, resolution=resolution)
-    found = Evidence(value, error, ess, tail, bound, estimator)
+    found = Evidence(value, error, ess, tail, bound, estimator, _fewer(log_weights))
     return of_constant(found, is_constant(log_weights, resolution), len(log_weights), coincide)
+
+
+def _fewer(log_weights: Tensor) -> Tensor | None:
+    top = finite(log_weights.amax(0))
+    relative = (log_weights - top).exp()
+    found = by_fewer(relative, torch.ones_like(relative[:1]).expand_as(relative), (len(relative),))
+    return None if found is None else found + top
 
 
 def of_constant(found: Evidence, constant: Tensor, count: int, coincide: Tensor) -> Evidence:
@@ -173,7 +181,9 @@ def join(parts: Iterable[Evidence]) -> Evidence:
     """Put the evidence of chunks of rows, each (n,), into one of (N,)."""
     parts = list(parts)
     fields = {name: torch.cat([getattr(p, name) for p in parts]) for name in ("value", "standard_error", "ess", "khat")}
-    return Evidence(**fields, bound=parts[0].bound, estimator=parts[0].estimator)
+    fewer = [part.fewer for part in parts if part.fewer is not None]
+    joined = torch.cat(fewer, 1) if len(fewer) == len(parts) else None
+    return Evidence(**fields, bound=parts[0].bound, estimator=parts[0].estimator, fewer=joined)
 
 
 def finite(maximum: Tensor) -> Tensor:
