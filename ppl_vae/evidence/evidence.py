@@ -50,11 +50,12 @@ class MeanEvidence:
             the same draws, fewer at a time (:mod:`ppl_vae.evidence.fewer`). 0 where the evidence is exact; nan (not
             known) for fewer than 10 rows, or for few draws.
         shortfall_error: of the shortfall; half of it at least.
+        halves_error: the Monte Carlo error as halves of the draws tell it: known for all rows, as soon as these are 10.
 
     >>> MeanEvidence(-17.4321, 0.0123, 0.31)
     -17.432 nats (Monte Carlo error 0.012, sampling error 0.31)
     >>> MeanEvidence(-17.4321, 0.0123, 0.31, shortfall=0.0041, shortfall_error=0.002)
-    -17.432 nats (Monte Carlo error 0.012, sampling error 0.31; below log p(x) by about 0.0041)
+    -17.432 nats (Monte Carlo error 0.012, sampling error 0.31; below log p(x) by about 0.0041 ± 0.002)
     >>> MeanEvidence(-17.4321, math.nan, 0.31, num_unknown=3, num_data=297, known_error=0.0123)
     -17.432 nats (Monte Carlo error > 0.012: 3 of 297 rows without an error bar; sampling error 0.31)
     """
@@ -67,6 +68,7 @@ class MeanEvidence:
     known_error: float = math.nan
     shortfall: float = math.nan
     shortfall_error: float = math.nan
+    halves_error: float = math.nan
 
     def __float__(self) -> float:
         return self.value
@@ -85,7 +87,7 @@ class MeanEvidence:
         if not math.isnan(self.sampling_error):
             errors += f"{';' if counted else ','} sampling error {self.sampling_error:.2g}"
         if self.shortfall > 0:
-            errors += f"; below log p(x) by about {self.shortfall:.2g}"
+            errors += f"; below log p(x) by about {self.shortfall:.2g} ± {self.shortfall_error:.1g}"
         return f"{self.value:.3f} nats ({errors})"
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
@@ -97,7 +99,8 @@ class MeanEvidence:
             level: how often it is to hold it, between 0 and 1.
 
         Returns:
-            lower and upper end; nan where the Monte Carlo error is not known. An unknown shortfall counts as 0.
+            lower and upper end; nan where no Monte Carlo error is known. Where that of a row is not, the one by halves
+            stands for that of the mean. An unknown shortfall counts as 0.
 
         >>> low, high = MeanEvidence(-17.0, 0.01, 0.3, shortfall=0.02, shortfall_error=0.0).interval()
         >>> round(low, 4), round(high, 4)
@@ -107,7 +110,8 @@ class MeanEvidence:
             raise ValueError(f"interval: level must be between 0 and 1, got {level!r}")
         known = not math.isnan(self.shortfall)
         middle = self.value + (self.shortfall if known else 0.0)
-        error = math.hypot(self.standard_error, self.shortfall_error if known else 0.0)
+        monte_carlo = self.halves_error if math.isnan(self.standard_error) else self.standard_error
+        error = math.hypot(monte_carlo, self.shortfall_error if known else 0.0)
         half = NormalDist().inv_cdf((1 + level) / 2) * error
         return middle - half, middle + half
 
@@ -155,10 +159,15 @@ k-hat below 0.7 for 100 %)
         known = float(self.standard_error.square().nansum().sqrt()) / count
         unknown = int(self.standard_error.isnan().sum())
         error = math.nan if unknown else known
-        below = Shortfall(0.0, 0.0) if self.bound == "exact" else shortfall_of(self.value, self.fewer)
-        return MeanEvidence(
-            float(self.value.mean()), error, spread, unknown, self.value.numel(), known, below.value, below.error
-        )
+        below = Shortfall(0.0, 0.0, 0.0) if self.bound == "exact" else shortfall_of(self.value, self.fewer)
+        counts = {"num_unknown": unknown, "num_data": self.value.numel()}
+        errors = {
+            "known_error": known,
+            "shortfall": below.value,
+            "shortfall_error": below.error,
+            "halves_error": below.spread,
+        }
+        return MeanEvidence(float(self.value.mean()), error, spread, **counts, **errors)
 
     @property
     def reliable(self) -> Tensor:

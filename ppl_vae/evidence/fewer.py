@@ -80,10 +80,13 @@ class Shortfall:
 
     Attributes:
         value, error: nats per datum; nan where they are not known.
+        spread: the Monte Carlo error of the mean, by what halves of the draws differ by; nan likewise. One row's would
+            be a guess, but it is known for every row, also where few draws carry the sum.
     """
 
     value: float
     error: float
+    spread: float
 
 
 def shortfall_of(value: Tensor, fewer: Tensor | None) -> Shortfall:
@@ -97,7 +100,7 @@ def shortfall_of(value: Tensor, fewer: Tensor | None) -> Shortfall:
     >>> round(found.value, 6), round(found.error, 6)
     (0.1, 0.05)
     """
-    unknown = Shortfall(math.nan, math.nan)
+    unknown = Shortfall(math.nan, math.nan, math.nan)
     if fewer is None or value.dim() != 1 or len(value) < LEAST_ROWS or not bool(fewer.isfinite().all()):
         return unknown
     rises = torch.stack([value, *fewer]).diff(dim=0).neg()  # by the last doubling of K, by the one before, ...
@@ -106,4 +109,6 @@ def shortfall_of(value: Tensor, fewer: Tensor | None) -> Shortfall:
     factor = 1 / (1 / min(max(share, 0.5), SLOWEST) - 1)
     error = factor * float(rises[0].std()) / math.sqrt(len(value))
     found = factor * max(last, 0.0)
-    return Shortfall(found, math.hypot(error, found / 2))
+    # The mean of two halves' logs lies log cosh(x) below the log of their mean, where x is half of their difference.
+    spread = float(rises[0].clamp(min=0.0).exp().acosh().square().sum().sqrt()) / len(value)
+    return Shortfall(found, math.hypot(error, found / 2), spread)

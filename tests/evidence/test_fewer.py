@@ -74,6 +74,17 @@ def test_intervals_of_means_cover_where_the_mean_and_its_error_alone_do_not(sd):
         assert plain < 48
 
 
+def test_halves_tell_the_error_of_a_mean_also_where_rows_have_none():
+    means = [mean_of(log_normal_weights(1, 400, 300, 1.0, seed)[0]) for seed in range(20)]
+    ratios = [mean.halves_error / mean.standard_error for mean in means]
+    assert sum(ratios) / 20 == pytest.approx(1.0, abs=0.1)
+    heavy = [mean_of(log_normal_weights(1, 400, 300, 2.0, seed)[0]) for seed in range(60)]
+    assert all(math.isnan(mean.standard_error) for mean in heavy)
+    scatter = torch.tensor([mean.value for mean in heavy]).std()
+    assert sum(mean.halves_error for mean in heavy) / 60 == pytest.approx(float(scatter), rel=0.35)
+    assert sum(mean.interval()[0] < 0 < mean.interval()[1] for mean in heavy) >= 54
+
+
 @pytest.mark.parametrize("sd", [0.5, 1.0, 1.5])
 def test_the_shortfall_is_the_bias(sd):
     means = [mean_of(log_normal_weights(1, 400, 300, sd, seed)[0]) for seed in range(60)]
@@ -109,7 +120,7 @@ def test_parts_of_rows_keep_it_when_they_are_joined():
 def test_the_mean_says_it():
     evidence = summarize(log_normal_weights(1, 50, 100, 1.0)[0], "plain")
     assert isinstance(evidence, Evidence)
-    assert f"; below log p(x) by about {evidence.mean().shortfall:.2g})" in repr(evidence.mean())
+    assert f"; below log p(x) by about {evidence.mean().shortfall:.2g} ± " in repr(evidence.mean())
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 95])
