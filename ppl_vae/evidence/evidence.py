@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -160,7 +160,7 @@ k-hat below 0.7 for 100 %)
         unknown = int(self.standard_error.isnan().sum())
         error = math.nan if unknown else known
         below = Shortfall(0.0, 0.0, 0.0) if self.bound == "exact" else shortfall_of(self.value, self.fewer)
-        counts = {"num_unknown": unknown, "num_data": self.value.numel()}
+        counts: dict[str, Any] = {"num_unknown": unknown, "num_data": self.value.numel()}
         errors = {
             "known_error": known,
             "shortfall": below.value,
