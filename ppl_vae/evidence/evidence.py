@@ -161,7 +161,7 @@ k-hat below 0.7 for 100 %)
         error = math.nan if unknown else known
         below = Shortfall(0.0, 0.0, 0.0) if self.bound == "exact" else shortfall_of(self.value, self.fewer)
         counts: dict[str, Any] = {"num_unknown": unknown, "num_data": self.value.numel()}
-        errors = {
+        errors: dict[str, Any] = {
             "known_error": known,
             "shortfall": below.value,
             "shortfall_error": below.error,
