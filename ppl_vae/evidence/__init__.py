@@ -6,6 +6,7 @@ from ppl_vae.evidence.estimator import Estimator
 from ppl_vae.evidence.evidence import Evidence, MeanEvidence, error_in_words
 from ppl_vae.evidence.exact_sum import Enumeration
 from ppl_vae.evidence.importance import ImportanceWeighted
+from ppl_vae.evidence.laplace import Laplace
 from ppl_vae.evidence.log_evidence import log_evidence
 from ppl_vae.evidence.measured_elbo import elbo
 from ppl_vae.evidence.naive import NaiveMonteCarlo
@@ -22,6 +23,7 @@ __all__ = [
     "Estimator",
     "Evidence",
     "ImportanceWeighted",
+    "Laplace",
     "MeanEvidence",
     "MomentErrors",
     "NaiveMonteCarlo",
