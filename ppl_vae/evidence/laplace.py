@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,7 +42,8 @@ class Laplace:
     by the density of the mixture. Where the posterior is a normal (linear-Gaussian models) every estimate is exact.
 
     For posteriors of one mode whose latents are continuous, or summed out. A posterior of several modes far apart is
-    underrated, each datum by what its other modes hold, and k-hat of draws that never met them does not show it.
+    underrated, each datum by what its other modes hold. It shows where a draw of the guide would outweigh all K draws
+    (k-hat is infinite then); what neither guide nor proposal has met shows nowhere.
 
     Args:
         num_samples: K, draws a datum, of both together.
@@ -84,26 +85,35 @@ class Laplace:
 
     def _mode(self, pair: Pair, rows: Rows, key: tuple[Any, ...]) -> Mode:
         density = pair.density(rows)  # says what it cannot be of
-        values = pair.draw(rows, STARTS, seed=fold(*key, "start")).values
-        by_site, _ = pair.unconstrain(rows, {name: values[name] for name in pair.latents})
+        by_site = self._of_guide(pair, rows, (*key, "start"))
         flat = Flat.of(pair, density, by_site, repr(self))
         start = flat.joined(by_site).to(pair.device)
         return mode_of(flat, start.mean(0), start.var(0), resolution=resolution_of(pair))
 
     def _by_mode(self, pair: Pair, rows: Rows, mode: Mode, block: int, key: tuple[Any, ...]) -> Evidence:
-        some = pair.unconstrain(rows, pair.draw(rows, 1, seed=0).values)[0]
-        flat = Flat.of(pair, pair.density(rows), some, repr(self))
+        by_site = self._of_guide(pair, rows, (*key, "met"))
+        flat = Flat.of(pair, pair.density(rows), by_site, repr(self))
         counts = draws_by_width(self.num_samples, 2)
         pieces = []
         for which, count in enumerate(counts):
             for place in slices(count, block):
                 with isolated_rng(fold(*key, which, place.start), pair.device):
                     u = _draw(mode, place.stop - place.start, heavy=which == 1)
-                with torch.no_grad():
-                    log_p = flat(u)
-                pieces.append(weigh(log_p, torch.stack([_log_normal(mode, u), _log_student(mode, u)]), counts))
+                pieces.append(_weights(flat, mode, u, counts))
         log_w, log_h = (torch.cat(column).cpu() for column in zip(*pieces, strict=True))
-        return Weighed(log_w, log_h, counts).unbiased(repr(self), resolution=resolution_of(pair))
+        found = Weighed(log_w, log_h, counts).unbiased(repr(self), resolution=resolution_of(pair))
+        of_guide = _weights(flat, mode, flat.joined(by_site).to(pair.device), counts)[0].amax(0).cpu()
+        outweighed = of_guide > found.value + math.log(self.num_samples)
+        return replace(found, khat=found.khat.masked_fill(outweighed, math.inf))
+
+    def _of_guide(self, pair: Pair, rows: Rows, key: tuple[Any, ...]) -> dict[str, Tensor]:
+        values = pair.draw(rows, STARTS, seed=fold(*key)).values
+        return pair.unconstrain(rows, {name: values[name] for name in pair.latents})[0]
+
+
+def _weights(flat: Flat, mode: Mode, u: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        return weigh(flat(u), torch.stack([_log_normal(mode, u), _log_student(mode, u)]), counts)
 
 
 @dataclass(frozen=True)

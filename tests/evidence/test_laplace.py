@@ -84,6 +84,24 @@ def test_a_positive_latent_far_from_the_guide_is_found():
     assert mean.interval(0.9999)[0] < float(truth.mean()) < mean.interval(0.9999)[1]
 
 
+def either_sign(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 3.0))
+        pyro.sample("x", dist.Normal(z.abs(), 0.1), obs=x)
+
+
+def test_a_mode_that_the_guide_meets_and_the_proposal_misses_takes_the_trust_away():
+    x = torch.linspace(2.0, 5.0, 30, dtype=torch.float64)
+
+    def wide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.5, torch.full_like(x, 3.0)))
+
+    found = log_evidence(Pair(either_sign, wide, dtype=torch.float64), x, Laplace(100))
+    assert found.reliable.double().mean() < 0.2  # of a few, no draw of the guide has come near
+    assert (found.khat == math.inf).double().mean() > 0.8
+
+
 EFFECTS = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], dtype=torch.float64)
 ERRORS = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0], dtype=torch.float64)
 
