@@ -100,9 +100,9 @@ class Laplace:
                 with isolated_rng(fold(*key, which, place.start), pair.device):
                     u = _draw(mode, place.stop - place.start, heavy=which == 1)
                 pieces.append(_weights(flat, mode, u, counts))
-        log_w, log_h = (torch.cat(column).cpu() for column in zip(*pieces, strict=True))
+        log_w, log_h = (torch.cat(column) for column in zip(*pieces, strict=True))
         found = Weighed(log_w, log_h, counts).unbiased(repr(self), resolution=resolution_of(pair))
-        of_guide = _weights(flat, mode, flat.joined(by_site).to(pair.device), counts)[0].amax(0).cpu()
+        of_guide = _weights(flat, mode, flat.joined(by_site).to(pair.device), counts)[0].amax(0)
         outweighed = of_guide > found.value + math.log(self.num_samples)
         return replace(found, khat=found.khat.masked_fill(outweighed, math.inf))
 
@@ -113,7 +113,7 @@ class Laplace:
 
 def _weights(flat: Flat, mode: Mode, u: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        return weigh(flat(u), torch.stack([_log_normal(mode, u), _log_student(mode, u)]), counts)
+        return weigh(flat(u).cpu(), torch.stack([_log_normal(mode, u), _log_student(mode, u)]).cpu(), counts)
 
 
 @dataclass(frozen=True)
