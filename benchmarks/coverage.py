@@ -3,7 +3,7 @@
 For each guide: the share of rows whose 95 % interval (value ± 1.96 standard errors) holds the exact log p(x), among all
 rows and among those with k-hat below 0.7, the mean error bar, how many of its own errors the mean over the rows is off,
 and the share of sets of 30 rows whose mean().interval() holds the mean of log p(x); by the guide's own draws alone
-(widths=(1.0,)), by the default proposal, and by Laplace. Then what the second costs in time: medians of runs in turn.
+(widths=(1.0,)), by the default proposal, and by Laplace. Then what each costs in time: medians of runs in turn.
 Small by default: a share of 600 rows has an error of about 1 %.
 
     python benchmarks/coverage.py            (a minute)

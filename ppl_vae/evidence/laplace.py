@@ -75,7 +75,7 @@ class Laplace:
             raise ValueError(f"{self!r}: at least 4 draws are required")
         plan = Plan.of(pair, rows, self.num_samples, max_elements)
         # A search costs as many runs for one row as for many, so it takes more rows at once than the draws do.
-        search = Plan.of(pair, rows, STARTS, max_elements)
+        search = Plan.of(pair, rows, MOST, max_elements)
         modes = joined([self._mode(pair, chunk, (seed, place.start)) for place, chunk in search.row_chunks(rows)])
         parts = []
         for place, chunk in plan.row_chunks(rows):

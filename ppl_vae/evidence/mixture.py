@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -101,12 +101,9 @@ class Weighed:
         # What the product adds, which is all that is left of the error where the guide is the posterior but for little.
         spread_w, spread_h = (covariance_of_means(v, v, self.counts) for v in (w / total, h))
         error = (first + spread_w * spread_h + (shared / total).square()).sqrt()
-        found = self._evidence(total.log() + top, error, estimator, "lower", resolution)
         fewer = by_fewer(w, h, self.counts)
-        if fewer is None:
-            return found
-        constant = self._constant(resolution)[1]
-        return replace(found, fewer=torch.where(constant, found.value, fewer + top))
+        fewer = None if fewer is None else fewer + top
+        return self._evidence(total.log() + top, error, estimator, "lower", resolution, fewer)
 
     def ratio(self, estimator: str, *, resolution: float = 1e-9, bound: Bound = "lower") -> Evidence:
         r"""The evidence as :math:`\sum_k w_k / \sum_k h_k`: the mean of p(x, z) / q(z) under draws led back to it.
@@ -127,11 +124,20 @@ class Weighed:
         top = finite(self.log_w.amax(0))
         return (self.log_w - top).exp(), top
 
-    def _evidence(self, value: Tensor, error: Tensor, estimator: str, bound: Bound, resolution: float) -> Evidence:
+    def _evidence(
+        self,
+        value: Tensor,
+        error: Tensor,
+        estimator: str,
+        bound: Bound,
+        resolution: float,
+        fewer: Tensor | None = None,
+    ) -> Evidence:
         exact, constant = self._constant(resolution)
         value = torch.where(constant, exact, value)
+        fewer = None if fewer is None else torch.where(constant, exact, fewer)
         ess, tail = effective_sample_size(self.log_w), khat(self.log_w, resolution=resolution)
-        found = Evidence(value, believable(error), ess, tail, bound, estimator)
+        found = Evidence(value, believable(error), ess, tail, bound, estimator, fewer)
         return of_constant(found, constant, len(self.log_w), self.coincide)
 
     def _constant(self, resolution: float) -> tuple[Tensor, Tensor]:

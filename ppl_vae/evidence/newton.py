@@ -102,14 +102,13 @@ def _value(density: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
 
 def _derivatives(density: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Log density (...), gradient (..., D) and minus the Hessian (..., D, D)."""
-    u = at.detach().clone().requires_grad_()
+    size = at.shape[-1]
+    # Row i of a Hessian is the derivative of entry i of the gradient at the i-th copy, so one run gives all rows.
+    u = at.detach().expand(size, *at.shape).clone().requires_grad_()
     with torch.enable_grad():
-        value = density(u.unsqueeze(0))[0]
+        value = density(u)
         (gradient,) = torch.autograd.grad(value.sum(), u, create_graph=True)
-        columns = []
-        for i in range(u.shape[-1]):
-            one = gradient[..., i].sum()
-            found = torch.autograd.grad(one, u, retain_graph=True, allow_unused=True)[0] if one.requires_grad else None
-            columns.append(torch.zeros_like(u) if found is None else found)
-    hessian = torch.stack(columns, -1)
-    return value.detach(), gradient.detach(), -(hessian + hessian.mT) / 2
+        entries = gradient.diagonal(dim1=0, dim2=-1).sum()
+        found = torch.autograd.grad(entries, u, allow_unused=True)[0] if entries.requires_grad else None
+    hessian = (torch.zeros_like(u) if found is None else found).movedim(0, -2)
+    return value[0].detach(), gradient[0].detach(), -(hessian + hessian.mT) / 2
