@@ -5,7 +5,7 @@
     python benchmarks/stopping.py --smoke                            seconds
 
 Each seed makes data, a start and the noise anew. The end of a run is the same run continued for ten times its steps,
-by Adam on Pyro's own ELBO, with a rate that falls from that of the run's first phase to 0 along a cosine, in 500 stairs;
+by Adam on Pyro's own ELBO, with a rate that falls from that of its first phase to 0 along a cosine, in 500 stairs;
 ELBOs are compared on common noise. A stop is false
 where its answer lies more than 0.1 nat below the end (latents that all data share: in all) or more than 0.02 nat a
 datum (the VAE). The first step is that of the first iterate within that distance, of iterates a twentieth of the run's
