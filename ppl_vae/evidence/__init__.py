@@ -1,5 +1,6 @@
 """How good is the answer: log p(x) with error bars, per datum, in nats."""
 
+from ppl_vae.evidence.annealing import HMC, Annealed, Bridge, Sandwich, Sequential, bidirectional, sandwich
 from ppl_vae.evidence.decomposition import Decomposition, decomposition
 from ppl_vae.evidence.error_bound import ErrorBound, error_bound
 from ppl_vae.evidence.estimator import Estimator
@@ -16,6 +17,9 @@ from ppl_vae.evidence.weighing import weighted_draws
 from ppl_vae.evidence.weighted_draws import WeightedDraws
 
 __all__ = [
+    "HMC",
+    "Annealed",
+    "Bridge",
     "Decomposition",
     "Enumeration",
     "ErrorBound",
@@ -27,7 +31,10 @@ __all__ = [
     "MeanEvidence",
     "MomentErrors",
     "NaiveMonteCarlo",
+    "Sandwich",
+    "Sequential",
     "WeightedDraws",
+    "bidirectional",
     "decomposition",
     "elbo",
     "error_bound",
@@ -36,5 +43,6 @@ __all__ = [
     "log_evidence",
     "moment_errors",
     "psis_weights",
+    "sandwich",
     "weighted_draws",
 ]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Evidence", "MeanEvidence"]
 
-Bound = Literal["lower", "upper", "exact"]
+Bound = Literal["lower", "upper", "exact", "estimate"]
 
 KHAT_LIMIT = 0.7
 """Up to this k-hat an importance-weighted average converges at a practical rate (Vehtari et al., 2024)."""
@@ -128,10 +128,13 @@ class Evidence:
         khat: the shape of the upper tail of the weights, same shape. Above 0.7 **neither value nor
             standard_error is to be believed**: draws that were never made carry the sum, the value lies too
             low and the error bar too short.
-        bound: the value lies "lower" or "upper" than log p(x) in expectation, or is "exact".
+        bound: the value lies "lower" or "upper" than log p(x) in expectation, or is "exact"; "estimate" promises
+            neither.
         estimator: what made it, in words.
         fewer: the value by halves, quarters and eighths of the draws, averaged over these parts, (3, N) or (3,); None
             where there are too few draws. See :mod:`ppl_vae.evidence.fewer`.
+        needs_khat: is the estimate to be judged by its k-hat? Not where weights have been collected on the way of a
+            chain, and their error is told by their spread.
 
     >>> zeros = torch.zeros(3, dtype=torch.float64)
     >>> Evidence(zeros - 2, zeros, zeros + 10, zeros, "lower", "ImportanceWeighted(10)")
@@ -147,6 +150,7 @@ k-hat below 0.7 for 100 %)
     bound: Bound
     estimator: str
     fewer: Tensor | None = None
+    needs_khat: bool = True
 
     def mean(self) -> MeanEvidence:
         """Average over the data: errors of different data are independent, SE = sqrt(sum_n SE_n^2) / N.
@@ -173,12 +177,13 @@ k-hat below 0.7 for 100 %)
     def reliable(self) -> Tensor:
         """May the estimate be taken for log p(x)? Bool, same shape as the value.
 
-        It may where it is exact; else where k-hat is below 0.7, the standard error is known, and the effective number
-        of draws is at least 2. False where one of the three could not be found.
+        It may where it is exact; else where k-hat is below 0.7 (if it is to be judged by that), the standard error is
+        known, and the effective number of draws is at least 2. False where one of these could not be found.
         """
         if self.bound == "exact":
             return torch.ones_like(self.khat, dtype=torch.bool)
-        return (self.khat < KHAT_LIMIT) & self.standard_error.isfinite() & (self.ess >= LEAST_ESS)
+        known = self.standard_error.isfinite() & (self.ess >= LEAST_ESS)
+        return known & (self.khat < KHAT_LIMIT) if self.needs_khat else known
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a datum: value, standard_error, ess, khat."""
@@ -191,7 +196,7 @@ k-hat below 0.7 for 100 %)
         count = len(self.value) if self.value.dim() else None
         rows = "" if count is None else "1 row, " if count == 1 else f"{count} rows, mean "
         parts = [self.estimator, rows + repr(self.mean())]
-        parts.append("exact" if self.bound == "exact" else f"{self.bound} bound")
+        parts.append(self.bound if self.bound in ("exact", "estimate") else f"{self.bound} bound")
         parts.append(_khat_in_words(self.khat))
         return f"Evidence({', '.join(part for part in parts if part)})"
 

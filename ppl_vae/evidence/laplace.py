@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, resolution_of, slices
 from ppl_vae.evidence.evidence import Evidence
+from ppl_vae.evidence.flat import Flat
 from ppl_vae.evidence.mixture import Weighed, draws_by_width, weigh
 from ppl_vae.evidence.newton import Mode, joined, mode_of
 from ppl_vae.evidence.weights import join
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
     from ppl_vae.data.source import Source
     from ppl_vae.pair import Pair
-    from ppl_vae.pair.density import Density
 
 __all__ = ["Laplace"]
 
@@ -86,13 +86,14 @@ class Laplace:
     def _mode(self, pair: Pair, rows: Rows, key: tuple[Any, ...]) -> Mode:
         density = pair.density(rows)  # says what it cannot be of
         by_site = self._of_guide(pair, rows, (*key, "start"))
-        flat = Flat.of(pair, density, by_site, repr(self))
+        flat = Flat.of(pair, density, by_site)
+        self._require_few(flat)
         start = flat.joined(by_site).to(pair.device)
         return mode_of(flat, start.mean(0), start.var(0), resolution=resolution_of(pair))
 
     def _by_mode(self, pair: Pair, rows: Rows, mode: Mode, block: int, key: tuple[Any, ...]) -> Evidence:
         by_site = self._of_guide(pair, rows, (*key, "met"))
-        flat = Flat.of(pair, pair.density(rows), by_site, repr(self))
+        flat = Flat.of(pair, pair.density(rows), by_site)
         counts = draws_by_width(self.num_samples, 2)
         pieces = []
         for which, count in enumerate(counts):
@@ -106,6 +107,13 @@ class Laplace:
         outweighed = of_guide > found.value + math.log(self.num_samples)
         return replace(found, khat=found.khat.masked_fill(outweighed, math.inf))
 
+    def _require_few(self, flat: Flat) -> None:
+        if flat.size > MOST:
+            raise ValueError(
+                f"{self!r}: at most {MOST} latents {'of a datum' if flat.rank else 'in all, since data share some,'} "
+                f"can have a covariance of their own, got {flat.size}; ImportanceWeighted has no such limit"
+            )
+
     def _of_guide(self, pair: Pair, rows: Rows, key: tuple[Any, ...]) -> dict[str, Tensor]:
         values = pair.draw(rows, STARTS, seed=fold(*key)).values
         return pair.unconstrain(rows, {name: values[name] for name in pair.latents})[0]
@@ -114,51 +122,6 @@ class Laplace:
 def _weights(flat: Flat, mode: Mode, u: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         return weigh(flat(u).cpu(), torch.stack([_log_normal(mode, u), _log_student(mode, u)]).cpu(), counts)
-
-
-@dataclass(frozen=True)
-class Flat:
-    """Log p(x, u) as a function of u in one piece: (S, N, D), or (S, D) where data share latents.
-
-    Attributes:
-        density: of u by site.
-        shapes: of one draw of u, by site, without its row.
-        rank: 1 where each row has latents of its own alone, else 0.
-        dtype: of the pair.
-    """
-
-    density: Density
-    shapes: dict[str, tuple[int, ...]]
-    rank: int
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, pair: Pair, density: Density, u: Mapping[str, Tensor], who: str) -> Flat:
-        """The density of some rows, with the shapes of ``u`` by site, (S, N, ...) or (S, ...)."""
-        rank = 0 if pair.has_global_latents else 1
-        shapes = {name: tuple(value.shape[1 + rank :]) for name, value in u.items()}
-        size = sum(math.prod(shape) for shape in shapes.values())
-        if size > MOST:
-            raise ValueError(
-                f"{who}: at most {MOST} latents {'of a datum' if rank else 'in all, since data share some,'} can have "
-                f"a covariance of their own, got {size}; ImportanceWeighted has no such limit"
-            )
-        return cls(density, shapes, rank, pair.dtype)
-
-    def __call__(self, u: Tensor) -> Tensor:
-        """Log p(x, u), (S, N) or (S,), float64, with gradients."""
-        return self.density(dict(self._by_site(u.to(self.dtype)))).total().double()
-
-    def joined(self, by_site: Mapping[str, Tensor]) -> Tensor:
-        """U in one piece."""
-        return torch.cat([value.reshape(*value.shape[: 1 + self.rank], -1) for value in by_site.values()], -1)
-
-    def _by_site(self, u: Tensor) -> Iterator[tuple[str, Tensor]]:
-        begin = 0
-        for name, shape in self.shapes.items():
-            size = math.prod(shape)
-            yield name, u[..., begin : begin + size].reshape(*u.shape[:-1], *shape)
-            begin += size
 
 
 def _draw(mode: Mode, count: int, *, heavy: bool) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,13 +84,13 @@ def log_mean_standard_error(log_weights: Tensor) -> Tensor:
     return believable(relative.std(0) / (math.sqrt(len(relative)) * relative.mean(0)))
 
 
-def believable(error: Tensor) -> Tensor:
+def believable(error: Tensor, most: float = MAX_ERROR) -> Tensor:
     """The standard error of a log mean weight by the delta method, or nan (not known) where that says nothing.
 
     >>> believable(torch.tensor([0.02, 0.9]))
     tensor([0.0200,    nan])
     """
-    return error.masked_fill(error > MAX_ERROR, math.nan)
+    return error.masked_fill(error > most, math.nan)
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
@@ -149,11 +150,12 @@ def summarize(
     log_weights = log_weights.detach().double()
     value, ess = log_mean_exp(log_weights), effective_sample_size(log_weights)
     error, tail = log_mean_standard_error(log_weights), khat(log_weights, resolution=resolution)
-    found = Evidence(value, error, ess, tail, bound, estimator, _fewer(log_weights))
+    found = Evidence(value, error, ess, tail, bound, estimator, fewer_of(log_weights))
     return of_constant(found, is_constant(log_weights, resolution), len(log_weights), coincide)
 
 
-def _fewer(log_weights: Tensor) -> Tensor | None:
+def fewer_of(log_weights: Tensor) -> Tensor | None:
+    """The log mean of fewer weights at a time, for the bias of their log; see :mod:`ppl_vae.evidence.fewer`."""
     top = finite(log_weights.amax(0))
     relative = (log_weights - top).exp()
     found = by_fewer(relative, torch.ones_like(relative[:1]).expand_as(relative), (len(relative),))
@@ -180,10 +182,12 @@ def is_constant(log_weights: Tensor, resolution: float) -> Tensor:
 def join(parts: Iterable[Evidence]) -> Evidence:
     """Put the evidence of chunks of rows, each (n,), into one of (N,)."""
     parts = list(parts)
-    fields = {name: torch.cat([getattr(p, name) for p in parts]) for name in ("value", "standard_error", "ess", "khat")}
+    fields: Any = {
+        name: torch.cat([getattr(p, name) for p in parts]) for name in ("value", "standard_error", "ess", "khat")
+    }
     fewer = [part.fewer for part in parts if part.fewer is not None]
     joined = torch.cat(fewer, 1) if len(fewer) == len(parts) else None
-    return Evidence(**fields, bound=parts[0].bound, estimator=parts[0].estimator, fewer=joined)
+    return replace(parts[0], **fields, fewer=joined)
 
 
 def finite(maximum: Tensor) -> Tensor:

@@ -81,6 +81,13 @@ class LogDensity:
             return local
         return self._global_prior + _tempered(self._global_likelihood, power) + local.sum(-1)
 
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """Log p(u) and log p(x | u), each of the shape of :meth:`total`."""
+        prior, likelihood = self.local_prior, self.likelihood
+        if not self.joint:
+            return prior, likelihood
+        return self._global_prior + prior.sum(-1), self._global_likelihood + likelihood.sum(-1)
+
     def _apart(self, what: str, part: Tensor) -> Tensor:
         if self.tied:
             raise ValueError(

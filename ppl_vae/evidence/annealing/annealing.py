@@ -1,0 +1,142 @@
+"""One block of rows on its way from the start to the posterior, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ppl_vae._random import fold, isolated_rng
+from ppl_vae.evidence.annealing.hmc import HMC
+from ppl_vae.evidence.annealing.path import Path, Point
+from ppl_vae.evidence.annealing.schedule import Schedule
+from ppl_vae.evidence.weights import effective_sample_size, finite, log_mean_exp
+
+__all__ = ["Annealing", "Arrived"]
+
+LEFT_BEHIND = 10.0
+"""Nats below the log of the mean weight."""
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """Particles at the posterior.
+
+    Attributes:
+        point: where they stand; None if nobody asks.
+        log_weight: (S, ...), nats; the mean of the weights is unbiased for p(x).
+        ancestor: (S, ...), the particle at the start that each descends from; None without resampling.
+    """
+
+    point: Point | None
+    log_weight: Tensor
+    ancestor: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """A path with a schedule, both fixed before the particles set out.
+
+    Attributes:
+        resample: particles are drawn anew, by weight, where the effective number of them is below this share; 0: never.
+    """
+
+    path: Path
+    schedule: Schedule
+    kernel: HMC
+    resample: float = 0.0
+
+    def stages(self) -> Iterator[tuple[float, float, Tensor]]:
+        """The temperature before, the next one, and the step sizes there."""
+        betas = self.schedule.betas
+        for t in range(1, len(betas)):
+            yield betas[t - 1], betas[t], self.schedule.step_sizes[t]
+
+    def forward(self, count: int, seed: int) -> Arrived:
+        """From ``count`` draws of the start, (S, ...), to the posterior."""
+        point = self.path.draw(count, fold(seed, "start"))
+        log_weight = torch.zeros_like(point.slope)
+        ancestor = _numbers(point.slope) if self.resample else None
+        with isolated_rng(fold(seed, "forward"), self.path.pair.device):
+            for before, beta, step_size in self.stages():
+                log_weight = log_weight + (beta - before) * point.slope
+                if ancestor is not None and (index := self._index(log_weight)) is not None:
+                    point, ancestor = point.chosen(index), ancestor.gather(0, index)
+                    log_weight = torch.where(self._is_poor(log_weight), log_mean_exp(log_weight), log_weight)
+                point, _ = self.kernel(self.path, point, beta, step_size)
+        return Arrived(point, log_weight, ancestor)
+
+    def backward(self, point: Point, seed: int) -> Tensor:
+        """Log weights, (S, ...), of the way from draws of the posterior to the start: E[1 / w] = 1 / p(x)."""
+        log_weight = torch.zeros_like(point.slope)
+        with isolated_rng(fold(seed, "backward"), self.path.pair.device):
+            for before, beta, step_size in reversed(list(self.stages())):
+                point, _ = self.kernel(self.path, point, beta, step_size)
+                log_weight = log_weight + (beta - before) * point.slope
+        return log_weight
+
+    def at_rest(self, point: Point, num_transitions: int, seed: int) -> Point:
+        """The particles after some transitions at the posterior itself."""
+        with isolated_rng(fold(seed, "at rest"), self.path.pair.device):
+            for _ in range(num_transitions):
+                point, _ = self.kernel(self.path, point, 1.0, self.schedule.step_sizes[-1])
+        return point
+
+    def _is_poor(self, log_weight: Tensor) -> Tensor:
+        return effective_sample_size(log_weight) < self.resample * len(log_weight)
+
+    def _index(self, log_weight: Tensor) -> Tensor | None:
+        """Which particle stands where after a resampling; None where no datum needs one."""
+        poor = self._is_poor(log_weight)
+        if not bool(poor.any()):
+            return None
+        return torch.where(poor, _drawn_anew(log_weight), _numbers(log_weight))
+
+
+def _numbers(like: Tensor) -> Tensor:
+    count = torch.arange(len(like), device=like.device)
+    return count.reshape(-1, *[1] * (like.dim() - 1)).expand(like.shape)
+
+
+def _drawn_anew(log_weight: Tensor) -> Tensor:
+    """Indices by systematic resampling, each datum by a number of its own, (S, ...).
+
+    James Carpenter, Peter Clifford, Paul Fearnhead: "Improved particle filter for nonlinear problems", 1999.
+    """
+    size = len(log_weight)
+    weights = (log_weight - finite(log_weight.amax(0))).exp().reshape(size, -1).T
+    reached = weights.cumsum(-1)
+    reached = reached / reached[:, -1:].clamp(min=torch.finfo(reached.dtype).tiny)
+    ahead = torch.rand(len(reached), 1, dtype=reached.dtype, device=reached.device)
+    wanted = (torch.arange(size, dtype=reached.dtype, device=reached.device) + ahead) / size
+    found = torch.searchsorted(reached.contiguous(), wanted.contiguous()).clamp(max=size - 1)
+    return found.T.reshape(log_weight.shape)
+
+
+def relative_variance(log_weight: Tensor, ancestor: Tensor | None) -> Tensor:
+    r"""The variance of the mean weight, relative to its square, (...).
+
+    Without resampling the log weights are sums over many small steps, about normal, with a variance s²: it is
+    :math:`(e^{s^2} / \pi - 1) / S`, where the share :math:`\pi` of them is no more than 10 nats below the log of the mean,
+    and s² is theirs: what has been left behind counts for nothing, however far. That is steadier than the variance of the
+    weights, and, what is more, does not come out small where the run has missed what carries the sum. With resampling
+    it is that of the ancestors' shares.
+
+    Hock Peng Chan, Tze Leung Lai: "A general theory of particle filters in hidden Markov models and some applications",
+    2013.
+    """
+    size = len(log_weight)
+    if size < 2:
+        return torch.full_like(log_weight[0], math.nan)
+    if ancestor is None:
+        kept = log_weight >= log_mean_exp(log_weight) - LEFT_BEHIND
+        number = kept.sum(0)
+        mean = torch.where(kept, log_weight, 0.0).sum(0) / number
+        variance = torch.where(kept, log_weight - mean, 0.0).square().sum(0) / (number - 1)
+        return (variance.exp() * size / number - 1) / size
+    weights = (log_weight - finite(log_weight.amax(0))).exp()
+    shares = torch.zeros_like(weights).scatter_add(0, ancestor, weights / weights.sum(0))
+    return (shares - 1 / size).square().sum(0) * size / (size - 1)
