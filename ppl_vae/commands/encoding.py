@@ -129,7 +129,7 @@ def write_codes(path: Path, table: pd.DataFrame) -> None:
 
 def in_words(table: pd.DataFrame) -> str:
     """The oddest rows by name, and how many estimates are not to be believed."""
-    from ppl_vae.evidence.evidence import KHAT_LIMIT
+    from ppl_vae.evidence.pooling import KHAT_LIMIT
 
     odd = ", ".join(
         f"{name} ({log_p:.1f})" for name, log_p in zip(table.iloc[:ODDEST, 0], table["log_p"], strict=False)

@@ -15,7 +15,8 @@ from ppl_vae.diagnostics.collapse import ActiveUnits, active_units
 from ppl_vae.diagnostics.comparison import Difference, nats, worst_rows
 from ppl_vae.evidence import Decomposition, Evidence, decomposition
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, takes_single_rows
-from ppl_vae.evidence.evidence import KHAT_LIMIT, percent
+from ppl_vae.evidence.evidence import percent
+from ppl_vae.evidence.pooling import KHAT_LIMIT
 from ppl_vae.pair import pair_of
 from ppl_vae.training.rising import Rise
 

@@ -11,7 +11,8 @@ from ppl_vae.evidence.laplace import Laplace
 from ppl_vae.evidence.log_evidence import log_evidence
 from ppl_vae.evidence.measured_elbo import elbo
 from ppl_vae.evidence.naive import NaiveMonteCarlo
-from ppl_vae.evidence.psis import khat_limit, psis_weights
+from ppl_vae.evidence.pooling import khat_limit
+from ppl_vae.evidence.psis import psis_weights
 from ppl_vae.evidence.self_normalized import Estimate, MomentErrors, moment_errors
 from ppl_vae.evidence.weighing import weighted_draws
 from ppl_vae.evidence.weighted_draws import WeightedDraws

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,7 +107,7 @@ def decomposition(
     pair.sites.require_whole_plates("decomposition")
     found = _decomposed(pair, rows, num_samples, seed, max_elements, progress or (lambda done: None))
     say_of_weights(pair, "decomposition")
-    return found
+    return replace(found, evidence=found.evidence.pooled())
 
 
 def _decomposed(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.evidence.fewer import Shortfall, shortfall_of
+from ppl_vae.evidence.pooling import KHAT_LIMIT, Pool, khat_limit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,8 +21,6 @@ __all__ = ["Evidence", "MeanEvidence"]
 
 Bound = Literal["lower", "upper", "exact", "estimate"]
 
-KHAT_LIMIT = 0.7
-"""Up to this k-hat an importance-weighted average converges at a practical rate (Vehtari et al., 2024)."""
 LEAST_ESS = 2.0
 """Fewer draws than this carry no error bar: a single weight makes the estimate."""
 
@@ -135,6 +135,7 @@ class Evidence:
             where there are too few draws. See :mod:`ppl_vae.evidence.fewer`.
         needs_khat: is the estimate to be judged by its k-hat? Not where weights have been collected on the way of a
             chain, and their error is told by their spread.
+        num_draws: K of a datum, where k-hat is of importance weights; else None.
 
     >>> zeros = torch.zeros(3, dtype=torch.float64)
     >>> Evidence(zeros - 2, zeros, zeros + 10, zeros, "lower", "ImportanceWeighted(10)")
@@ -151,6 +152,7 @@ k-hat below 0.7 for 100 %)
     estimator: str
     fewer: Tensor | None = None
     needs_khat: bool = True
+    num_draws: int | None = None
 
     def mean(self) -> MeanEvidence:
         """Average over the data: errors of different data are independent, SE = sqrt(sum_n SE_n^2) / N.
@@ -177,13 +179,35 @@ k-hat below 0.7 for 100 %)
     def reliable(self) -> Tensor:
         """May the estimate be taken for log p(x)? Bool, same shape as the value.
 
-        It may where it is exact; else where k-hat is below 0.7 (if it is to be judged by that), the standard error is
-        known, and the effective number of draws is at least 2. False where one of these could not be found.
+        It may where it is exact; else where the standard error is known, the effective number of draws is at least 2,
+        and, if it is to be judged by that, :attr:`pooled_khat` is below :func:`khat_limit` for K draws. False where one
+        of these could not be found.
         """
         if self.bound == "exact":
             return torch.ones_like(self.khat, dtype=torch.bool)
         known = self.standard_error.isfinite() & (self.ess >= LEAST_ESS)
-        return known & (self.khat < KHAT_LIMIT) if self.needs_khat else known
+        if not self.needs_khat:
+            return known
+        return known & (self.pooled_khat < (khat_limit(self.num_draws) if self.num_draws else KHAT_LIMIT))
+
+    @cached_property
+    def _pool(self) -> Pool | None:
+        return Pool.of(self.khat, self.num_draws)
+
+    @property
+    def pooled_khat(self) -> Tensor:
+        """k-hat as far as it is no noise, by what the k-hats of all rows say of each; see ``evidence.pooling``.
+
+        k-hat itself is from the draws that value and error are from, so that of many noisy ones those below a limit are
+        the rows that have failed unseen. Of fewer than 10 rows it is k-hat itself.
+        """
+        return self.khat if self._pool is None else self._pool.khat
+
+    def pooled(self) -> Evidence:
+        """The same with standard errors that rows like it help to find, where tails are heavy."""
+        if self._pool is None or self.bound == "exact":
+            return self
+        return replace(self, standard_error=self._pool.error(self.standard_error))
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a datum: value, standard_error, ess, khat."""

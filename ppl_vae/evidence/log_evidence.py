@@ -67,6 +67,6 @@ def log_evidence(
     if isinstance(estimator, type) or not isinstance(estimator, Estimator):
         raise TypeError(f"log_evidence: an estimator such as ImportanceWeighted(1000) is required, got {estimator!r}")
     pair.sites.require_whole_plates("log_evidence")
-    found = estimator.estimate(pair, rows, seed, max_elements=max_elements)
+    found = estimator.estimate(pair, rows, seed, max_elements=max_elements).pooled()
     say_of_weights(pair, "log_evidence")
     return found

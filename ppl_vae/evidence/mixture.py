@@ -137,7 +137,7 @@ class Weighed:
         value = torch.where(constant, exact, value)
         fewer = None if fewer is None else torch.where(constant, exact, fewer)
         ess, tail = effective_sample_size(self.log_w), khat(self.log_w, resolution=resolution)
-        found = Evidence(value, believable(error), ess, tail, bound, estimator, fewer)
+        found = Evidence(value, believable(error), ess, tail, bound, estimator, fewer, num_draws=len(self.log_w))
         return of_constant(found, constant, len(self.log_w), self.coincide)
 
     def _constant(self, resolution: float) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from ppl_vae._psis import psis_tail
-from ppl_vae.evidence.evidence import KHAT_LIMIT
 from ppl_vae.evidence.weights import MOST_ROUNDING
 
-__all__ = ["khat_limit", "psis_weights"]
+__all__ = ["psis_weights"]
 
 
 def psis_weights(log_weights: Tensor, *, resolution: float = 1e-9) -> Tensor:
@@ -47,16 +46,3 @@ def _smoothed(ratios: np.ndarray, resolution: float) -> np.ndarray:
     top = ratios.max()
     ratios[tail.places] = np.minimum(tail.log_quantiles + top, top)
     return ratios
-
-
-def khat_limit(num_draws: int) -> float:
-    r"""Up to this k-hat an average over so many weighted draws converges at a practical rate.
-
-    .. math:: min(1 - 1 / \log_{10} S, 0.7)
-
-    Aki Vehtari, Daniel Simpson, Andrew Gelman, Yuling Yao, Jonah Gabry: "Pareto smoothed importance sampling", 2024.
-
-    >>> round(khat_limit(100), 2), khat_limit(10_000)
-    (0.5, 0.7)
-    """
-    return min(1 - 1 / float(np.log10(max(num_draws, 2))), KHAT_LIMIT)

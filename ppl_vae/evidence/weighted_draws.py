@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.evidence.evidence import percent
-from ppl_vae.evidence.psis import khat_limit, psis_weights
+from ppl_vae.evidence.pooling import khat_limit
+from ppl_vae.evidence.psis import psis_weights
 from ppl_vae.evidence.self_normalized import Estimate, mean_of, quantile_of, sd_of
 from ppl_vae.evidence.weights import DRAWN_APART, effective_sample_size, is_constant, khat
 

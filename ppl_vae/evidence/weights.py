@@ -150,7 +150,7 @@ def summarize(
     log_weights = log_weights.detach().double()
     value, ess = log_mean_exp(log_weights), effective_sample_size(log_weights)
     error, tail = log_mean_standard_error(log_weights), khat(log_weights, resolution=resolution)
-    found = Evidence(value, error, ess, tail, bound, estimator, fewer_of(log_weights))
+    found = Evidence(value, error, ess, tail, bound, estimator, fewer_of(log_weights), num_draws=len(log_weights))
     return of_constant(found, is_constant(log_weights, resolution), len(log_weights), coincide)
 
 

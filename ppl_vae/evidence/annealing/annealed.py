@@ -17,6 +17,7 @@ from ppl_vae.evidence.annealing.path import Path, Start
 from ppl_vae.evidence.annealing.schedule import tuned
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan
 from ppl_vae.evidence.evidence import Bound, Evidence
+from ppl_vae.evidence.pooling import pooled_variance
 from ppl_vae.evidence.weights import MAX_ERROR, believable, effective_sample_size, fewer_of, log_mean_exp
 
 if TYPE_CHECKING:
@@ -159,9 +160,7 @@ def summarized(parts: Sequence[Arrived], name: str, *, bound: Bound = "lower") -
     ancestors = [part.ancestor.cpu() for part in parts if part.ancestor is not None]
     if bound != "lower":
         weight = -weight
-    own = relative_variance(weight, torch.cat(ancestors, -1) if ancestors else None)
-    found = own[own.isfinite()].mean()
-    variance = torch.maximum(own, (own + found) / 2) if own.dim() else own
+    variance = pooled_variance(relative_variance(weight, torch.cat(ancestors, -1) if ancestors else None))
     error = believable(variance.nan_to_num(nan=math.inf).sqrt(), MAX_ERROR / 2 if ancestors else MAX_ERROR)
     value, ess = log_mean_exp(weight), effective_sample_size(weight)
     tail = torch.full_like(value, math.nan)

@@ -120,10 +120,10 @@ def relative_variance(log_weight: Tensor, ancestor: Tensor | None) -> Tensor:
     r"""The variance of the mean weight, relative to its square, (...).
 
     Without resampling the log weights are sums over many small steps, about normal, with a variance s²: it is
-    :math:`(e^{s^2} / \pi - 1) / S`, where the share :math:`\pi` of them is no more than 10 nats below the log of the mean,
-    and s² is theirs: what has been left behind counts for nothing, however far. That is steadier than the variance of the
-    weights, and, what is more, does not come out small where the run has missed what carries the sum. With resampling
-    it is that of the ancestors' shares.
+    :math:`(e^{s^2} / \pi - 1) / S`, where the share :math:`\pi` of them is at most 10 nats below the log of the mean,
+    and s² is theirs: what has been left behind counts for nothing, however far. That is steadier than the variance of
+    the weights, and, what is more, does not come out small where the run has missed what carries the sum. With
+    resampling it is that of the ancestors' shares.
 
     Hock Peng Chan, Tze Leung Lai: "A general theory of particle filters in hidden Markov models and some applications",
     2013.

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Bridge"]
 
-GUIDE_DRAWS = 16
+GUIDE_DRAWS = 64
 """Weighted draws of the guide for each chain's start."""
-MOST_RHAT = 1.05
+MOST_RHAT = 1.1
 """Above this the chains do not agree, and no error is known."""
 ITERATIONS = 1000
 TOLERANCE = 1e-10
@@ -65,7 +65,7 @@ class Bridge:
     """
 
     num_samples: int = 8000
-    num_chains: int = field(default=64, kw_only=True)
+    num_chains: int = field(default=32, kw_only=True)
     kernel: HMC = field(default=HMC(8), kw_only=True)
     warmup: int = field(default=200, kw_only=True)
 
@@ -91,13 +91,15 @@ class Bridge:
 
     def _of_chunk(self, pair: Pair, rows: Rows, seed: int) -> Evidence:
         path = Path.of(pair, rows, "guide", fold(seed, "path"))
-        fitted, weighed = self._chains(path, seed).tensor_split(2, 1)  # (draws, chains, ..., D), of v
+        chains = self._chains(path, seed)  # (draws, chains, ..., D), of v
+        fitted, weighed = chains[:, ::2], chains[:, 1::2]
         normal = path.to_normal(path.to_u(fitted.flatten(0, 1)))
         proposed = normal.draw(weighed.shape[0] * weighed.shape[1], fold(seed, "normal"))
         here = normal.at(normal.of_u(path.to_u(weighed.flatten(0, 1))))
         of_posterior = here.slope.reshape(*weighed.shape[:2], *here.slope.shape[1:])
         value, error, ess = bridged(of_posterior, proposed.slope)
-        unknown = rhat(of_posterior) > MOST_RHAT
+        apart = torch.maximum(rhat(of_posterior), rhat(chains.double()).amax(-1))
+        unknown = apart > MOST_RHAT
         error = believable(error).masked_fill(unknown, math.nan)
         tail = torch.full_like(value, math.nan)
         found = Evidence(value, error, ess, tail, "estimate", repr(self), needs_khat=False)

@@ -66,18 +66,21 @@ class Sandwich:
         return pd.DataFrame({k: v.reshape(-1).numpy() for k, v in columns.items()}).rename_axis("datum")
 
     def __repr__(self) -> str:
-        count = self.gap.numel()
-        data = "these data" if not self.gap.dim() else f"{count} rows"
-        low, high = float(self.lower.value.mean()), float(self.upper.value.mean())
-        unit = "nats per row" if self.gap.dim() else "nats in all"
-        middle = f"{'median ' if self.gap.dim() else ''}gap {float(self.gap.median()):.3f}"
+        low, high = _in_words(self.lower), _in_words(self.upper)
+        rows = f", of {self.gap.numel()} rows" if self.gap.dim() else ""
+        gap = f"{'median ' if rows else ''}gap {float(self.gap.median()):.3f} nats{rows}"
         if self.upper.bound == "upper":
-            return f"{low:.3f} <= log p(x) <= {high:.3f} {unit}, by bounds in expectation; {middle}, of {data}"
+            return f"log p(x) between {low} and {high}, both bounds in expectation; {gap}"
         text = (
-            f"log p(x) >= {low:.3f} {unit} in expectation, and about {high:.3f} from above, which is an estimate and "
+            f"log p(x) above {low} in expectation, and about {high} from above, which is an estimate and no bound (the "
         )
-        text += f"no bound (the draws of the posterior are not exact); {middle}, of {data}"
-        return text if self.simulated is None else f"{text}. Of simulated data: {self.simulated!r}"
+        text += f"draws of the posterior are not exact); {gap}"
+        return text if self.simulated is None else f"{text}. Simulated data: {self.simulated!r}"
+
+
+def _in_words(evidence: Evidence) -> str:
+    mean = evidence.mean()
+    return f"{mean.value:.3f} ± {mean.error_in_words('.2g')}"
 
 
 def bidirectional(

@@ -12,7 +12,7 @@ from ppl_vae._psis import psis_khat
 from ppl_vae._random import fold
 from ppl_vae.diagnostics.certificate import Certificate, Line, nats
 from ppl_vae.evidence import ImportanceWeighted, MomentErrors, error_bound, khat_limit, weighted_draws
-from ppl_vae.evidence.evidence import KHAT_LIMIT
+from ppl_vae.evidence.pooling import KHAT_LIMIT
 from ppl_vae.evidence.self_normalized import moments_apart
 from ppl_vae.inference.deterministic.fresh import plain_draws
 from ppl_vae.inference.deterministic.leaving import COVERED, chains
