@@ -113,7 +113,7 @@ def test_rows_of_two_kinds_are_told_apart():
     assert float(both.reliable[:300].double().mean()) > 0.99
     assert float(both.reliable[300:].double().mean()) < 0.03
     alone = good.evidence(ImportanceWeighted(1000)).standard_error
-    torch.testing.assert_close(both.standard_error[:300].mean(), alone.mean(), rtol=0.1, atol=0)
+    torch.testing.assert_close(both.standard_error[:300].mean(), alone.mean(), rtol=0.3, atol=0)
 
 
 def test_khats_without_noise():
