@@ -51,19 +51,17 @@ def calibration_curves(
 
     ax.fill_between(whole, padded(band[0]), padded(band[1]), color=MUTED, alpha=0.45, lw=0)
     ax.axhline(0, color=INK, lw=0.8)
+    heights = {label: padded(values) for label, values in curves.items()}
     inside = [label for label in curves if label not in outside]
     for label in inside:
-        ax.plot(whole, padded(curves[label]), color=ACCENT, lw=1.2, alpha=0.8)
+        ax.plot(whole, heights[label], color=ACCENT, lw=1.2, alpha=0.8)
     for label in outside:
-        ax.plot(whole, padded(curves[label]), color=SECOND, lw=1.8)
-    named = sorted(outside, key=lambda label: -float(np.abs(padded(curves[label])).max()))[:MOST_NAMED]
-    for label in named if outside or len(inside) > MOST_NAMED else inside:
-        at = int(np.abs(padded(curves[label])).argmax())
-        height = padded(curves[label])[at]
-        color = SECOND if label in outside else ACCENT
-        place = (0, 3 if height >= 0 else -3)
-        ax.annotate(label, (whole[at], height), place, textcoords="offset points", color=color, fontsize=8,
-                    ha="center", va="bottom" if height >= 0 else "top")  # fmt: skip
+        ax.plot(whole, heights[label], color=SECOND, lw=1.8)
+    near = 0.3 * float(max(np.abs(padded(limit)).max() for limit in (*band, *curves.values())))
+    worst = sorted(outside, key=lambda label: -float(np.abs(heights[label]).max()))[:MOST_NAMED]
+    _name(ax, whole, {label: heights[label] for label in worst}, near, SECOND)
+    if len(curves) <= MOST_NAMED:
+        _name(ax, whole, {label: heights[label] for label in inside}, near, ACCENT)
     ax.set_xlim(0, 1)
     ax.margins(y=0.12)
     words = f"{len(outside)} of {len(curves)} outside the band"
@@ -71,3 +69,30 @@ def calibration_curves(
     if regions:
         return quiet(ax, xlabel="level of the region", ylabel="share that holds the truth − level")
     return quiet(ax, xlabel="rank of the truth among the draws, from 0 to 1", ylabel="share of lower ranks − uniform")
+
+
+def _name(ax: Axes, x: np.ndarray, curves: Mapping[str, np.ndarray], near: float, color: str) -> None:
+    """Write the names of curves where these are farthest from 0; those that would lie on each other, together."""
+    places: list[tuple[float, float, list[str]]] = []
+    for label, height in curves.items():
+        at = int(np.abs(height).argmax())
+        here = float(x[at]), float(height[at])
+        for left, top, labels in places:
+            if abs(left - here[0]) < 0.25 and abs(top - here[1]) < near:
+                labels.append(label)
+                break
+        else:
+            places.append((*here, [label]))
+    for left, top, labels in places:
+        side = "left" if left < 0.25 else "right" if left > 0.75 else "center"
+        above = top >= 0
+        ax.annotate(
+            ", ".join(sorted(labels)),
+            (left, top),
+            xytext=(0, 3 if above else -3),
+            textcoords="offset points",
+            ha=side,
+            va="bottom" if above else "top",
+            color=color,
+            fontsize=8,
+        )

@@ -125,3 +125,24 @@ def holes() -> tuple[Pair, Any]:
     mask = torch.rand(25, 2, generator=torch.Generator().manual_seed(0)) > 0.4
     data = {"x": torch.ones(25, 2).cumsum(0).masked_fill(~mask, torch.nan), "mask": mask}
     return Pair(model, guide), data
+
+
+def decoded_classes() -> Pair:
+    """Three classes behind a network, in float32: the log density of one class has other roundings in each run."""
+    generator = torch.Generator().manual_seed(1)
+    first, second = torch.randn(3, 784, generator=generator), 0.02 * torch.randn(784, 784, generator=generator)
+
+    def decode(code: Tensor) -> Tensor:
+        return (code @ first).tanh() @ second
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.OneHotCategorical(SHARES))
+            pyro.sample("x", dist.Normal(decode(c), 3.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        each = dist.Normal(decode(torch.eye(3)), 3.0).to_event(1).log_prob(x.unsqueeze(-2))
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.OneHotCategorical(logits=SHARES.log() + each))
+
+    return Pair(model, guide).initialize(torch.randn(20, 784, generator=generator))
