@@ -1,7 +1,7 @@
 """Diagnostics: draws for ArviZ, k-hat per datum, collapsed dimensions, and the verdict in words."""
 
 from ppl_vae.diagnostics.baseline import Baseline, baselines
-from ppl_vae.diagnostics.calibration import Calibration, calibration
+from ppl_vae.diagnostics.calibration import Calibration, calibration, variational_calibration
 from ppl_vae.diagnostics.clusters import ClusterAgreement, cluster_agreement
 from ppl_vae.diagnostics.code_history import CodeHistory
 from ppl_vae.diagnostics.collapse import ActiveUnits, active_units, kl_per_dimension
@@ -36,5 +36,6 @@ __all__ = [
     "kl_per_dimension",
     "posterior_table",
     "to_inference_data",
+    "variational_calibration",
     "verdict",
 ]

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy.stats import binom, chisquare
 
-from ppl_vae.diagnostics.calibration.uniformity import EcdfTest, chi_square_p_value, fraction_below, ks_p_value
+from ppl_vae.diagnostics.calibration.uniformity import (
+    EcdfTest,
+    chi_square_p_value,
+    fraction_below,
+    ks_p_value,
+    symmetry_p_value,
+)
 
 N, L = 4, 3
 EVERY = np.array(list(product(range(L + 1), repeat=N)))  # all tables of 4 ranks from 0 to 3, equally probable
@@ -60,9 +66,9 @@ def test_small_p_values_are_exact():
 
 def test_a_p_value_of_uniform_ranks_is_uniform():
     generator, test = np.random.default_rng(0), EcdfTest(200, 99)
-    found = np.array([test.p_value(generator.integers(0, 100, 200)) for _ in range(400)])
+    found = np.array([test.p_value(generator.integers(0, 100, 200)) for _ in range(200)])
     for a in (0.05, 0.25, 0.5):
-        assert abs((found <= a).mean() - a) < 4.5 * (a * (1 - a) / 400) ** 0.5
+        assert abs((found <= a).mean() - a) < 4.5 * (a * (1 - a) / 200) ** 0.5
 
 
 # check_uniformity_frequentist of sbi 0.27.0 on this table, with num_posterior_samples=100 (float32).
@@ -96,3 +102,26 @@ def test_pearsons_test_by_hand():
 def test_the_share_below_a_level_is_the_level_for_uniform_ranks(level):
     assert fraction_below(np.arange(100), 99, level) == pytest.approx(level)
     assert fraction_below(np.arange(7), 6, level) == pytest.approx(level)
+
+
+def walk_away(signs: np.ndarray) -> int:
+    return int(np.abs(signs.cumsum()).max())
+
+
+def test_the_p_value_of_symmetry_is_that_of_all_sides():
+    """Eight ranks at eight distances from the middle: 2^8 ways of taking sides, equally probable."""
+    every = np.array(list(product([-1, 1], repeat=8)))
+    farthest = np.array([walk_away(signs) for signs in every])
+    for signs in every[::7]:
+        ranks = np.where(signs > 0, 99 - np.arange(8), np.arange(8))
+        assert symmetry_p_value(ranks, 99) == pytest.approx((farthest >= walk_away(signs)).mean(), abs=1e-12)
+
+
+def test_symmetry_asks_for_bias_alone():
+    generator = np.random.default_rng(0)
+    narrow = generator.binomial(99, np.where(generator.random(1000) < 0.5, 0.05, 0.95))
+    assert symmetry_p_value(narrow, 99) > 1e-3 and EcdfTest(1000, 99).p_value(narrow) < 1e-50
+    assert symmetry_p_value(generator.binomial(99, 0.55, 1000), 99) < 1e-50
+    assert symmetry_p_value(np.full(10, 50), 100) == 1.0  # the middle is on no side
+    rates = [symmetry_p_value(generator.integers(0, 100, 100), 99) <= 0.1 for _ in range(500)]
+    assert 0.02 < np.mean(rates) < 0.1 + 4.5 * (0.09 / 500) ** 0.5

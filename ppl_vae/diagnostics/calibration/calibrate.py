@@ -25,7 +25,7 @@ from ppl_vae.pair.row_parameters import row_parameters
 if TYPE_CHECKING:
     from ppl_vae.pair import Pair
 
-__all__ = ["calibration"]
+__all__ = ["calibration", "rows_to_simulate_on"]
 
 WHO = "calibration"
 
@@ -83,7 +83,7 @@ def calibration(
             f"num_samples={num_samples}"
         )
     own = dict(quantities or {})
-    rows = _rows(pair, data)
+    rows = rows_to_simulate_on(pair, data)
     _require_amortized(pair)
     _require_any_number(pair, in_turn(rows, num_simulations))
     made = simulate(
@@ -100,15 +100,15 @@ def calibration(
     return Calibration(ranked, threshold, missing)
 
 
-def _rows(pair: Pair, data: Any) -> Rows:
-    """The rows to simulate on, all of them in memory, without row numbers."""
+def rows_to_simulate_on(pair: Pair, data: Any, who: str = WHO) -> Rows:
+    """The rows to simulate on, all of them in memory, without row numbers; ``who`` is whose errors they are."""
     if data is None and pair.template is None:
-        raise ValueError(f"{WHO}: rows such as the model is called with are required; this pair has not seen any")
+        raise ValueError(f"{who}: rows such as the model is called with are required; this pair has not seen any")
     source = pair.rows(data) if data is not None else pair.template
     pair.initialize(source)
     assert source is not None
     if not len(source):
-        raise ValueError(f"{WHO}: a model of rows is required, and this pair has no data")
+        raise ValueError(f"{who}: a model of rows is required, and this pair has no data")
     rows = source if isinstance(source, Rows) else source.take(slice(None))
     return replace(rows, index=None, numbers=None)
 
@@ -119,7 +119,7 @@ def _require_amortized(pair: Pair) -> None:
         pair.sites.require_local(WHO)
     except GlobalLatentError as error:
         raise GlobalLatentError(
-            f"{error}; simulate whole data sets and refit each of them (variational simulation-based calibration)"
+            f"{error}; simulate whole data sets and refit each of them (diagnostics.variational_calibration)"
         ) from None
     if not pair.latents:
         raise ValueError(f"{WHO}: latents in the guide are required, and this pair has none")

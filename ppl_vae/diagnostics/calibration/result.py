@@ -11,7 +11,13 @@ import numpy as np
 from torch import Tensor
 
 from ppl_vae.diagnostics.calibration.quantities import Kind
-from ppl_vae.diagnostics.calibration.uniformity import EcdfTest, chi_square_p_value, fraction_below, ks_p_value
+from ppl_vae.diagnostics.calibration.uniformity import (
+    EcdfTest,
+    chi_square_p_value,
+    fraction_below,
+    ks_p_value,
+    symmetry_p_value,
+)
 from ppl_vae.plots.axes import array
 from ppl_vae.plots.calibration_curves import calibration_curves
 
@@ -83,11 +89,13 @@ class Calibration:
         threshold: the guide passes if the least p-value times their number is at least this: so often at most an exact
             one fails.
         missing: what could not be asked, and why.
+        refitted: each simulation is a data set with a fit of its own.
     """
 
     ranked: Mapping[str, Ranked]
     threshold: float = 0.01
     missing: Mapping[str, str] = field(default_factory=dict)
+    refitted: bool = False
 
     @property
     def num_simulations(self) -> int:
@@ -143,8 +151,8 @@ class Calibration:
 
         Columns: kind; mean_rank (of ranks from 0 to 1; 0.5 is right); covered_50 and covered_90, the share of
         simulations whose truth lies in the central interval or the region of that level; p_value (exact, of the
-        distribution function), p_chi2, p_ks (what the package sbi prints); and what the ranks say where p_value is
-        too low.
+        distribution function), p_chi2, p_ks (what the package sbi prints), p_symmetry (of bias alone); and what the
+        ranks say where p_value is too low.
         """
         import pandas as pd
 
@@ -161,6 +169,7 @@ class Calibration:
                     "p_value": p,
                     "p_chi2": chi_square_p_value(numbers, self.num_samples),
                     "p_ks": ks_p_value(numbers, self.num_samples),
+                    "p_symmetry": symmetry_p_value(numbers, self.num_samples),
                     "reading": "" if p >= self._required else ranked.reading,
                 }
             )
@@ -184,11 +193,22 @@ class Calibration:
         shown = f"{p:.2g}" if p >= 1e-99 else "below 1e-99"
         least = f"the least of {len(self.ranked)} p-values is {shown} ({worst}), {self._required:.2g} is required"
         if self.passes:
-            told = f"calibrated as far as {self.num_simulations} simulations tell: {least}"
+            told = f"calibrated as far as they tell: {least}"
         else:
             told = f"NOT CALIBRATED: {least}; {'; '.join(self._failures())}"
+        if self.refitted:
+            told += f". {self._bias()}"
         left_out = "".join(f". Not asked: {label} ({why})" for label, why in self.missing.items())
-        return f"Calibration({self.num_simulations} simulations, {self.num_samples} draws each): {told}{left_out}"
+        what = "data sets, a fit and" if self.refitted else "simulations,"
+        each = "" if self.refitted else " each"
+        return f"Calibration({self.num_simulations} {what} {self.num_samples} draws{each}): {told}{left_out}"
+
+    def _bias(self) -> str:
+        """Whether the ranks are lopsided, in words: a normal guide may be narrow, and yet right in the middle."""
+        found = {label: symmetry_p_value(ranked.numbers, self.num_samples) for label, ranked in self.ranked.items()}
+        worst = min(found, key=lambda label: found[label])
+        seen = "bias" if found[worst] < self._required else "no bias seen"
+        return f"By the symmetry of the ranks: {seen} (least p-value {found[worst]:.2g}, {worst})"
 
     def _failures(self) -> Iterator[str]:
         """What is wrong, in words: the worst quantity of each kind."""

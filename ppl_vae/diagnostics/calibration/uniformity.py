@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["EcdfTest", "chi_square_p_value", "fraction_below", "ks_p_value"]
+__all__ = ["EcdfTest", "chi_square_p_value", "fraction_below", "ks_p_value", "symmetry_p_value"]
 
 Array = np.ndarray[Any, Any]
 MOST_POINTS = 200
@@ -153,3 +153,31 @@ def ks_p_value(ranks: Array, highest: int) -> float:
     from scipy.stats import kstest, uniform
 
     return float(kstest(ranks, uniform(0, highest).cdf).pvalue)
+
+
+def symmetry_p_value(ranks: Array, highest: int) -> float:
+    """Are ranks from 0 to L as often low as high? What asks for bias alone, and passes draws that are too narrow.
+
+    Given how far each rank is from the middle, its side is a fair coin. From the farthest on, sides make a random walk,
+    and what is tested is how far this gets from 0, by its exact distribution (ranks as far as each other are taken in
+    one step, which makes it too large, if anything). The two-sample test of Kolmogorov and Smirnov on ranks and their
+    mirror images, which is used for this, takes both for independent of each other.
+
+    C. C. Butler: "A test for symmetry using the sample distribution function", 1969.
+
+    >>> symmetry_p_value(np.array([9, 8, 7, 6]), 9)  # four coins on one side, of either
+    0.125
+    """
+    sides = 2 * np.asarray(ranks) - highest
+    sides = sides[sides != 0]
+    sizes, place = np.unique(-np.abs(sides), return_inverse=True)
+    farthest = int(np.abs(np.bincount(place, np.sign(sides), minlength=len(sizes)).cumsum()).max(initial=0))
+    if not farthest:
+        return 1.0
+    walk, left = np.zeros(2 * farthest + 1), 0.0  # of the places -farthest, ..., farthest, both ends absorbing
+    walk[farthest] = 1.0
+    for _ in range(len(sides)):
+        walk = np.convolve(walk, [0.5, 0.0, 0.5], mode="same")
+        left += float(walk[0] + walk[-1])
+        walk[[0, -1]] = 0.0
+    return min(1.0, left)
