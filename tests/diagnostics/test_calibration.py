@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from calibration_pairs import LINEAR, classes, decoded_classes, holes, linear, normal_guide, prior_guide, regression
 from calibration_pairs import summed as summed_pair
-from pairs import DIM, LATENT, bijection, flow_pair, mixed_latents, rows
+from enumerated import CASES as ENUMERATED
+from enumerated import made
+from pairs import CASES as PAIRS
+from pairs import DIM, LATENT, bijection, data_for, flow_pair, mixed_latents, rows
 from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 
@@ -439,6 +444,35 @@ def test_two_of_each_are_required(few):
 def test_rows_are_required_of_a_pair_that_has_seen_none():
     with pytest.raises(ValueError, match="has not seen any"):
         calibration(Pair(LINEAR.model, normal_guide()))
+
+
+REFUSED = {
+    "annotated": "'penalty' is a factor",
+    "flow": "a p(x | z) with a spread is required",
+    "augmented flow": "a p(x | z) with a spread is required",
+    "masked": "a mask takes 'c' away",
+    "many rows": "latents in the guide are required, and this pair has none",
+}
+KINDS = {
+    **{name: (case.make, data_for(case), case.joint) for name, case in PAIRS.items()},
+    **{name: (lambda name=name: made(name), rows(20), False) for name in ENUMERATED},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_pair_is_asked_or_refused_in_words(name):
+    make, data, joint = KINDS[name]
+    found = make()
+    pair = Pair(*found) if isinstance(found, tuple) else Pair(found.model, found.guide)
+    reason = "tie all data together" if joint else REFUSED.get(name)
+    if reason is None:
+        ranks = calibration(pair, data, num_simulations=20, num_samples=5).ranks
+        entries = sum(site.event_shape.numel() for site in pair.latents.values())
+        assert len(ranks) >= entries + 3
+        assert all(len(r) == 20 and set(r.tolist()) <= set(range(6)) for r in ranks.values())
+        return
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        calibration(pair, data, num_simulations=20, num_samples=5)
 
 
 # -- the result -----------------------------------------------------------------------------------------------------

@@ -123,7 +123,11 @@ def _require_amortized(pair: Pair) -> None:
         ) from None
     if not pair.latents:
         raise ValueError(f"{WHO}: latents in the guide are required, and this pair has none")
-    pair.sites.require_spread(WHO)
+    if pair.sites.counts_volume:
+        raise ValueError(
+            f"{WHO}: a p(x | z) with a spread is required, but this one is a point mass (a flow's decoder): its z is "
+            "calculated, and there is no posterior to be drawn from; log_evidence says whether the flow is exact"
+        )
     pair.sites.require_density(WHO)
     pair.sites.require_whole_plates(WHO)
     masked = [name for name, site in pair.latents.items() if site.is_masked]
