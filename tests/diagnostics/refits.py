@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoNormal
+from schools import centred, non_centred
 from torch import Tensor
 
 import ppl_vae
@@ -61,3 +62,13 @@ def by_fit(x: Tensor, seed: int) -> ppl_vae.Fit:
 def in_vain(x: Tensor, seed: int) -> Pair:
     """One that ends in an error."""
     raise ArithmeticError("no optimum")
+
+
+def centred_schools(data: tuple[Tensor, Tensor], seed: int) -> ppl_vae.Fit:
+    """Eight schools as they are written first, by mean field."""
+    return ppl_vae.fit(centred, AutoNormal(centred), data, seed=seed, progress=False)
+
+
+def non_centred_schools(data: tuple[Tensor, Tensor], seed: int) -> ppl_vae.Fit:
+    """The same with the effects in units of their spread."""
+    return ppl_vae.fit(non_centred, AutoNormal(non_centred), data, seed=seed, progress=False)

@@ -16,6 +16,7 @@ from pairs import CASES as PAIRS
 from pairs import DIM, LATENT, bijection, data_for, flow_pair, mixed_latents, rows
 from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoNormal
+from torch.distributions import constraints
 
 from ppl_vae import Fit
 from ppl_vae.diagnostics import Calibration, calibration
@@ -24,6 +25,7 @@ from ppl_vae.diagnostics.calibration.quantities import HDR, TARP, distance_to
 from ppl_vae.diagnostics.calibration.ranks import Count
 from ppl_vae.diagnostics.calibration.result import Ranked
 from ppl_vae.diagnostics.calibration.simulations import simulate
+from ppl_vae.distributions import Flat
 from ppl_vae.evidence.chunks import MAX_ELEMENTS
 from ppl_vae.guides import AmortizedNormal, MeanField
 from ppl_vae.models import VAE
@@ -365,6 +367,14 @@ def test_what_nothing_can_be_drawn_from_is_refused():
 
     with pytest.raises(ValueError, match="'likelihood' is a factor"):
         calibration(Pair(factor, prior_guide), rows(20))
+
+    def flat(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", Flat(constraints.real).expand([LATENT]).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True).expand(-1, DIM), 1.0).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match="the prior of 'z' is improper"):
+        calibration(Pair(flat, prior_guide), rows(20))
 
 
 def test_points_and_flows_are_refused():

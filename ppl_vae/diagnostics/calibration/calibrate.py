@@ -129,6 +129,7 @@ def _require_amortized(pair: Pair) -> None:
             "calculated, and there is no posterior to be drawn from; log_evidence says whether the flow is exact"
         )
     pair.sites.require_density(WHO)
+    pair.sites.require_proper(WHO)
     pair.sites.require_whole_plates(WHO)
     masked = [name for name, site in pair.latents.items() if site.is_masked]
     if masked:
