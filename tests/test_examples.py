@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 # Every file of examples/, with a word that its report must hold.
 EXAMPLES = {
+    "calibration.py": "90 % regions and intervals that hold the truth",
     "clusters.py": "MixtureVAE, random start",
     "compiled_svi.py": "times faster",
     "discrete_vae.py": "joint codes",

@@ -26,6 +26,8 @@ FLOORS = (
     ("objectives", "capture"),
     ("training",),
     ("evidence",),
+    ("plots.axes",),  # figures of numbers, which results of diagnostics draw by themselves
+    ("plots.calibration_curves",),
     ("diagnostics",),
     ("plots",),
     ("saving", "predictions"),

@@ -1,6 +1,7 @@
 """Diagnostics: draws for ArviZ, k-hat per datum, collapsed dimensions, and the verdict in words."""
 
 from ppl_vae.diagnostics.baseline import Baseline, baselines
+from ppl_vae.diagnostics.calibration import Calibration, calibration, variational_calibration
 from ppl_vae.diagnostics.clusters import ClusterAgreement, cluster_agreement
 from ppl_vae.diagnostics.code_history import CodeHistory
 from ppl_vae.diagnostics.collapse import ActiveUnits, active_units, kl_per_dimension
@@ -15,6 +16,7 @@ from ppl_vae.diagnostics.verdict import Verdict, verdict
 __all__ = [
     "ActiveUnits",
     "Baseline",
+    "Calibration",
     "ClusterAgreement",
     "CodeHistory",
     "CodeUsage",
@@ -24,6 +26,7 @@ __all__ = [
     "Verdict",
     "active_units",
     "baselines",
+    "calibration",
     "class_probabilities",
     "cluster_agreement",
     "code_usage",
@@ -33,5 +36,6 @@ __all__ = [
     "kl_per_dimension",
     "posterior_table",
     "to_inference_data",
+    "variational_calibration",
     "verdict",
 ]

@@ -1,5 +1,6 @@
 """Figures: each takes what it draws and ``ax=``, and returns the axes; none is left behind in pyplot."""
 
+from ppl_vae.plots.calibration_curves import calibration_curves
 from ppl_vae.plots.code_bars import code_bars
 from ppl_vae.plots.columns import columns
 from ppl_vae.plots.curves import history
@@ -11,6 +12,7 @@ from ppl_vae.plots.latent import latent
 from ppl_vae.plots.log_p_points import log_p_points
 
 __all__ = [
+    "calibration_curves",
     "code_bars",
     "columns",
     "gradient_noise",

@@ -58,7 +58,18 @@ def kinds() -> torch.Tensor:
     return torch.stack([rows % 2, rows % 37, 0 * rows, rows % 3 / 4, any_number], 1)
 
 
+def shares(*names: str) -> dict[str, np.ndarray]:
+    return {name: np.linspace(0.1, 0.9, 9) ** (1.0 + 0.3 * i) for i, name in enumerate(names)}
+
+
+def calibrated(curves: dict, ax: Axes | None = None, **options: object) -> Axes:
+    z = np.linspace(0.1, 0.9, 9)
+    return plots.calibration_curves(z, curves, (z - 0.05, z + 0.05), ax=ax, **options)
+
+
 FIGURES = {
+    "calibration_curves": lambda ax: calibrated(shares("a", "b", "c"), outside=["b", "c"], ax=ax),
+    "calibration_curves, regions": lambda ax: calibrated(shares("HPD"), regions=True, ax=ax),
     "history": lambda ax: plots.history(curve(), ax=ax),
     "history of one step": lambda ax: plots.history(curve(1), ax=ax),
     "images, flat": lambda ax: plots.images(noise(10, 64), ax=ax),
@@ -111,6 +122,7 @@ def test_all_that_is_drawn_is_finite(name):
 
 
 MISTAKES = {
+    "calibration_curves": (lambda: calibrated({}), ValueError, "at least one curve is required"),
     "history": (
         lambda: plots.history(curve(), column="loss"),
         KeyError,
@@ -290,3 +302,21 @@ def test_robust_limits_keep_a_normal_sample_whole():
     assert axes.robust_limits(values) == (values.min(), values.max(), 0)
     assert axes.robust_limits(np.array([0.0, 0.0, 0.0, 5.0])) == (0.0, 5.0, 0)
     assert axes.robust_limits(np.array([2.0, 2.0])) == (1.5, 2.5, 0)
+
+
+def test_calibration_curves_name_those_outside_and_end_at_zero():
+    ax = calibrated(shares(*"abcdefgh"), outside=["b", "h"])
+    assert {text.get_text() for text in ax.texts} == {"b", "h", "2 of 8 outside the band"}
+    lines = [line for line in ax.get_lines() if len(line.get_xdata()) == 11]
+    assert len(lines) == 8
+    colors = [to_hex(line.get_color()) for line in lines]
+    assert colors.count(axes.SECOND.lower()) == 2 and colors.count(axes.ACCENT.lower()) == 6
+    for line in lines:
+        assert (line.get_ydata()[0], line.get_ydata()[-1]) == (0.0, 0.0)
+    assert lines[0].get_ydata() == pytest.approx(np.zeros(11))  # the first is uniform itself
+
+
+def test_few_calibration_curves_inside_are_named():
+    ax = calibrated(shares("a", "b"))
+    assert {text.get_text() for text in ax.texts} == {"a", "b", "0 of 2 outside the band"}
+    assert len(calibrated(shares(*"abcdefgh")).texts) == 1
