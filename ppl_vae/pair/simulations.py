@@ -21,7 +21,7 @@ from ppl_vae.pair.sampling import forward
 if TYPE_CHECKING:
     from ppl_vae.pair import Pair
 
-__all__ = ["Simulations", "ToData", "in_turn", "joint_draws", "simulate"]
+__all__ = ["Simulations", "ToData", "as_data", "in_turn", "joint_draw", "joint_draws", "simulate"]
 
 ToData = Callable[[Mapping[str, Tensor], Rows], Any]
 """From simulated observed sites (N, ...) and the rows that they were simulated on to what the model is called with."""
@@ -63,13 +63,7 @@ def simulate(
     drawn = joint_draws(pair, given, seed=seed, max_elements=max_elements)
     latents = {name: drawn[name].cpu() for name in pair.latents}
     observed = {name: drawn[name] for name in pair.observed}
-    if to_data is not None:
-        made = Rows.of(to_data(observed, given), name="to_data").to(device=pair.device, dtype=pair.dtype)
-        if len(made) != num_simulations:
-            raise ValueError(f"simulate: to_data must give {num_simulations} rows, got {len(made)}")
-    else:
-        made = _put(given, observed, _places(pair, rows))
-    _require_observed(pair, made, observed)
+    made = as_data(pair, given, observed, to_data)
     return Simulations(made, latents, {name: value.cpu() for name, value in observed.items()})
 
 
@@ -82,13 +76,14 @@ def in_turn(rows: Rows, count: int) -> Rows:
 def joint_draws(pair: Pair, rows: Rows, *, seed: int, max_elements: int) -> dict[str, Tensor]:
     """A draw of p(z, x) for each of some rows, (N, ...) by site, on the device; all rows of a block in one run."""
     if pair.has_global_latents:
-        return _draw(pair, rows, fold(seed, 0))
+        return joint_draw(pair, rows, fold(seed, 0))
     size = max(1, max_elements // numbers_per_datum(pair, rows))
-    parts = [_draw(pair, rows.take(place), fold(seed, place.start)) for place in slices(len(rows), size)]
+    parts = [joint_draw(pair, rows.take(place), fold(seed, place.start)) for place in slices(len(rows), size)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _draw(pair: Pair, rows: Rows, seed: int) -> dict[str, Tensor]:
+def joint_draw(pair: Pair, rows: Rows, seed: int) -> dict[str, Tensor]:
+    """A draw of p(z, x) of these rows in one run: (N, ...) by site, of a site that all data share one value."""
     with pair.evaluating(seed):
         trace = forward(pair, rows.batch(), {}, None)
     factors = [name for name, site in sample_sites(trace) if site["is_observed"] and has_density(site)]
@@ -117,6 +112,21 @@ def _observed(pair: Pair, rows: Rows) -> dict[str, Tensor]:
     return {name: _value(pair, trace, name) for name in pair.observed}
 
 
+# -- as data ---------------------------------------------------------------------------------------------------------
+
+
+def as_data(pair: Pair, rows: Rows, observed: Mapping[str, Tensor], to_data: ToData | None) -> Rows:
+    """Rows with what was simulated in place of what they held; see :func:`simulate`."""
+    if to_data is None:
+        made = _put(rows, observed, _places(pair, rows))
+    else:
+        made = Rows.of(to_data(observed, rows), name="to_data").to(device=pair.device, dtype=pair.dtype)
+        if len(made) != len(rows):
+            raise ValueError(f"simulate: to_data must give {len(rows)} rows, got {len(made)}")
+    _require_observed(pair, made, observed)
+    return made
+
+
 # -- which argument is an observed site's ----------------------------------------------------------------------------
 
 
@@ -125,12 +135,12 @@ def _places(pair: Pair, rows: Rows) -> dict[str, int | str]:
 
     Where several hold the same numbers, the one that is called as the site.
     """
-    few = rows.take(slice(0, min(len(rows), 256)))
-    columns: dict[Any, Tensor] = {**dict(enumerate(few.args)), **few.kwargs}
+    few = rows.take(slice(0, 256))
+    columns: list[tuple[int | str, Tensor]] = [*enumerate(few.args), *few.kwargs.items()]
     names = list(parameters_of(pair.model))
     found = {}
     for site, value in _observed(pair, few).items():
-        same = [place for place, column in columns.items() if _is_same(column, value, few)]
+        same = [place for place, column in columns if _is_same(column, value, few)]
         named = [p for p in same if p == site or (isinstance(p, int) and p < len(names) and names[p] == site)]
         if len(chosen := same if len(same) == 1 else named) != 1:
             what = f"{len(same)} arguments have its values" if same else "no argument has its values as they are"
@@ -168,7 +178,7 @@ def _put(rows: Rows, values: Mapping[str, Tensor], places: Mapping[str, int | st
 
 def _require_observed(pair: Pair, rows: Rows, values: Mapping[str, Tensor]) -> None:
     """Looked at, not believed: given the simulated rows, does the model observe what was simulated?"""
-    few = rows.take(slice(0, min(len(rows), 256)))
+    few = rows.take(slice(0, 256)) if len(rows) > 256 else rows
     few = Rows(few.args, few.kwargs)
     for site, seen in _observed(pair, few).items():
         wanted = values[site][: len(few)].to(seen)

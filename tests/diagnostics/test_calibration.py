@@ -24,7 +24,6 @@ from ppl_vae.diagnostics.calibration import calibrate
 from ppl_vae.diagnostics.calibration.quantities import HDR, TARP, distance_to
 from ppl_vae.diagnostics.calibration.ranks import Count
 from ppl_vae.diagnostics.calibration.result import Ranked
-from ppl_vae.diagnostics.calibration.simulations import simulate
 from ppl_vae.distributions import Flat
 from ppl_vae.evidence.chunks import MAX_ELEMENTS
 from ppl_vae.guides import AmortizedNormal, MeanField
@@ -32,6 +31,7 @@ from ppl_vae.models import VAE
 from ppl_vae.nn import MLP
 from ppl_vae.pair import Pair
 from ppl_vae.pair.axis import GlobalLatentError
+from ppl_vae.pair.simulations import simulate
 
 LIKELIHOOD = "log p(x | z)"
 

@@ -15,12 +15,12 @@ from ppl_vae.data.rows import Rows
 from ppl_vae.diagnostics.calibration.quantities import HDR, TARP, Kind, Quantities, Quantity, Scored
 from ppl_vae.diagnostics.calibration.ranks import Count
 from ppl_vae.diagnostics.calibration.result import Calibration, Ranked
-from ppl_vae.diagnostics.calibration.simulations import Simulations, ToData, in_turn, joint_draws, simulate
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, resolution_of, slices
 from ppl_vae.pair import Fitted, pair_of
 from ppl_vae.pair.axis import GlobalLatentError
 from ppl_vae.pair.blocks import takes_single_rows
 from ppl_vae.pair.row_parameters import row_parameters
+from ppl_vae.pair.simulations import Simulations, ToData, in_turn, joint_draws, simulate
 
 if TYPE_CHECKING:
     from ppl_vae.pair import Pair

@@ -20,10 +20,10 @@ from ppl_vae.data.rows import Rows
 from ppl_vae.diagnostics.calibration.calibrate import rows_to_simulate_on
 from ppl_vae.diagnostics.calibration.ranks import Count
 from ppl_vae.diagnostics.calibration.result import Calibration, Ranked
-from ppl_vae.diagnostics.calibration.simulations import ToData, as_data, joint_draw
 from ppl_vae.evidence.chunks import resolution_of
 from ppl_vae.pair import Fitted, pair_of
 from ppl_vae.pair.predictive import shared_latents
+from ppl_vae.pair.simulations import ToData, as_data, joint_draw
 from ppl_vae.training.threads import one_thread
 
 if TYPE_CHECKING:
