@@ -9,6 +9,7 @@ from ppl_vae.diagnostics.inference_data import to_inference_data
 from ppl_vae.diagnostics.khat import khat
 from ppl_vae.diagnostics.naive_gradient import NaiveEStep
 from ppl_vae.diagnostics.posterior_table import PosteriorTable, posterior_table
+from ppl_vae.diagnostics.surgery import Surgery, surgery
 from ppl_vae.diagnostics.usage import CodeUsage, class_probabilities, code_usage, codes
 from ppl_vae.diagnostics.verdict import Verdict, verdict
 
@@ -21,6 +22,7 @@ __all__ = [
     "GradientReport",
     "NaiveEStep",
     "PosteriorTable",
+    "Surgery",
     "Verdict",
     "active_units",
     "baselines",
@@ -32,6 +34,7 @@ __all__ = [
     "khat",
     "kl_per_dimension",
     "posterior_table",
+    "surgery",
     "to_inference_data",
     "verdict",
 ]

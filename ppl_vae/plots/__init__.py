@@ -1,5 +1,6 @@
 """Figures: each takes what it draws and ``ax=``, and returns the axes; none is left behind in pyplot."""
 
+from ppl_vae.plots.aggregate_posterior import aggregate_posterior
 from ppl_vae.plots.code_bars import code_bars
 from ppl_vae.plots.columns import columns
 from ppl_vae.plots.curves import history
@@ -9,8 +10,10 @@ from ppl_vae.plots.khat_points import khat_points
 from ppl_vae.plots.kl_bars import kl_bars
 from ppl_vae.plots.latent import latent
 from ppl_vae.plots.log_p_points import log_p_points
+from ppl_vae.plots.surgery_bars import surgery_bars
 
 __all__ = [
+    "aggregate_posterior",
     "code_bars",
     "columns",
     "gradient_noise",
@@ -21,4 +24,5 @@ __all__ = [
     "latent",
     "log_p_points",
     "reconstructions",
+    "surgery_bars",
 ]

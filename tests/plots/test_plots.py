@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from ppl_vae import plots
-from ppl_vae.diagnostics import CodeUsage, GradientReport
+from ppl_vae.diagnostics import CodeUsage, GradientReport, Surgery
 from ppl_vae.diagnostics.gradients import Projected
 from ppl_vae.plots import axes
 
@@ -58,7 +58,19 @@ def kinds() -> torch.Tensor:
     return torch.stack([rows % 2, rows % 37, 0 * rows, rows % 3 / 4, any_number], 1)
 
 
+def operated(sites: bool) -> Surgery:
+    """A surgery of three dimensions, of which one is idle; or of a code without dimensions of its own."""
+    terms = {"reconstruction": -12.0, "mutual_information": 2.5, "marginal_kl": 0.5, "elbo": -15.0}
+    told, off = torch.tensor([0.5, 2.1, 0.0]), torch.tensor([0.3, 0.1, -1e-3])
+    by_site = {"information": {"z": told}, "marginal": {"z": off}} if sites else {}
+    errors = dict.fromkeys(terms, 0.01)
+    return Surgery(**terms, standard_error=errors, num_data=100, num_samples=8, num_dimensions=3, **by_site)
+
+
 FIGURES = {
+    "aggregate_posterior": lambda ax: plots.aggregate_posterior(noise(50, 3) + 4, noise(50, 3), ax=ax),
+    "surgery_bars": lambda ax: plots.surgery_bars(operated(sites=True), ax=ax),
+    "surgery_bars, no dimensions": lambda ax: plots.surgery_bars(operated(sites=False), ax=ax),
     "history": lambda ax: plots.history(curve(), ax=ax),
     "history of one step": lambda ax: plots.history(curve(1), ax=ax),
     "images, flat": lambda ax: plots.images(noise(10, 64), ax=ax),
@@ -290,3 +302,20 @@ def test_robust_limits_keep_a_normal_sample_whole():
     assert axes.robust_limits(values) == (values.min(), values.max(), 0)
     assert axes.robust_limits(np.array([0.0, 0.0, 0.0, 5.0])) == (0.0, 5.0, 0)
     assert axes.robust_limits(np.array([2.0, 2.0])) == (1.5, 2.5, 0)
+
+
+def test_the_bars_of_a_surgery_stand_in_order_and_add_up():
+    found = plots.surgery_bars(operated(sites=True))
+    told, off = found.containers
+    assert [bar.get_height() for bar in told] == pytest.approx([2.1, 0.5, 0.0])
+    assert [bar.get_y() for bar in off] == pytest.approx([2.1, 0.5, 0.0])
+    assert [bar.get_height() for bar in off] == pytest.approx([0.1, 0.3, 0.0])
+    assert [label.get_text() for label in found.get_xticklabels()] == ["z[1]", "z[0]", "z[2]"]
+    assert "2.50 of 4.61 nats" in found.get_title() and "healthy, 1 of 3 dimensions idle" in found.get_title()
+
+
+def test_an_aggregate_posterior_that_has_left_the_prior_is_in_the_frame():
+    found = plots.aggregate_posterior(noise(500, 1) + 9, noise(500, 1))
+    low, high = found.child_axes[0].get_xlim()
+    assert low < 9 < high
+    assert found.get_title() == "aggregate posterior (grey) and prior (blue)"
