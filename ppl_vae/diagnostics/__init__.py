@@ -4,6 +4,7 @@ from ppl_vae.diagnostics.baseline import Baseline, baselines
 from ppl_vae.diagnostics.clusters import ClusterAgreement, cluster_agreement
 from ppl_vae.diagnostics.code_history import CodeHistory
 from ppl_vae.diagnostics.collapse import ActiveUnits, active_units, kl_per_dimension
+from ppl_vae.diagnostics.collapse_watch import CollapseWarning, CollapseWatch
 from ppl_vae.diagnostics.gradients import GradientReport, gradient_report
 from ppl_vae.diagnostics.inference_data import to_inference_data
 from ppl_vae.diagnostics.khat import khat
@@ -19,6 +20,8 @@ __all__ = [
     "ClusterAgreement",
     "CodeHistory",
     "CodeUsage",
+    "CollapseWarning",
+    "CollapseWatch",
     "GradientReport",
     "NaiveEStep",
     "PosteriorTable",
