@@ -318,6 +318,7 @@ PLOTS = {
     "kl": lambda fit, **at: fit.plot.kl(pictures(), **at),
     "surgery": lambda fit, **at: fit.plot.surgery(pictures(), **at),
     "aggregate": lambda fit, **at: fit.plot.aggregate(pictures(), **at),
+    "gap": lambda fit, **at: fit.plot.gap(pictures(), num_samples=50, **at),
     "khat": lambda fit, **at: fit.plot.khat(pictures(), num_samples=50, **at),
 }
 

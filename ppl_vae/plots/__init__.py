@@ -4,6 +4,7 @@ from ppl_vae.plots.aggregate_posterior import aggregate_posterior
 from ppl_vae.plots.code_bars import code_bars
 from ppl_vae.plots.columns import columns
 from ppl_vae.plots.curves import history
+from ppl_vae.plots.gap_bars import gap_bars
 from ppl_vae.plots.gradient_noise import gradient_noise
 from ppl_vae.plots.images import images, reconstructions
 from ppl_vae.plots.khat_points import khat_points
@@ -16,6 +17,7 @@ __all__ = [
     "aggregate_posterior",
     "code_bars",
     "columns",
+    "gap_bars",
     "gradient_noise",
     "history",
     "images",

@@ -11,6 +11,7 @@ from ppl_vae.pair.units import DATA, shown
 from ppl_vae.plots.aggregate_posterior import aggregate_posterior
 from ppl_vae.plots.code_bars import code_bars
 from ppl_vae.plots.curves import history
+from ppl_vae.plots.gap_bars import gap_bars
 from ppl_vae.plots.images import images, reconstructions
 from ppl_vae.plots.khat_points import khat_points
 from ppl_vae.plots.kl_bars import kl_bars
@@ -72,6 +73,12 @@ class FitPlots:
         names = [label for name in sites for label in labels_of(name, drawn[name][0, 0])]
         tables = [torch.cat([_table(part[name]) for name in sites], 1) for part in (drawn, prior)]
         return aggregate_posterior(*tables, names=names, ax=ax)
+
+    def gap(self, data: Any, *, num_samples: int = 1000, ax: Axes | None = None) -> Axes:
+        """What the guide's family and what amortization cost of log p(x), datum by datum."""
+        from ppl_vae.evidence import inference_gap
+
+        return gap_bars(inference_gap(self._fit, data, num_samples=num_samples), ax=ax)
 
     def codes(self, data: Any, *, site: str | None = None, ax: Axes | None = None) -> Axes:
         """How often each class of each discrete latent is used."""

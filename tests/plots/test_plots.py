@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from ppl_vae import plots
 from ppl_vae.diagnostics import CodeUsage, GradientReport, Surgery
 from ppl_vae.diagnostics.gradients import Projected
+from ppl_vae.evidence import Evidence, InferenceGap
 from ppl_vae.plots import axes
 
 
@@ -67,7 +68,17 @@ def operated(sites: bool) -> Surgery:
     return Surgery(**terms, standard_error=errors, num_data=100, num_samples=8, num_dimensions=3, **by_site)
 
 
+def split(num: int) -> InferenceGap:
+    """Gaps of 3, 1, 2, 3, 1, ... nats, of which a quarter is of the family."""
+    gap = torch.tensor([3.0, 1.0, 2.0]).repeat(num)[:num].double()
+    flat = torch.zeros_like(gap)
+    evidence = Evidence(flat, flat, flat + 9, flat, "lower", "ImportanceWeighted(9)")
+    return InferenceGap(gap / 4, 3 * gap / 4, -gap, -gap / 4, evidence, {}, "independent normals", 0.0)
+
+
 FIGURES = {
+    "gap_bars": lambda ax: plots.gap_bars(split(3), ax=ax),
+    "gap_bars, many": lambda ax: plots.gap_bars(split(300), ax=ax),
     "aggregate_posterior": lambda ax: plots.aggregate_posterior(noise(50, 3) + 4, noise(50, 3), ax=ax),
     "surgery_bars": lambda ax: plots.surgery_bars(operated(sites=True), ax=ax),
     "surgery_bars, no dimensions": lambda ax: plots.surgery_bars(operated(sites=False), ax=ax),
@@ -319,3 +330,14 @@ def test_an_aggregate_posterior_that_has_left_the_prior_is_in_the_frame():
     low, high = found.child_axes[0].get_xlim()
     assert low < 9 < high
     assert found.get_title() == "aggregate posterior (grey) and prior (blue)"
+
+
+def test_the_bars_of_a_gap_stand_in_order_and_add_up():
+    found = plots.gap_bars(split(3))
+    family, network = found.containers
+    assert [bar.get_height() for bar in family] == pytest.approx([0.75, 0.5, 0.25])
+    assert [bar.get_y() + bar.get_height() for bar in network] == pytest.approx([3.0, 2.0, 1.0])
+    assert [text.get_text() for text in found.get_legend().get_texts()] == [
+        "family: 0.50 nats",
+        "amortization: 1.50 nats",
+    ]
