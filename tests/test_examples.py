@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = {
     "clusters.py": "MixtureVAE, random start",
     "compiled_svi.py": "times faster",
+    "did_it_collapse.py": "code tells",
     "discrete_vae.py": "joint codes",
     "e_and_m_steps.py": "half-step",
     "eight_schools.py": "by quadrature",
