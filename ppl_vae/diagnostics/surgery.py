@@ -16,6 +16,7 @@ from ppl_vae.diagnostics.by_dimension import by_dimension
 from ppl_vae.diagnostics.collapse import labels_of
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, numbers_per_datum, slices
 from ppl_vae.evidence.evidence import error_in_words
+from ppl_vae.evidence.weighted import say_of_weights
 from ppl_vae.pair import Draws, pair_of
 from ppl_vae.pair.blocks import takes_single_rows
 from ppl_vae.pair.density import tied_sites
@@ -165,8 +166,8 @@ def surgery(
 
     Exact where all latents are discrete with at most 4096 joint values; else by draws of the guide, of which each is
     scored under the posteriors of all N data: the time goes with N^2 times the draws (1500 digits, 8 draws, 8 latents:
-    some seconds on a core), memory is bounded by blocks. The terms are those of these N data, so give them all, or as
-    many as the mutual information needs to stay below log N.
+    some seconds on a core); memory is that of the draws, and of a block of scores. The terms are those of these N data,
+    so give them all, or as many as the mutual information needs to stay below log N.
 
     Args:
         pair: a Pair, or a Fit.
@@ -196,6 +197,7 @@ def surgery(
     pair.sites.require_proper("surgery")
     few = rows.take(slice(0, FEW) if takes_single_rows(pair, rows) else slice(None))
     _require_one_prior(pair, few)
+    say_of_weights(pair, "surgery")
     if (found := _exact(pair, rows, max_elements)) is not None:
         return found
     values, terms = _drawn(pair, rows, num_samples, seed, max_elements)

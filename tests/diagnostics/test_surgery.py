@@ -103,6 +103,22 @@ def test_blocks_change_no_density(max_elements):
     assert torch.allclose(found, expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("max_elements", [30, 300])
+def test_no_block_of_scores_is_larger_than_it_may_be(max_elements, monkeypatch):
+    sizes, score = [], Pair.log_guide
+
+    def noting(self, data, values):
+        found = score(self, data, values)
+        sizes.append(found.total.numel())
+        return found
+
+    monkeypatch.setattr(Pair, "log_guide", noting)
+    x = posteriors(torch.linspace(-2, 2, 40), torch.tensor(0.5))
+    surgery(double(line, normals), x, num_samples=5, max_elements=max_elements)
+    assert sum(sizes) == 40 * 5 * 40
+    assert max(sizes) <= max_elements / 3  # of one latent and two numbers of x for each score
+
+
 def test_codes_that_give_their_row_away_are_saturated():
     """The ceiling: posteriors that do not touch tell log N, and not a rounding more."""
     x = posteriors(torch.arange(40.0), torch.tensor(1e-3))
