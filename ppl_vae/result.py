@@ -18,8 +18,8 @@ from ppl_vae.capture import Explanation
 from ppl_vae.diagnostics.certificate import Certificate
 from ppl_vae.evidence import Evidence, log_evidence
 from ppl_vae.evidence.measured_elbo import elbo
+from ppl_vae.fit_plots import FitPlots
 from ppl_vae.pair import Pair
-from ppl_vae.plots.of_fit import FitPlots
 from ppl_vae.predictions import Predictions
 from ppl_vae.training import Trainer
 from ppl_vae.training.record import Record

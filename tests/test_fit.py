@@ -316,6 +316,9 @@ PLOTS = {
     "reconstructions": lambda fit, **at: fit.plot.reconstructions(pictures()[:4], **at),
     "latent": lambda fit, **at: fit.plot.latent(pictures(), color=torch.arange(12) % 3, **at),
     "kl": lambda fit, **at: fit.plot.kl(pictures(), **at),
+    "surgery": lambda fit, **at: fit.plot.surgery(pictures(), **at),
+    "aggregate": lambda fit, **at: fit.plot.aggregate(pictures(), **at),
+    "gap": lambda fit, **at: fit.plot.gap(pictures(), num_samples=50, **at),
     "khat": lambda fit, **at: fit.plot.khat(pictures(), num_samples=50, **at),
 }
 
@@ -337,7 +340,7 @@ def test_plots_return_their_axes_and_draw_where_they_are_told(name, painter):
     assert isinstance(PLOTS[name](painter), Axes)
     ax = Figure().add_subplot()
     assert PLOTS[name](painter, ax=ax) is ax
-    assert ax.has_data() or ax.images
+    assert ax.has_data() or ax.images or ax.child_axes
 
 
 def test_a_plot_of_several_latents_is_refused():

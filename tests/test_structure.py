@@ -20,17 +20,14 @@ PACKAGE = ROOT / "ppl_vae"
 FLOORS = (
     ("_version", "_random", "_psis"),
     ("_arviz", "_private"),
-    ("nn", "distributions", "data", "storage"),
+    ("nn", "distributions", "data", "storage", "plots"),
     ("pair", "flows"),
     ("models", "guides"),
     ("objectives", "capture"),
     ("training",),
     ("evidence",),
-    ("plots.axes",),  # figures of numbers, which results of diagnostics draw by themselves
-    ("plots.calibration_curves",),
     ("diagnostics",),
-    ("plots",),
-    ("saving", "predictions"),
+    ("saving", "predictions", "fit_plots"),
     ("result",),
     ("inference",),
     ("__init__",),  # the face: what stands above it may reach things by their public names

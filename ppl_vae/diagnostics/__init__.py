@@ -5,11 +5,13 @@ from ppl_vae.diagnostics.calibration import Calibration, calibration, variationa
 from ppl_vae.diagnostics.clusters import ClusterAgreement, cluster_agreement
 from ppl_vae.diagnostics.code_history import CodeHistory
 from ppl_vae.diagnostics.collapse import ActiveUnits, active_units, kl_per_dimension
+from ppl_vae.diagnostics.collapse_watch import CollapseWarning, CollapseWatch
 from ppl_vae.diagnostics.gradients import GradientReport, gradient_report
 from ppl_vae.diagnostics.inference_data import to_inference_data
 from ppl_vae.diagnostics.khat import khat
 from ppl_vae.diagnostics.naive_gradient import NaiveEStep
 from ppl_vae.diagnostics.posterior_table import PosteriorTable, posterior_table
+from ppl_vae.diagnostics.surgery import Surgery, surgery
 from ppl_vae.diagnostics.usage import CodeUsage, class_probabilities, code_usage, codes
 from ppl_vae.diagnostics.verdict import Verdict, verdict
 
@@ -20,9 +22,12 @@ __all__ = [
     "ClusterAgreement",
     "CodeHistory",
     "CodeUsage",
+    "CollapseWarning",
+    "CollapseWatch",
     "GradientReport",
     "NaiveEStep",
     "PosteriorTable",
+    "Surgery",
     "Verdict",
     "active_units",
     "baselines",
@@ -35,6 +40,7 @@ __all__ = [
     "khat",
     "kl_per_dimension",
     "posterior_table",
+    "surgery",
     "to_inference_data",
     "variational_calibration",
     "verdict",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
     from ppl_vae.pair import Pair
 
-__all__ = ["CodeHistory"]
+__all__ = ["CodeHistory", "is_time"]
 
 DRAWS = 8
 """Draws a datum, where classes depend on latents drawn before them: 64 took longer than the steps of an epoch."""
@@ -52,7 +52,7 @@ class CodeHistory(Callback):
         """Add the columns to the row of the history."""
         if any(getattr(part, "is_relaxed", False) for module in run.pair.modules() for part in module.modules()):
             row.update(self._measured(run.pair))
-        if not self._found or self._is_time(run.step, run.step // run.epoch):
+        if not self._found or is_time(run.step, run.step // run.epoch):
             self._found = self._look(run.pair)
         row.update(self._found)
 
@@ -63,13 +63,6 @@ class CodeHistory(Callback):
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state` gave; runs of earlier versions gave nothing."""
         self._found = dict(state.get("found", {}))
-
-    @staticmethod
-    def _is_time(step: int, per_epoch: int) -> bool:
-        each = STEPS
-        while step >= 2 * each * OFTEN:
-            each *= 2
-        return step < STEPS or step // each > (step - per_epoch) // each
 
     def _look(self, pair: Pair) -> dict[str, float]:
         sites, columns = discrete_sites(pair), dict[str, float]()
@@ -82,3 +75,11 @@ class CodeHistory(Callback):
         with pair.evaluating(fold(0, "code_history")):
             report = ELBO().measure(pair, self.rows.batch())
         return dict(zip(COLUMNS[1:], report[1:].tolist(), strict=True))
+
+
+def is_time(step: int, per_epoch: int) -> bool:
+    """Is an epoch that ends at a step one after which one looks?"""
+    each = STEPS
+    while step >= 2 * each * OFTEN:
+        each *= 2
+    return step < STEPS or step // each > (step - per_epoch) // each

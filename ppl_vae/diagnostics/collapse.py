@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,20 +58,18 @@ class ActiveUnits:
         """One row a dimension: its variance, and whether it is active."""
         import pandas as pd
 
-        found = [(_label(name, place), v) for name, value in self.variance.items() for place, v in _entries(value)]
-        frame = pd.DataFrame(found, columns=["dimension", "variance"]).set_index("dimension")
+        labels = [label for name, value in self.variance.items() for label in labels_of(name, value)]
+        values = [v for value in self.variance.values() for v in value.reshape(-1).tolist()]
+        frame = pd.DataFrame({"variance": values}, index=pd.Index(labels, name="dimension"), dtype=float)
         return frame.assign(active=frame["variance"] > self.threshold)
 
     def __repr__(self) -> str:
         return f"ActiveUnits({self.count} of {self.total}, threshold {self.threshold:g})"
 
 
-def _entries(value: Tensor) -> Iterator[tuple[tuple[int, ...], float]]:
-    return ((place, float(v)) for place, v in np.ndenumerate(value.numpy()))
-
-
-def _label(name: str, place: tuple[int, ...]) -> str:
-    return f"{name}[{', '.join(map(str, place))}]" if place else name
+def labels_of(name: str, value: Tensor) -> list[str]:
+    """What the entries of one value of a site are called: ``z[0]``, ``z[1]``, ...; a number alone as its site."""
+    return [f"{name}[{', '.join(map(str, place))}]" if place else name for place in np.ndindex(*value.shape)]
 
 
 def active_units(

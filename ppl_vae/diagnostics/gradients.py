@@ -19,10 +19,12 @@ from ppl_vae.objectives import ELBO, IWAE, Objective, as_objective
 from ppl_vae.objectives.exact import MANY_TUPLES
 from ppl_vae.pair import Fitted, Pair, pair_of
 from ppl_vae.pair.table import num_codes, tabulate
+from ppl_vae.plots.gradient_noise import gradient_noise
 from ppl_vae.training.threads import is_small, one_thread
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = ["GradientReport", "Projected", "gradient_report"]
 
@@ -114,6 +116,10 @@ class GradientReport:
                     }
                 )
         return pd.DataFrame(rows).set_index(["estimator", "group"])
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """The variance of each estimator; see :func:`ppl_vae.plots.gradient_noise`."""
+        return gradient_noise(self, ax=ax)
 
     def __repr__(self) -> str:
         return f"GradientReport({', '.join(self.found)}; {self.num_replicates} replicates)\n{self.to_dataframe()}"

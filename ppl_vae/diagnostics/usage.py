@@ -15,9 +15,11 @@ from ppl_vae.evidence.chunks import MAX_ELEMENTS, numbers_per_datum, slices
 from ppl_vae.pair import Fitted, pair_of
 from ppl_vae.pair.particles import outward
 from ppl_vae.pair.responsibilities import posteriors_of
+from ppl_vae.plots.code_bars import code_bars
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from torch.distributions import Distribution
 
     from ppl_vae.pair import Execution, Pair, Site
@@ -88,6 +90,10 @@ class CodeUsage:
             "code_information": float(self.mutual_information.mean()),
             "dead_codes": int(self.dead.sum()),
         }
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """How often each class is used; see :func:`ppl_vae.plots.code_bars`."""
+        return code_bars(self, ax=ax)
 
     def __repr__(self) -> str:
         m, k = self.usage.shape

@@ -7,6 +7,7 @@ from ppl_vae.evidence.estimator import Estimator
 from ppl_vae.evidence.evidence import Evidence, MeanEvidence, error_in_words
 from ppl_vae.evidence.exact_sum import Enumeration
 from ppl_vae.evidence.importance import ImportanceWeighted
+from ppl_vae.evidence.inference_gap import InferenceGap, inference_gap
 from ppl_vae.evidence.laplace import Laplace
 from ppl_vae.evidence.log_evidence import log_evidence
 from ppl_vae.evidence.measured_elbo import elbo
@@ -28,6 +29,7 @@ __all__ = [
     "Estimator",
     "Evidence",
     "ImportanceWeighted",
+    "InferenceGap",
     "Laplace",
     "MeanEvidence",
     "MomentErrors",
@@ -40,6 +42,7 @@ __all__ = [
     "elbo",
     "error_bound",
     "error_in_words",
+    "inference_gap",
     "khat_limit",
     "log_evidence",
     "moment_errors",

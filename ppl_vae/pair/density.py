@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ppl_vae.data.rows import Batch
     from ppl_vae.pair.pair import Pair
 
-__all__ = ["Density", "LogDensity"]
+__all__ = ["Density", "LogDensity", "tied_sites"]
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Density:
             factor * parts[False, True],
             parts[True, False],
             factor * parts[True, True],
-            self._tied(run),
+            tied_sites(run),
             self._joint,
         )
 
@@ -195,11 +195,13 @@ class Density:
         shape = (count or 1, self.batch.size or 1) if key[1] else (count or 1,)
         return torch.zeros(shape, dtype=self.pair.dtype, device=self.pair.device)
 
-    def _tied(self, run: Execution) -> tuple[str, ...]:
-        if not run.summed:
-            return ()
-        for part in run.components():
-            priors = [n for n in part.names if n not in part.latents and not part.scores[n].observed]
-            if priors and any(part.scores[n].observed for n in part.names):
-                return tuple(n for n in part.names if n not in part.latents)
+
+def tied_sites(run: Execution) -> tuple[str, ...]:
+    """Sites whose sum over discrete latents holds a prior and a likelihood at once: p(z) cannot be had alone."""
+    if not run.summed:
         return ()
+    for part in run.components():
+        priors = [n for n in part.names if n not in part.latents and not part.scores[n].observed]
+        if priors and any(part.scores[n].observed for n in part.names):
+            return tuple(n for n in part.names if n not in part.latents)
+    return ()

@@ -1,20 +1,26 @@
 """Figures: each takes what it draws and ``ax=``, and returns the axes; none is left behind in pyplot."""
 
+from ppl_vae.plots.aggregate_posterior import aggregate_posterior
 from ppl_vae.plots.calibration_curves import calibration_curves
 from ppl_vae.plots.code_bars import code_bars
 from ppl_vae.plots.columns import columns
 from ppl_vae.plots.curves import history
+from ppl_vae.plots.gap_bars import gap_bars
 from ppl_vae.plots.gradient_noise import gradient_noise
 from ppl_vae.plots.images import images, reconstructions
 from ppl_vae.plots.khat_points import khat_points
 from ppl_vae.plots.kl_bars import kl_bars
 from ppl_vae.plots.latent import latent
 from ppl_vae.plots.log_p_points import log_p_points
+from ppl_vae.plots.sandwich_points import sandwich_points
+from ppl_vae.plots.surgery_bars import surgery_bars
 
 __all__ = [
+    "aggregate_posterior",
     "calibration_curves",
     "code_bars",
     "columns",
+    "gap_bars",
     "gradient_noise",
     "history",
     "images",
@@ -23,4 +29,6 @@ __all__ = [
     "latent",
     "log_p_points",
     "reconstructions",
+    "sandwich_points",
+    "surgery_bars",
 ]

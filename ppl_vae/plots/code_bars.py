@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ppl_vae.plots.axes import ACCENT, INK, MUTED, axes_or_new, quiet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ppl_vae.diagnostics.usage import CodeUsage
-
 __all__ = ["code_bars"]
 
 
-def code_bars(usage: CodeUsage, *, ax: Axes | None = None) -> Axes:
+def code_bars(usage: Any, *, ax: Axes | None = None) -> Axes:
     """The usage of every class, of one latent as bars in falling order, of several as a picture, a row a latent.
 
     Args:
-        usage: of ``diagnostics.code_usage``.
+        usage: a ``CodeUsage``, of ``diagnostics.code_usage``.
         ax: where to draw.
     """
     latents, classes = usage.usage.shape

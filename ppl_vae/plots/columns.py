@@ -21,7 +21,13 @@ BINS = 24
 
 
 def columns(
-    data: Any, draws: Any, *, names: Sequence[str] | None = None, most: int = MOST, ax: Axes | None = None
+    data: Any,
+    draws: Any,
+    *,
+    names: Sequence[str] | None = None,
+    most: int = MOST,
+    title: str = "data (grey) and draws of the model (blue)",
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw the distribution of each column: the data as grey areas, draws of the model as blue outlines.
 
@@ -33,6 +39,7 @@ def columns(
         draws: (S, D) draws of the model, in the same units.
         names: of the columns; by default their numbers.
         most: how many columns are drawn.
+        title: what stands above them.
         ax: whose place is taken; by default that of a new figure.
 
     Returns:
@@ -56,7 +63,7 @@ def columns(
         bounds = (column * width, 1 - (row + 0.86) * height, 0.88 * width, 0.66 * height)
         _draw(ax.inset_axes(bounds), data[:, i], draws[:, i], _shortened(names[i], 48 // across))
     more = f"\n{len(chosen)} of {len(names)} columns, where they differ most" if len(chosen) < len(names) else ""
-    ax.set_title(f"data (grey) and draws of the model (blue){more}", fontsize=9, color=INK)
+    ax.set_title(f"{title}{more}", fontsize=9, color=INK)
     return ax
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ppl_vae.plots.axes import ACCENT, INK, SECOND, axes_or_new, quiet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ppl_vae.diagnostics.gradients import GradientReport, Projected
 
 __all__ = ["gradient_noise"]
 
 
-def gradient_noise(report: GradientReport, *, group: str = "phi", ax: Axes | None = None) -> Axes:
+def gradient_noise(report: Any, *, group: str = "phi", ax: Axes | None = None) -> Axes:
     """The variance of each estimator, on a logarithmic scale; biased ones in vermilion, with their z.
 
     Args:
@@ -41,7 +40,7 @@ def gradient_noise(report: GradientReport, *, group: str = "phi", ax: Axes | Non
     return quiet(ax, xlabel=f"variance of the gradient in {symbol}, {report.num_replicates} replicates")
 
 
-def _in_words(p: Projected, biased: bool) -> str:
+def _in_words(p: Any, biased: bool) -> str:
     noise = "no noise, " if p.variance == 0 else ""
     how = f"z = {p.z:.0f}" if p.z < 1e6 else "for certain"
     bias = f"biased ({how})" if biased else "no bias seen"

@@ -13,8 +13,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from ppl_vae import plots
-from ppl_vae.diagnostics import CodeUsage, GradientReport
+from ppl_vae.diagnostics import CodeUsage, GradientReport, Surgery
 from ppl_vae.diagnostics.gradients import Projected
+from ppl_vae.evidence import Evidence, InferenceGap
 from ppl_vae.plots import axes
 
 
@@ -67,9 +68,31 @@ def calibrated(curves: dict, ax: Axes | None = None, **options: object) -> Axes:
     return plots.calibration_curves(z, curves, (z - 0.05, z + 0.05), ax=ax, **options)
 
 
+def operated(sites: bool) -> Surgery:
+    """A surgery of three dimensions, of which one is idle; or of a code without dimensions of its own."""
+    terms = {"reconstruction": -12.0, "mutual_information": 2.5, "marginal_kl": 0.5, "elbo": -15.0}
+    told, off = torch.tensor([0.5, 2.1, 0.0]), torch.tensor([0.3, 0.1, -1e-3])
+    by_site = {"information": {"z": told}, "marginal": {"z": off}} if sites else {}
+    errors = dict.fromkeys(terms, 0.01)
+    return Surgery(**terms, standard_error=errors, num_data=100, num_samples=8, num_dimensions=3, **by_site)
+
+
+def split(num: int) -> InferenceGap:
+    """Gaps of 3, 1, 2, 3, 1, ... nats, of which a quarter is of the family."""
+    gap = torch.tensor([3.0, 1.0, 2.0]).repeat(num)[:num].double()
+    flat = torch.zeros_like(gap)
+    evidence = Evidence(flat, flat, flat + 9, flat, "lower", "ImportanceWeighted(9)")
+    return InferenceGap(gap / 4, 3 * gap / 4, -gap, -gap / 4, evidence, {}, "independent normals", 0.0)
+
+
 FIGURES = {
     "calibration_curves": lambda ax: calibrated(shares("a", "b", "c"), outside=["b", "c"], ax=ax),
     "calibration_curves, regions": lambda ax: calibrated(shares("HPD"), regions=True, ax=ax),
+    "gap_bars": lambda ax: plots.gap_bars(split(3), ax=ax),
+    "gap_bars, many": lambda ax: plots.gap_bars(split(300), ax=ax),
+    "aggregate_posterior": lambda ax: plots.aggregate_posterior(noise(50, 3) + 4, noise(50, 3), ax=ax),
+    "surgery_bars": lambda ax: plots.surgery_bars(operated(sites=True), ax=ax),
+    "surgery_bars, no dimensions": lambda ax: plots.surgery_bars(operated(sites=False), ax=ax),
     "history": lambda ax: plots.history(curve(), ax=ax),
     "history of one step": lambda ax: plots.history(curve(1), ax=ax),
     "images, flat": lambda ax: plots.images(noise(10, 64), ax=ax),
@@ -320,3 +343,31 @@ def test_few_calibration_curves_inside_are_named():
     ax = calibrated(shares("a", "b"))
     assert {text.get_text() for text in ax.texts} == {"a", "b", "0 of 2 outside the band"}
     assert len(calibrated(shares(*"abcdefgh")).texts) == 1
+
+
+def test_the_bars_of_a_surgery_stand_in_order_and_add_up():
+    found = plots.surgery_bars(operated(sites=True))
+    told, off = found.containers
+    assert [bar.get_height() for bar in told] == pytest.approx([2.1, 0.5, 0.0])
+    assert [bar.get_y() for bar in off] == pytest.approx([2.1, 0.5, 0.0])
+    assert [bar.get_height() for bar in off] == pytest.approx([0.1, 0.3, 0.0])
+    assert [label.get_text() for label in found.get_xticklabels()] == ["z[1]", "z[0]", "z[2]"]
+    assert "2.50 of 4.61 nats" in found.get_title() and "healthy, 1 of 3 dimensions idle" in found.get_title()
+
+
+def test_an_aggregate_posterior_that_has_left_the_prior_is_in_the_frame():
+    found = plots.aggregate_posterior(noise(500, 1) + 9, noise(500, 1))
+    low, high = found.child_axes[0].get_xlim()
+    assert low < 9 < high
+    assert found.get_title() == "aggregate posterior (grey) and prior (blue)"
+
+
+def test_the_bars_of_a_gap_stand_in_order_and_add_up():
+    found = plots.gap_bars(split(3))
+    family, network = found.containers
+    assert [bar.get_height() for bar in family] == pytest.approx([0.75, 0.5, 0.25])
+    assert [bar.get_y() + bar.get_height() for bar in network] == pytest.approx([3.0, 2.0, 1.0])
+    assert [text.get_text() for text in found.get_legend().get_texts()] == [
+        "family: 0.50 nats",
+        "amortization: 1.50 nats",
+    ]

@@ -17,9 +17,11 @@ from ppl_vae.evidence.weighing import weighted_draws
 from ppl_vae.evidence.weighted import say_of_weights
 from ppl_vae.pair import pair_of
 from ppl_vae.pair.simulations import ToData, simulate
+from ppl_vae.plots.sandwich_points import sandwich_points
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
     from ppl_vae.pair import Fitted, Pair
 
@@ -64,6 +66,10 @@ class Sandwich:
             "gap": self.gap,
         }
         return pd.DataFrame({k: v.reshape(-1).numpy() for k, v in columns.items()}).rename_axis("datum")
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Both sides of every datum; see :func:`ppl_vae.plots.sandwich_points`."""
+        return sandwich_points(self, ax=ax)
 
     def __repr__(self) -> str:
         low, high = _in_words(self.lower), _in_words(self.upper)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from ppl_vae.diagnostics.collapse import labels_of
 from ppl_vae.pair.units import DATA, shown
+from ppl_vae.plots.aggregate_posterior import aggregate_posterior
 from ppl_vae.plots.code_bars import code_bars
 from ppl_vae.plots.curves import history
+from ppl_vae.plots.gap_bars import gap_bars
 from ppl_vae.plots.images import images, reconstructions
 from ppl_vae.plots.khat_points import khat_points
 from ppl_vae.plots.kl_bars import kl_bars
 from ppl_vae.plots.latent import latent
+from ppl_vae.plots.surgery_bars import surgery_bars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,6 +57,29 @@ class FitPlots:
             )
         return kl_bars(next(iter(found.values())), ax=ax)
 
+    def surgery(self, data: Any, *, num_samples: int = 8, ax: Axes | None = None) -> Axes:
+        """What each latent dimension tells of its datum, and what it is off the prior, in nats."""
+        from ppl_vae.diagnostics import surgery
+
+        return surgery_bars(surgery(self._fit, data, num_samples=num_samples), ax=ax)
+
+    def aggregate(self, data: Any, *, num_samples: int = 8, ax: Axes | None = None) -> Axes:
+        """The codes of all data, dimension by dimension, beside draws of the prior."""
+        sites = {name: site for name, site in self._fit.latents.items() if site.is_local and not site.is_discrete}
+        if not sites:
+            raise ValueError("plot.aggregate: a continuous latent of each datum is required, and the pair has none")
+        drawn = self._fit.draw(data, num_samples).values
+        prior = self._fit.pair.draw_prior_values(data, num_samples)
+        names = [label for name in sites for label in labels_of(name, drawn[name][0, 0])]
+        tables = [torch.cat([_table(part[name]) for name in sites], 1) for part in (drawn, prior)]
+        return aggregate_posterior(*tables, names=names, ax=ax)
+
+    def gap(self, data: Any, *, num_samples: int = 1000, ax: Axes | None = None) -> Axes:
+        """What the guide's family and what amortization cost of log p(x), datum by datum."""
+        from ppl_vae.evidence import inference_gap
+
+        return gap_bars(inference_gap(self._fit, data, num_samples=num_samples), ax=ax)
+
     def codes(self, data: Any, *, site: str | None = None, ax: Axes | None = None) -> Axes:
         """How often each class of each discrete latent is used."""
         from ppl_vae.diagnostics import code_usage
@@ -62,3 +91,8 @@ class FitPlots:
         from ppl_vae.evidence import ImportanceWeighted
 
         return khat_points(self._fit.log_evidence(data, ImportanceWeighted(num_samples)).khat, ax=ax)
+
+
+def _table(values: torch.Tensor) -> torch.Tensor:
+    """Draws (S, N, ...) as a table, (S N, D)."""
+    return values.reshape(values.shape[:2].numel(), -1)
