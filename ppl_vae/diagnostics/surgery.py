@@ -146,7 +146,7 @@ class Surgery:
         return frame.assign(idle=frame["mutual_information"] < IDLE)
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
-        """What each dimension tells of its datum, and what it is off the prior; see :func:`ppl_vae.plots.surgery_bars`."""
+        """What each dimension tells of its datum, and what it costs besides; see :func:`ppl_vae.plots.surgery_bars`."""
         return surgery_bars(self, ax=ax)
 
     def __repr__(self) -> str:

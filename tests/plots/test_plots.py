@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ppl_vae import plots
 from ppl_vae.diagnostics import CodeUsage, GradientReport, Surgery
 from ppl_vae.diagnostics.gradients import Projected
-from ppl_vae.evidence import Evidence, InferenceGap
+from ppl_vae.evidence import Evidence, InferenceGap, Sandwich
 from ppl_vae.plots import axes
 
 
@@ -85,7 +85,16 @@ def split(num: int) -> InferenceGap:
     return InferenceGap(gap / 4, 3 * gap / 4, -gap, -gap / 4, evidence, {}, "independent normals", 0.0)
 
 
+def both_sides(num: int) -> Sandwich:
+    """Evidence from below, and from above by 0.2 nats more."""
+    value, error = torch.linspace(-20, -10, num).double(), torch.full((num,), 0.05).double()
+    sides = [Evidence(value + x, error, error, error, bound, "") for x, bound in ((0.0, "lower"), (0.2, "upper"))]
+    return Sandwich(*sides)
+
+
 FIGURES = {
+    "sandwich_points": lambda ax: plots.sandwich_points(both_sides(20), ax=ax),
+    "sandwich_points, one": lambda ax: plots.sandwich_points(both_sides(1), ax=ax),
     "calibration_curves": lambda ax: calibrated(shares("a", "b", "c"), outside=["b", "c"], ax=ax),
     "calibration_curves, regions": lambda ax: calibrated(shares("HPD"), regions=True, ax=ax),
     "gap_bars": lambda ax: plots.gap_bars(split(3), ax=ax),
