@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["KHAT_LIMIT", "LEAST_ROWS", "Pool", "khat_limit", "pooled_khat", "pooled_variance"]
+__all__ = ["KHAT_LIMIT", "LEAST_ROWS", "Pool", "khat_limit", "pooled_khat"]
 
 KHAT_LIMIT = 0.7
 """Up to this k-hat an importance-weighted average converges at a practical rate (Vehtari et al., 2024)."""
@@ -98,12 +98,6 @@ def pooled_khat(khat: Tensor, num_draws: int | None) -> Tensor:
     """
     pool = Pool.of(khat, num_draws)
     return khat if pool is None else pool.khat
-
-
-def pooled_variance(own: Tensor) -> Tensor:
-    """The larger of a row's variance and the mean of it and that of all rows; what is not finite stays so."""
-    known = own[own.isfinite()]
-    return torch.maximum(own, (own + known.mean()) / 2) if own.dim() == 1 and len(known) >= LEAST_ROWS else own
 
 
 def khat_limit(num_draws: int) -> float:

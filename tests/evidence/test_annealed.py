@@ -11,7 +11,7 @@ from linear_gaussian import LATENT, LinearGaussian, z_score
 from pyro.infer.autoguide import AutoNormal
 
 from ppl_vae.evidence import HMC, Annealed, Sequential, log_evidence
-from ppl_vae.evidence.annealing.annealing import relative_variance
+from ppl_vae.evidence.annealing.errors import relative_variance
 from ppl_vae.evidence.annealing.path import Path
 from ppl_vae.evidence.annealing.schedule import tuned
 from ppl_vae.models import Energy

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ppl_vae._random import fold
-from ppl_vae.evidence.annealing.annealing import Annealing, Arrived, relative_variance
+from ppl_vae.evidence.annealing.annealing import Annealing, Arrived
+from ppl_vae.evidence.annealing.errors import pooled_variance, relative_variance
 from ppl_vae.evidence.annealing.hmc import HMC
 from ppl_vae.evidence.annealing.path import Path, Start
 from ppl_vae.evidence.annealing.schedule import tuned
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan
 from ppl_vae.evidence.evidence import Bound, Evidence
-from ppl_vae.evidence.pooling import pooled_variance
 from ppl_vae.evidence.weights import MAX_ERROR, believable, effective_sample_size, fewer_of, log_mean_exp
 
 if TYPE_CHECKING:
@@ -151,17 +151,15 @@ class Sequential(Annealed):
 
 
 def summarized(parts: Sequence[Arrived], name: str, *, bound: Bound = "lower") -> Evidence:
-    """What weights, (S, N) or (S,), say of log p(x).
-
-    The error of a row is at least half of that of all rows, in variance: by its own draws alone the rows that have
-    missed something would look best. That of ancestors' shares is less steady, and said up to a quarter of a nat only.
-    """
+    """What weights, (S, N) or (S,), say of log p(x)."""
     weight = torch.cat([part.log_weight.cpu() for part in parts], -1).double()
     ancestors = [part.ancestor.cpu() for part in parts if part.ancestor is not None]
     if bound != "lower":
         weight = -weight
-    variance = pooled_variance(relative_variance(weight, torch.cat(ancestors, -1) if ancestors else None))
-    error = believable(variance.nan_to_num(nan=math.inf).sqrt(), MAX_ERROR / 2 if ancestors else MAX_ERROR)
+    variance = relative_variance(weight, torch.cat(ancestors, -1) if ancestors else None)
+    # That of ancestors' shares is less steady, and said up to a quarter of a nat only.
+    most = MAX_ERROR / 2 if ancestors else MAX_ERROR
+    error = believable(pooled_variance(variance, None if ancestors else weight, most).sqrt(), most)
     value, ess = log_mean_exp(weight), effective_sample_size(weight)
     tail = torch.full_like(value, math.nan)
     fewer = fewer_of(weight) if bound == "lower" and not ancestors else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,9 +15,6 @@ from ppl_vae.evidence.annealing.schedule import Schedule
 from ppl_vae.evidence.weights import effective_sample_size, finite, log_mean_exp
 
 __all__ = ["Annealing", "Arrived"]
-
-LEFT_BEHIND = 10.0
-"""Nats below the log of the mean weight."""
 
 
 @dataclass(frozen=True)
@@ -114,29 +110,3 @@ def _drawn_anew(log_weight: Tensor) -> Tensor:
     wanted = (torch.arange(size, dtype=reached.dtype, device=reached.device) + ahead) / size
     found = torch.searchsorted(reached.contiguous(), wanted.contiguous()).clamp(max=size - 1)
     return found.T.reshape(log_weight.shape)
-
-
-def relative_variance(log_weight: Tensor, ancestor: Tensor | None) -> Tensor:
-    r"""The variance of the mean weight, relative to its square, (...).
-
-    Without resampling the log weights are sums over many small steps, about normal, with a variance s²: it is
-    :math:`(e^{s^2} / \pi - 1) / S`, where the share :math:`\pi` of them is at most 10 nats below the log of the mean,
-    and s² is theirs: what has been left behind counts for nothing, however far. That is steadier than the variance of
-    the weights, and, what is more, does not come out small where the run has missed what carries the sum. With
-    resampling it is that of the ancestors' shares.
-
-    Hock Peng Chan, Tze Leung Lai: "A general theory of particle filters in hidden Markov models and some applications",
-    2013.
-    """
-    size = len(log_weight)
-    if size < 2:
-        return torch.full_like(log_weight[0], math.nan)
-    if ancestor is None:
-        kept = log_weight >= log_mean_exp(log_weight) - LEFT_BEHIND
-        number = kept.sum(0)
-        mean = torch.where(kept, log_weight, 0.0).sum(0) / number
-        variance = torch.where(kept, log_weight - mean, 0.0).square().sum(0) / (number - 1)
-        return (variance.exp() * size / number - 1) / size
-    weights = (log_weight - finite(log_weight.amax(0))).exp()
-    shares = torch.zeros_like(weights).scatter_add(0, ancestor, weights / weights.sum(0))
-    return (shares - 1 / size).square().sum(0) * size / (size - 1)
