@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from ppl_vae._random import fold, isolated_rng
+from ppl_vae.capture.repeated import Repeated
 from ppl_vae.evidence.flat import Flat
+from ppl_vae.pair.scope import validation
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
@@ -101,6 +104,11 @@ class Path:
     loc: Tensor
     factor: Tensor
 
+    @cached_property
+    def _repeated(self) -> Repeated:
+        """A run of the model for thousands of steps: nobody changes the pair meanwhile."""
+        return Repeated(self._run)
+
     @classmethod
     def of(cls, pair: Pair, rows: Rows, start: Start, seed: int) -> Path:
         """Find location and scale from draws of the start.
@@ -156,8 +164,13 @@ class Path:
 
     def at(self, v: Tensor) -> Point:
         """The two values and their gradients."""
+        v = v.detach()
+        return Point(v, *self._repeated(v))
+
+    def _run(self, v: Tensor) -> list[Tensor]:
         v = v.detach().requires_grad_()
-        with torch.enable_grad():
+        # Without checks of arguments: a step may go where a scale is 0, and is refused for its density there.
+        with validation(False), torch.enable_grad():
             u = self.to_u(v)
             if self.start == "prior":
                 base, slope = self.flat.parts(u)
@@ -169,7 +182,7 @@ class Path:
                 slope = self.flat(u) - base
                 slope_gradient = _gradient(slope, v) + v.detach()
         slope = slope.detach().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
-        return Point(v.detach(), base, slope, base_gradient, slope_gradient)
+        return [base, slope, base_gradient, slope_gradient]
 
     def _log_normal(self, v: Tensor) -> Tensor:
         """The log density of u under the start."""
