@@ -204,15 +204,33 @@ def measure(name: str, seed: int, max_steps: int) -> Run:
 
 
 def go_on(fit: Fit, problem: Problem, steps: int, seed: int) -> None:
-    """The same run, longer; the parameters of the fit are its own."""
-    rate, pair = first_rate(fit), fit.trainer.pair
-    with pair.scope(), pyro.settings.context(module_local_params=False), torch.random.fork_rng():
+    """The same run, longer; the parameters of the fit are its own.
+
+    Nothing is clipped: where a step is thrown so far that it is no number any more, all again at a third of the rate.
+    """
+    tensors = fit.trainer.make.tensors()
+    began = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    rate = first_rate(fit)
+    while not climbed(fit, problem, steps, seed, rate):
+        put(began, tensors)
+        rate /= 3
+
+
+def climbed(fit: Fit, problem: Problem, steps: int, seed: int, rate: float) -> bool:
+    """Climb at a rate; True where all is finite after it."""
+    with fit.trainer.pair.scope(), pyro.settings.context(module_local_params=False), torch.random.fork_rng():
         pyro.set_rng_seed(seed)
         adam = torch.optim.Adam(fit.trainer.make.everything(), lr=rate)
         svi = CompiledSVI(problem.model, problem.guide, adam, problem.loss(), wait=True)
         for stair in range(STAIRS):
             adam.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * stair / STAIRS)) / 2
-            svi.run(problem.data, -(-steps // STAIRS), problem.batch_size or problem.num_rows)
+            try:
+                svi.run(problem.data, -(-steps // STAIRS), problem.batch_size or problem.num_rows)
+            except ValueError:  # a distribution has been given what is no number
+                return False
+            if not all(bool(leaf.isfinite().all()) for leaf in fit.trainer.make.everything()):
+                return False
+    return True
 
 
 def elbo(fit: Fit, problem: Problem) -> float:

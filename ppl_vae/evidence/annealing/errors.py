@@ -46,19 +46,22 @@ def pooled_variance(own: Tensor, log_weight: Tensor | None, most: float) -> Tens
     """The larger of a row's variance and the mean of it and that of all rows, (N,).
 
     By its own few chains alone the row that has missed something would look best. What few chains do not show is a tail
-    to the right: that of all rows' log weights together, each about its own mean, does, and the variance of all is at
-    least that of a mean of weights with this tail. Rows whose own error is too large to be known do not count; of fewer
-    than 10 others nothing is known.
+    to the right: that of all rows' log weights together, each about its own mean, does, and the variance of all is no
+    less than that of a mean of weights with this tail. Rows whose own error is too large to be known count as just too
+    large; where they are most of the rows, the others are the lucky ones, and no error is known. Fewer than 10 rows say
+    nothing of one another.
 
     Args:
         own: of :func:`relative_variance`.
         log_weight: (S, N); None: tails are not asked.
         most: nats, above which an error is not known.
     """
-    known = own.sqrt() <= most
-    if own.dim() != 1 or int(known.sum()) < LEAST_ROWS:
+    if own.dim() != 1 or len(own) < LEAST_ROWS:
         return own
-    of_all = own[known].mean()
+    known = own.sqrt() <= most
+    if int(known.sum()) < len(own) / 2:
+        return torch.full_like(own, math.inf)
+    of_all = torch.where(known, own, most**2).mean()
     if log_weight is not None:
         of_all = torch.maximum(of_all, _of_tail(log_weight[:, known]))
     return torch.maximum(own, (own + of_all) / 2)
