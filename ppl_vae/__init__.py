@@ -13,7 +13,7 @@ from ppl_vae._version import __version__
 
 if TYPE_CHECKING:  # what type checkers and editors read; the table below is what Python reads
     from ppl_vae.diagnostics import to_inference_data
-    from ppl_vae.evidence import Enumeration, ImportanceWeighted, NaiveMonteCarlo
+    from ppl_vae.evidence import Enumeration, ImportanceWeighted, NaiveMonteCarlo, log_predictive
     from ppl_vae.evidence.log_evidence import log_evidence
     from ppl_vae.inference import (
         Alternating,
@@ -74,6 +74,7 @@ _HOME = {
     "load": "ppl_vae.loading",
     # judge: how good is it
     "log_evidence": "ppl_vae.evidence.log_evidence",
+    "log_predictive": "ppl_vae.evidence",
     "ImportanceWeighted": "ppl_vae.evidence",
     "NaiveMonteCarlo": "ppl_vae.evidence",
     "Enumeration": "ppl_vae.evidence",
@@ -130,6 +131,7 @@ __all__ = [
     "fit",
     "load",
     "log_evidence",
+    "log_predictive",
     "to_inference_data",
 ]
 
