@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ppl_vae.capture import Explanation
 from ppl_vae.diagnostics.certificate import Certificate
-from ppl_vae.evidence import Evidence, PredictiveDensity, log_evidence, log_predictive
+from ppl_vae.evidence import Evidence, log_evidence
 from ppl_vae.evidence.measured_elbo import elbo
 from ppl_vae.fit_plots import FitPlots
 from ppl_vae.pair import Pair
@@ -218,17 +218,10 @@ class Fit(Predictions):
     def log_evidence(self, data: Any = None, estimator: Any = None, *, seed: int = 0) -> Evidence:
         """Log p(x) of each datum, without weights: exact where it can be had, else by ``ImportanceWeighted(1000)``.
 
-        With latents that all data share it is one number, log p(rows) **under the prior**, which has not seen the rows
-        of the fit; what the fit says of new rows is :meth:`log_predictive`. See ``evidence.log_evidence``.
+        With latents that all data share it is one number, log p(rows) **under the prior**; what the fit says of rows
+        that it has not seen is :meth:`log_predictive`. See ``evidence.log_evidence``.
         """
         return log_evidence(self.pair, data, estimator, seed=seed)
-
-    def log_predictive(self, data: Any, **options: Any) -> PredictiveDensity:
-        """Log p(x_n | rows of the fit) of each new row, with error; see ``evidence.log_predictive``.
-
-        For latents that all data share, averaged over their posterior.
-        """
-        return log_predictive(self, data, **options)
 
     def to_inference_data(self, data: Any = None, **options: Any) -> Any:
         """The posterior for ArviZ; see ``diagnostics.to_inference_data``."""

@@ -45,10 +45,13 @@ class SharedDraws:
     Attributes:
         draws: values and weights; its ``khat`` judges them.
         given: log p(x_n | w) of these rows at each.
+        at_once: are the weights of all latents, local ones included, since the guide draws them together? Else the
+            estimates of ``given`` are in the weights.
     """
 
     draws: WeightedDraws
     given: Conditional
+    at_once: bool
 
 
 def shared_draws(
@@ -80,7 +83,7 @@ def shared_draws(
         drawn = weighted_draws(pair, rows, num_samples, widths=how.widths, seed=seed, max_elements=how.max_elements)
         values = {name: drawn.values[name] for name in shared_latents(pair)}
         given = given_shared(pair, rows, values, how, seed=fold(seed, "given"))
-        return SharedDraws(_of_shared(drawn, values), given)
+        return SharedDraws(_of_shared(drawn, values), given, bool(local_latents(pair)))
     pair.sites.require_density(who)
     pair.sites.require_whole_plates(who)
     pair.draw(rows, 1)  # says which latents the guide misses
@@ -88,7 +91,7 @@ def shared_draws(
     values, outside, log_q = _drawn(pair, rows, counts, how, fold(seed, "shared"))
     given = given_shared(pair, rows, values, how, seed=fold(seed, "given"))
     log_w, _ = weigh(outside + given.log_p.sum(1), log_q, counts)
-    return SharedDraws(WeightedDraws(values, log_w, resolution=resolution_of(pair)), given)
+    return SharedDraws(WeightedDraws(values, log_w, resolution=resolution_of(pair)), given, False)
 
 
 def _of_shared(drawn: WeightedDraws, values: dict[str, Tensor]) -> WeightedDraws:
