@@ -57,7 +57,7 @@ class JointDensity:
 
     def __repr__(self) -> str:
         error = error_in_words(self.standard_error, ".2g")
-        return f"{self.value:.3f} nats in all (Monte Carlo error {error}, k-hat {self.khat:.2f})"
+        return f"{self.value:.3f} nats (Monte Carlo error {error}, k-hat {self.khat:.2f})"
 
 
 @dataclass(frozen=True, eq=False)
