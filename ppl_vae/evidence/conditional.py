@@ -221,13 +221,13 @@ def _at(pair: Pair, batch: Batch, held: Values, summed: frozenset[str]) -> Tenso
     def mapped(held: Values) -> Tensor:
         with validation(False):  # torch's checks of arguments branch on values, which vmap cannot
             found = torch.vmap(lambda one: score(_shaped(pair, one), None)[0])(dict(held))
-        return found.detach().cpu()
+        return found
 
     if size > 1 and pair.vectorizes(batch):
-        return score(_inward(pair, held), size).cpu()
+        return score(_inward(pair, held), size)
     if size > 2 and _serves(pair, batch, held, score, mapped):
         return mapped(held)
-    return torch.cat([score(_alone(pair, held, s), None) for s in range(size)]).cpu()
+    return torch.cat([score(_alone(pair, held, s), None) for s in range(size)])
 
 
 def _serves(pair: Pair, batch: Batch, held: Values, score: Scores, mapped: Scores) -> bool:
@@ -237,7 +237,7 @@ def _serves(pair: Pair, batch: Batch, held: Values, score: Scores, mapped: Score
         few = {name: value[:2] for name, value in held.items()}
         try:
             together = mapped(few)
-            alone = torch.cat([score(_alone(pair, few, s), None) for s in range(2)]).cpu()
+            alone = torch.cat([score(_alone(pair, few, s), None) for s in range(2)])
         except NOT_UNDER_VMAP as error:
             if is_out_of_memory(error):
                 raise
@@ -248,20 +248,19 @@ def _serves(pair: Pair, batch: Batch, held: Values, score: Scores, mapped: Score
 
 
 def density_inside(run: Execution) -> Tensor:
-    """Log p of all that stands inside the data plate, (S, B) float64."""
+    """Log p of all that stands inside the data plate, (S, B) float64, on the CPU."""
     return _sum([score for score in run.score_model().values() if score.local])
 
 
 def density_outside(run: Execution) -> Tensor:
-    """Log p of all that stands outside of it, (S,) float64."""
+    """Log p of all that stands outside of it, (S,) float64, on the CPU."""
     return _sum([score for score in run.score_model().values() if not score.local])
 
 
 def _sum(scores: Sequence[SiteScore]) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for score in scores:
-        term = score.log_prob.double()
-        total = total.to(term.device) + term
+        total = total + score.log_prob.detach().to("cpu", torch.float64)  # which not every device has
     return total
 
 
@@ -331,7 +330,7 @@ def _drawn(pair: Pair, batch: Batch, held: Values, proposal: _Proposal, which: i
             found = found.expand(size * count, found.shape[-1])
         else:
             found = torch.cat([weights(_alone(pair, copies, s), None) for s in range(size * count)])
-    return found.cpu().unflatten(0, (size, count))
+    return found.unflatten(0, (size, count))
 
 
 def _likelihood(pair: Pair, batch: Batch, held: Values, particles: int | None) -> Tensor:

@@ -119,9 +119,9 @@ def _drawn(
                     found = values_of(pair, run)
                     for name in names:
                         values[name].append(found[name])
-                    outside.append(density_outside(run).cpu())
+                    outside.append(density_outside(run))
                     at = [log_q_at(pair, run, width, local=False) for width in widths[: len(counts)]]
-                    log_q.append(torch.stack(at).cpu())
+                    log_q.append(torch.stack(at))
     return {name: torch.cat(parts) for name, parts in values.items()}, torch.cat(outside), torch.cat(log_q, 1)
 
 
