@@ -220,8 +220,7 @@ def _at(pair: Pair, batch: Batch, held: Values, summed: frozenset[str]) -> Tenso
 
     def mapped(held: Values) -> Tensor:
         with validation(False):  # torch's checks of arguments branch on values, which vmap cannot
-            found = torch.vmap(lambda one: score(_shaped(pair, one), None)[0])(dict(held))
-        return found
+            return torch.vmap(lambda one: score(_shaped(pair, one), None)[0])(dict(held))
 
     if size > 1 and pair.vectorizes(batch):
         return score(_inward(pair, held), size)
