@@ -7,7 +7,8 @@
 One model, written in two ways. The centred posterior is a funnel, which no normal fits: the density goes on rising
 towards tau = 0, and the neck is missed. Non-centred, a normal with full covariance is near, but too narrow: draws with
 weights are right. Where the guide is left out a ladder of guides is tried, up to a flow, whose own draws are right.
-Given tau all else is normal, so log Z and the posterior of tau are had by quadrature, and each way is held to them.
+Given tau all else is normal, so log Z and the posterior of tau are had by quadrature, and each way is held to them;
+so is leave-one-out, log p(y_j | the other schools): of eight rows each moves the posterior, and k-hats are high.
 
 Donald Rubin, "Estimation in parallel randomized experiments", 1981.
 
@@ -31,6 +32,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor
 
 import ppl_vae
+from ppl_vae.evidence import error_in_words
 from ppl_vae.plots.axes import ACCENT, INK, SECOND, quiet
 
 EFFECT = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -70,15 +72,21 @@ class Law:
         return float((self.weight * self.log_tau.exp()).sum())
 
 
-def exact(points: int = 20_001) -> tuple[float, Law]:
+def exact(keep: Tensor | slice = slice(None), points: int = 20_001) -> tuple[float, Law]:
     """Log Z and the posterior of log tau, on a grid: given tau, y ~ N(0, diag(s^2 + tau^2) + 25)."""
     log_tau = torch.linspace(-30.0, 8.0, points, dtype=torch.float64)
-    y, s, tau = EFFECT.double(), ERROR.double(), log_tau.exp()
+    y, s, tau = EFFECT.double()[keep], ERROR.double()[keep], log_tau.exp()
     covariance = torch.diag_embed(s.square() + tau.square().unsqueeze(1)) + 25.0
     likelihood = dist.MultivariateNormal(torch.zeros_like(y), covariance).log_prob(y)
     density = likelihood + dist.HalfCauchy(y.new_tensor(5.0)).log_prob(tau) + log_tau
     log_z = float(density.logsumexp(0) + (log_tau[1] - log_tau[0]).log())
     return log_z, Law(log_tau, density.softmax(0))
+
+
+def left_out() -> float:
+    """The sum of log p(y_j | the other schools) = log Z - log Z of the others."""
+    others = [torch.arange(len(EFFECT)) != j for j in range(len(EFFECT))]
+    return sum(exact()[0] - exact(keep)[0] for keep in others)
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,17 @@ def report(found: dict[str, Found], truth: Law) -> None:
     for name, each in found.items():
         for kind, law in {"the guide's draws": each.plain, "weighted": each.weighted}.items():
             print(f"{name + ': ' + kind:<48}{law.mean():>8.2f}{law.probability(1):>12.3f}")
+
+
+def report_left_out(found: dict[str, Found], draws: int) -> None:
+    """Leave-one-out by weighted draws, beside quadrature."""
+    print(f"\n{'leave-one-out, all schools':<48}{'nats':>18}{'k-hat at most':>16}")
+    print(f"{'quadrature':<48}{left_out():>18.3f}")
+    for name, each in found.items():
+        scored = each.fit.loo((EFFECT, ERROR), num_samples=draws)
+        value = f"{scored.elpd:.3f} ± {error_in_words(scored.standard_error, '.3f')}"
+        believed = "" if scored.reliable.all() else "   not to be believed"
+        print(f"{name:<48}{value:>18}{float(scored.khat.max()):>16.2f}{believed}")
 
 
 def draw(found: dict[str, Found], truth: Law, path: Path) -> None:
@@ -185,6 +204,7 @@ def main() -> None:
         "non-centred, guide left out": fit(non_centred, "auto", draws, **ladder),
     }
     report(found, truth)
+    report_left_out(found, min(draws, 20_000))
     draw(found, truth, options.out / "eight_schools.png")
 
 

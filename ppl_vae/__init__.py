@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ppl_vae._version import __version__
 
 if TYPE_CHECKING:  # what type checkers and editors read; the table below is what Python reads
-    from ppl_vae.diagnostics import to_inference_data
-    from ppl_vae.evidence import Enumeration, ImportanceWeighted, NaiveMonteCarlo
+    from ppl_vae.diagnostics import compare, loo, to_inference_data
+    from ppl_vae.evidence import Enumeration, ImportanceWeighted, NaiveMonteCarlo, log_predictive
     from ppl_vae.evidence.log_evidence import log_evidence
     from ppl_vae.inference import (
         Alternating,
@@ -74,10 +74,13 @@ _HOME = {
     "load": "ppl_vae.loading",
     # judge: how good is it
     "log_evidence": "ppl_vae.evidence.log_evidence",
+    "log_predictive": "ppl_vae.evidence",
     "ImportanceWeighted": "ppl_vae.evidence",
     "NaiveMonteCarlo": "ppl_vae.evidence",
     "Enumeration": "ppl_vae.evidence",
     "to_inference_data": "ppl_vae.diagnostics",
+    "loo": "ppl_vae.diagnostics",
+    "compare": "ppl_vae.diagnostics",
 }
 
 # The rooms, reached as attributes without an import of their own: ``ppl_vae.models.VAE``.
@@ -127,9 +130,12 @@ __all__ = [
     "Stages",
     "VariationalEM",
     "__version__",
+    "compare",
     "fit",
     "load",
     "log_evidence",
+    "log_predictive",
+    "loo",
     "to_inference_data",
 ]
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ppl_vae.evidence import WeightedDraws, weighted_draws
+from ppl_vae.evidence import PredictiveDensity, WeightedDraws, log_predictive, weighted_draws
 from ppl_vae.pair import Pair, imputing, predictive
 from ppl_vae.pair.centers import encode, lines
+
+if TYPE_CHECKING:
+    from ppl_vae.diagnostics import LeaveOneOut
 
 
 class Predictions(ABC):
@@ -46,6 +49,23 @@ class Predictions(ABC):
         """
         rows = self.rows_of_fit() if data is None else data
         return weighted_draws(self.pair, rows, num_samples, seed=seed)
+
+    def log_predictive(self, data: Any, **options: Any) -> PredictiveDensity:
+        """Log p(x_n | rows of the fit) of each of N new rows, with its error; see ``evidence.log_predictive``.
+
+        The average over the posterior of the latents that all data share; without such, ask ``log_evidence``.
+        """
+        return log_predictive(self, data, **options)
+
+    def loo(self, data: Any = None, **options: Any) -> LeaveOneOut:
+        """Log p(x_n | all other rows) of each row of the fit, with k-hats; see ``diagnostics.loo``.
+
+        Args:
+            data: the rows of the fit; by default those at hand.
+        """
+        from ppl_vae.diagnostics import loo
+
+        return loo(self, data, **options)
 
     def codes(self, data: Any, site: str | None = None, *, seed: int = 0) -> Tensor:
         """The most probable class of each discrete latent: (N, M) long; see ``diagnostics.codes``.

@@ -218,7 +218,8 @@ class Fit(Predictions):
     def log_evidence(self, data: Any = None, estimator: Any = None, *, seed: int = 0) -> Evidence:
         """Log p(x) of each datum, without weights: exact where it can be had, else by ``ImportanceWeighted(1000)``.
 
-        See ``evidence.log_evidence``.
+        With latents that all data share it is one number, log p(rows) **under the prior**; what the fit says of rows
+        that it has not seen is :meth:`log_predictive`. See ``evidence.log_evidence``.
         """
         return log_evidence(self.pair, data, estimator, seed=seed)
 

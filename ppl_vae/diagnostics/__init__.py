@@ -9,8 +9,10 @@ from ppl_vae.diagnostics.collapse_watch import CollapseWarning, CollapseWatch
 from ppl_vae.diagnostics.gradients import GradientReport, gradient_report
 from ppl_vae.diagnostics.inference_data import to_inference_data
 from ppl_vae.diagnostics.khat import khat
+from ppl_vae.diagnostics.leave_one_out import LeaveOneOut, loo, pointwise_loo, waic
 from ppl_vae.diagnostics.naive_gradient import NaiveEStep
 from ppl_vae.diagnostics.posterior_table import PosteriorTable, posterior_table
+from ppl_vae.diagnostics.ranking import Ranking, compare
 from ppl_vae.diagnostics.surgery import Surgery, surgery
 from ppl_vae.diagnostics.usage import CodeUsage, class_probabilities, code_usage, codes
 from ppl_vae.diagnostics.verdict import Verdict, verdict
@@ -25,8 +27,10 @@ __all__ = [
     "CollapseWarning",
     "CollapseWatch",
     "GradientReport",
+    "LeaveOneOut",
     "NaiveEStep",
     "PosteriorTable",
+    "Ranking",
     "Surgery",
     "Verdict",
     "active_units",
@@ -36,12 +40,16 @@ __all__ = [
     "cluster_agreement",
     "code_usage",
     "codes",
+    "compare",
     "gradient_report",
     "khat",
     "kl_per_dimension",
+    "loo",
+    "pointwise_loo",
     "posterior_table",
     "surgery",
     "to_inference_data",
     "variational_calibration",
     "verdict",
+    "waic",
 ]

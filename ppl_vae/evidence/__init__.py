@@ -13,6 +13,7 @@ from ppl_vae.evidence.log_evidence import log_evidence
 from ppl_vae.evidence.measured_elbo import elbo
 from ppl_vae.evidence.naive import NaiveMonteCarlo
 from ppl_vae.evidence.pooling import khat_limit
+from ppl_vae.evidence.predictive_density import JointDensity, PredictiveDensity, log_predictive
 from ppl_vae.evidence.psis import psis_weights
 from ppl_vae.evidence.self_normalized import Estimate, MomentErrors, moment_errors
 from ppl_vae.evidence.weighing import weighted_draws
@@ -30,10 +31,12 @@ __all__ = [
     "Evidence",
     "ImportanceWeighted",
     "InferenceGap",
+    "JointDensity",
     "Laplace",
     "MeanEvidence",
     "MomentErrors",
     "NaiveMonteCarlo",
+    "PredictiveDensity",
     "Sandwich",
     "Sequential",
     "WeightedDraws",
@@ -45,6 +48,7 @@ __all__ = [
     "inference_gap",
     "khat_limit",
     "log_evidence",
+    "log_predictive",
     "moment_errors",
     "psis_weights",
     "sandwich",

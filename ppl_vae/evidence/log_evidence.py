@@ -32,6 +32,10 @@ def log_evidence(
 ) -> Evidence:
     """Estimate log p(x) of each datum, with an error bar and a diagnosis of it.
 
+    Latents that all data share are integrated out under their prior: of test rows this is log p(rows) as if the fit had
+    seen none, one number for all. What the fit says of them, log p(test | rows of the fit), is
+    :func:`~ppl_vae.evidence.log_predictive`; of a pair without such latents the two are one.
+
     It is that of the model without weights (``poutine.scale``); where there are some, a warning says so, once a pair.
 
     Args:

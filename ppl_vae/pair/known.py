@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from ppl_vae.pair.pair import Pair
 
 
-def require_known_rows(pair: Pair, rows: Source) -> None:
-    """Raise ValueError for rows that the pair cannot be of.
+def require_known_rows(pair: Pair, rows: Source, *, of_guide: bool = True) -> None:
+    """Raise ValueError for rows that the pair cannot be of; those that the model alone looks at may be any number.
 
     Tables and images keep their last axis; a length before it (of a sequence, say) may change.
     """
-    if rows.index is None and len(rows) != pair.num_rows and pair.takes("index"):
+    if of_guide and rows.index is None and len(rows) != pair.num_rows and pair.takes("index"):
         raise ValueError(
             f"{type(pair.guide).__name__}: a free posterior exists only for the {pair.num_rows} rows that it was "
             f"fitted to (its signature names index), got {len(rows)} other rows"

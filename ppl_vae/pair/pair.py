@@ -198,8 +198,10 @@ class Pair:
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
-    def rows(self, data: Any, *, name: str = "data") -> Source:
+    def rows(self, data: Any, *, name: str = "data", of_guide: bool = True) -> Source:
         """The data as rows that come to the pair's device, in its precision; errors call them ``name``.
+
+        ``of_guide=False``: the guide may have no posterior for them, since the model alone will look at them.
 
         Raises:
             ValueError: a guide with a posterior for each row (one that names ``index``) gets other rows than it knows.
@@ -207,7 +209,7 @@ class Pair:
         source = source_of(data, name=name, dtype=self.dtype).to(device=self.device, dtype=self.dtype)
         rows = rows_in(self, data, source)
         if self.initialized:
-            require_known_rows(self, rows)
+            require_known_rows(self, rows, of_guide=of_guide)
         return rows
 
     def as_batch(self, data: Any) -> Batch:

@@ -5,6 +5,7 @@ from ppl_vae.plots.calibration_curves import calibration_curves
 from ppl_vae.plots.code_bars import code_bars
 from ppl_vae.plots.columns import columns
 from ppl_vae.plots.curves import history
+from ppl_vae.plots.difference_bars import difference_bars
 from ppl_vae.plots.gap_bars import gap_bars
 from ppl_vae.plots.gradient_noise import gradient_noise
 from ppl_vae.plots.images import images, reconstructions
@@ -20,6 +21,7 @@ __all__ = [
     "calibration_curves",
     "code_bars",
     "columns",
+    "difference_bars",
     "gap_bars",
     "gradient_noise",
     "history",

@@ -123,6 +123,7 @@ FIGURES = {
     "code_bars, four latents": lambda ax: plots.code_bars(usage(4), ax=ax),
     "gradient_noise": lambda ax: plots.gradient_noise(report(), ax=ax),
     "khat_points": lambda ax: plots.khat_points([0.1, 0.9, math.inf, math.nan], ax=ax),
+    "difference_bars": lambda ax: plots.difference_bars([0.0, -1.0, -9.0], [0.0, 2.0, math.nan], names="abc", ax=ax),
 }
 
 
@@ -200,6 +201,11 @@ MISTAKES = {
         lambda: plots.khat_points([math.nan]),
         ValueError,
         "at least one k-hat is required, got none",
+    ),
+    "difference_bars": (
+        lambda: plots.difference_bars([0.0, -1.0], [0.0], names=["a", "b"]),
+        ValueError,
+        "got 2 differences, 1 errors, 2 names",
     ),
 }
 
@@ -281,6 +287,23 @@ def test_khat_points_marks_what_is_above_the_limit(given):
     good, bad = given.collections
     assert (len(good.get_offsets()), len(bad.get_offsets())) == (2, 2)
     assert {line.get_ydata()[0] for line in given.lines} == {0.7}
+
+
+def test_khat_points_have_the_limit_that_fewer_draws_allow(given):
+    plots.khat_points([0.1, 0.6, 0.65], limit=0.62, ax=given)
+    good, bad = given.collections
+    assert (len(good.get_offsets()), len(bad.get_offsets())) == (2, 1)
+    assert {line.get_ydata()[0] for line in given.lines} == {0.62}
+
+
+def test_difference_bars_have_the_best_on_top_and_two_errors_to_either_side(given):
+    plots.difference_bars([0.0, -1.0, -9.0], [0.0, 2.0, 1.5], names=["a", "b", "c"], ax=given)
+    assert [tick.get_text() for tick in given.get_yticklabels()] == ["a", "b", "c"]
+    assert list(given.get_yticks()) == [2, 1, 0]
+    near, clear = given.containers
+    (bars,) = near[2]
+    assert [tuple(segment[:, 0]) for segment in bars.get_segments()] == [(0.0, 0.0), (-5.0, 3.0)]
+    assert list(clear[0].get_xdata()) == [-9.0]
 
 
 def test_no_two_classes_share_a_colour():
