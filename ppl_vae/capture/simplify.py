@@ -7,26 +7,15 @@ from typing import Any
 import torch
 from torch import fx
 
+from ppl_vae import _private as private
+
 aten = torch.ops.aten
 
 _UNARY = {
-    aten.log.default,
-    aten.exp.default,
-    aten.neg.default,
-    aten.sqrt.default,
-    aten.rsqrt.default,
-    aten.reciprocal.default,
-    aten.square.default,
-    aten.log1p.default,
-    aten.sigmoid.default,
-    aten.softplus.default,
-    aten.pow.Tensor_Scalar,
-    aten.mul.Tensor,
-    aten.add.Tensor,
-    aten.sub.Tensor,
-    aten.div.Tensor,
-    aten._to_copy.default,
+    f"aten.{name}.default" for name in ("exp", "log", "log1p", "neg", "reciprocal", "rsqrt", "sigmoid", "softplus")
 }
+_UNARY |= {f"aten.{name}.default" for name in ("sqrt", "square", "_to_copy")}
+_UNARY |= {f"aten.{name}.Tensor" for name in ("add", "div", "mul", "sub")} | {"aten.pow.Tensor_Scalar"}
 """Operations that treat each number by itself, given one tensor and numbers."""
 
 
@@ -43,7 +32,7 @@ def _narrowed(graph: fx.Graph) -> bool:
     changed = False
     for node in list(graph.nodes):
         source = node.args[0] if node.args else None
-        if node.op != "call_function" or node.target not in _UNARY or not _is_expanded(source):
+        if node.op != "call_function" or str(node.target) not in _UNARY or not _is_expanded(source):
             continue
         if any(isinstance(arg, fx.Node) for arg in (*node.args[1:], *node.kwargs.values())):
             continue
@@ -68,6 +57,6 @@ def _draws_or_changes(node: fx.Node) -> bool:
     if node.op in ("placeholder", "output"):
         return True
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, private.OpOverload):
         return node.op == "call_function" and node.is_impure()
-    return torch.Tag.nondeterministic_seeded in target.tags or target._schema.is_mutable
+    return torch.Tag.nondeterministic_seeded in target.tags or private.is_mutable(target)
