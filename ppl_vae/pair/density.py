@@ -5,7 +5,7 @@ r"""The density of the model as a differentiable function of unconstrained laten
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from ppl_vae._random import isolated_rng
+from ppl_vae.pair.checks import is_out_of_memory
 from ppl_vae.pair.execution import Execution
+from ppl_vae.pair.fixed_noise import NOT_UNDER_VMAP
 from ppl_vae.pair.handlers import Constrain
 from ppl_vae.pair.particles import inward, of_unconstrained, without_particles
+from ppl_vae.pair.scope import validation
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Batch
@@ -80,6 +83,9 @@ class LogDensity:
         if not self.joint:
             return local
         return self._global_prior + _tempered(self._global_likelihood, power) + local.sum(-1)
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self._global_prior, self._local_prior, self._global_likelihood, self._local_likelihood
 
     def parts(self) -> tuple[Tensor, Tensor]:
         """Log p(u) and log p(x | u), each of the shape of :meth:`total`."""
@@ -148,26 +154,51 @@ class Density:
         with scope(), isolated_rng(0, scope.device), scope.mode(training=False):
             if self._vectorizes is None:
                 self._vectorizes = self.pair.vectorizes(self.batch)
-            return self._at_once(u) if self._vectorizes else self._one_by_one(u)
+            if self._vectorizes:
+                return self._at_once(u)
+            size = len(next(iter(u.values()))) if u else 1
+            return self._mapped(u) if size > 1 and self._serves(u) else self._one_by_one(u)
 
     def _at_once(self, u: Mapping[str, Tensor]) -> LogDensity:
         size = len(next(iter(u.values()))) if u else 1
         return self._run({name: inward(v, self._site(name, v), self.pair.layout) for name, v in u.items()}, size)
 
+    def _mapped(self, u: Mapping[str, Tensor]) -> LogDensity:
+        """Runs of one point each, made one by ``torch.vmap``: for a model that has no room for a plate of points."""
+        seen: list[LogDensity] = []
+
+        def one(u: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+            seen.append(self._alone(u))
+            return seen[-1]._parts()
+
+        with validation(False):  # torch's checks of arguments branch on values, which vmap cannot
+            found = torch.vmap(one, randomness="same")(dict(u))
+        return _of_parts([part.squeeze(1) for part in found], seen[0])
+
+    def _serves(self, u: Mapping[str, Tensor]) -> bool:
+        """Are mapped points what points one by one are? Asked once for each shape of data."""
+
+        def agrees() -> bool:
+            few = {name: value[:2].detach() for name, value in u.items()}
+            try:
+                pairs = zip(self._mapped(few)._parts(), self._one_by_one(few)._parts(), strict=True)
+                return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True) for a, b in pairs)
+            except NOT_UNDER_VMAP as error:
+                if is_out_of_memory(error):
+                    raise
+                return False
+
+        return bool(self.pair.runner.checked("mapped density", self.batch, lambda runs, batch: agrees()))
+
+    def _alone(self, u: Mapping[str, Tensor]) -> LogDensity:
+        layout = self.pair.layout
+        return self._run({n: without_particles(v, self._site(n, v.unsqueeze(0)), layout) for n, v in u.items()}, None)
+
     def _one_by_one(self, u: Mapping[str, Tensor]) -> LogDensity:
-        layout, size = self.pair.layout, len(next(iter(u.values()))) if u else 1
-        parts = [
-            self._run({n: without_particles(v[s], self._site(n, v), layout) for n, v in u.items()}, None)
-            for s in range(size)
-        ]
-        return LogDensity(
-            torch.cat([part._global_prior for part in parts]),
-            torch.cat([part._local_prior for part in parts]),
-            torch.cat([part._global_likelihood for part in parts]),
-            torch.cat([part._local_likelihood for part in parts]),
-            parts[0].tied,
-            parts[0].joint,
-        )
+        size = len(next(iter(u.values()))) if u else 1
+        parts = [self._alone({name: value[s] for name, value in u.items()}) for s in range(size)]
+        columns = zip(*(part._parts() for part in parts), strict=True)
+        return _of_parts([torch.cat(column) for column in columns], parts[0])
 
     def _site(self, name: str, u: Tensor) -> Any:
         return of_unconstrained(self.pair.latents[name], u)
@@ -205,3 +236,8 @@ def tied_sites(run: Execution) -> tuple[str, ...]:
         if priors and any(part.scores[n].observed for n in part.names):
             return tuple(n for n in part.names if n not in part.latents)
     return ()
+
+
+def _of_parts(parts: Sequence[Tensor], like: LogDensity) -> LogDensity:
+    prior, local_prior, likelihood, local_likelihood = parts
+    return LogDensity(prior, local_prior, likelihood, local_likelihood, like.tied, like.joint)

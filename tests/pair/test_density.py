@@ -9,11 +9,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs import CASES, data_for
+from pyro.infer.autoguide import AutoNormal
 from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 
 from ppl_vae import Pair
 from ppl_vae.data import Batch
+from ppl_vae.pair import Density
 
 MARK = {"enumerate": "parallel"}
 DISCRETE = ("drawn codes", "relaxed codes", "mixed latents")
@@ -294,3 +296,36 @@ def test_a_support_that_depends_on_data_is_that_of_the_run():
     z = X - 0.5
     expected = dist.Normal(z, 1.0).log_prob(X) + torch.tensor(0.25).log()  # the slope of a sigmoid at 0
     torch.testing.assert_close(pair.density(X)(u).total()[0], expected, rtol=1e-6, atol=1e-6)
+
+
+def by_product(x, y):
+    """A model that leaves no room for a plate of points."""
+    w = pyro.sample("w", dist.Normal(torch.zeros(2, dtype=x.dtype), 1.0).to_event(1))
+    scale = pyro.sample("scale", dist.LogNormal(x.new_zeros(()), 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(x @ w, scale), obs=y)
+
+
+def test_points_of_a_model_without_room_are_mapped(monkeypatch):
+    source = torch.Generator().manual_seed(0)
+    x, y = torch.randn(20, 2, generator=source).double(), torch.randn(20, generator=source).double()
+    pair = Pair(by_product, AutoNormal(by_product), dtype=torch.float64).initialize((x, y))
+    assert not pair.vectorizes(pair.as_batch((x, y)))
+    u = {"w": torch.randn(5, 2, generator=source).double(), "scale": torch.randn(5, generator=source).double()}
+    runs = []
+    monkeypatch.setattr(
+        Density, "_one_by_one", lambda self, u, plain=Density._one_by_one: runs.append(1) or plain(self, u)
+    )
+    density = pair.density((x, y))
+    leaves = {name: value.clone().requires_grad_() for name, value in u.items()}
+    found = density(leaves)
+    found.total(0.5).sum().backward()
+    assert len(runs) == 1  # to see that mapped points are the same
+    for s in range(5):
+        scale = u["scale"][s].exp()
+        prior = dist.Normal(0.0, 1.0).log_prob(u["w"][s]).sum() + dist.Normal(0.0, 1.0).log_prob(u["scale"][s])
+        torch.testing.assert_close(found.global_prior[s], prior)
+        torch.testing.assert_close(found.likelihood[s], dist.Normal(x @ u["w"][s], scale).log_prob(y))
+    residual = y - u["w"] @ x.T
+    gradient = 0.5 * (residual.unsqueeze(-1) * x).sum(1) / (2 * u["scale"]).exp().unsqueeze(-1) - u["w"]
+    torch.testing.assert_close(leaves["w"].grad, gradient)
