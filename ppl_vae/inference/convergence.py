@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from ppl_vae._random import fold
-from ppl_vae.inference.common_noise import gain, measured
+from ppl_vae.inference.common_noise import Gain, gain, measured
 from ppl_vae.inference.look import RATES, TRIED_FIRST, Look, doubling, left_to_gain, next_rate
 from ppl_vae.objectives import Objective
 from ppl_vae.training.callbacks import Callback
@@ -58,6 +58,8 @@ class Convergence(Callback):
         searches: are rates tried? Else the optimizer's own is that of the first phase.
         objective: what is measured, where it is not the step's own (the same with more draws).
         is_settled: are objective and schedule, at this step, what they will be from then on?
+        has_plateaus: may the way have some, as that of networks has? Then the slope within a window counts too. The
+            walk of a few parameters about their mean looks like one.
 
     Sources: Welandawe, Andersen, Vehtari, Huggins, "A Framework for Improving the Reliability of Black-box Variational
     Inference", 2024; Dhaka, Catalina, Andersen, Magnusson, Huggins, Vehtari, "Robust, Accurate Stochastic Optimization
@@ -74,8 +76,9 @@ class Convergence(Callback):
         searches: bool = True,
         is_settled: Callable[[int], bool] = lambda step: True,
         objective: Objective | None = None,
+        has_plateaus: bool = False,
     ) -> None:
-        self.objective = objective
+        self.objective, self.has_plateaus = objective, has_plateaus
         self.tol, self.seed, self.searches, self.is_settled = tol, fold(seed, "convergence"), searches, is_settled
         self._forget()
 
@@ -234,11 +237,13 @@ class Convergence(Callback):
         *others, first, second, whole = self._measured(run, settings)
         trend = trend_of(window.objective())
         on_the_way = others[len(before) :]
+        drift, monte_carlo = gain(first, second), gain((first + second) / 2, whole).value
+        remaining = self._remaining([mile["time"] for mile in miles], [*on_the_way, whole])
         return Look(
-            drift=gain(first, second),
-            monte_carlo=gain((first + second) / 2, whole).value,
+            drift=drift,
+            monte_carlo=monte_carlo,
             progress=gain(others[0], whole) if before else None,
-            remaining=self._remaining([mile["time"] for mile in miles], [*on_the_way, whole]),
+            remaining=max(remaining, self._ahead(drift, monte_carlo) if self.has_plateaus else 0.0),
             rises=trend is not None and trend.is_up,
             rhat=float(np.quantile(split_rhat(window.path()), 0.9)),
             tol=self.tol,
@@ -253,6 +258,16 @@ class Convergence(Callback):
         ways = zip(pairwise(objectives), pairwise([*times, self._middle]), strict=True)
         *before, last = [None, *(doubling(gain(*ends), *when) for ends, when in ways)]
         return math.inf if last is None else left_to_gain(last, before[-1])
+
+    def _ahead(self, drift: Gain, monte_carlo: float) -> float:
+        """What is left to gain, by the slope within the window, where that is more than a walk about a mean makes.
+
+        Earlier answers may lie on a plateau that this window has left.
+        """
+        if drift.value <= max(2 * drift.standard_error, 2 * monte_carlo):
+            return 0.0
+        quarter = self.factor * self.window.length / 4
+        return left_to_gain(doubling(drift, self.time - 3 * quarter, self.time - quarter), None)
 
     def _measured(self, run: Trainer, settings: list[Any], *, tol: float | None = None) -> list[np.ndarray]:
         tol = self.tol / 5 if tol is None else tol

@@ -74,6 +74,7 @@ def convergence(
         searches=searches,
         is_settled=settles(objective, schedule, pair.modules()),
         objective=with_more_draws(objective, pair, batch),
+        has_plateaus=not in_all,
     )
     return [rule], {"epochs": None, "steps": MAX_STEPS if max_steps is None else max_steps}
 

@@ -207,3 +207,13 @@ def _plain(tree):
     if isinstance(tree, list | tuple):
         return [_plain(value) for value in tree]
     return tree.tolist() if isinstance(tree, torch.Tensor) else tree
+
+
+def test_a_window_that_has_left_a_plateau_has_something_ahead():
+    rule = Convergence(0.02, has_plateaus=True)
+    rule.factor, rule.time, rule.window.length = 2.0, 1000.0, 50
+    ahead = rule._ahead(Gain(0.003, 0.0001), 0.0005)
+    # From time 925 to 975 it has gained 0.003; at this pace, as 1 / time, a doubling brings 925 / 50 times as much.
+    assert ahead == pytest.approx(0.003 * 925 / 50 * 1.5, rel=0.05)
+    assert rule._ahead(Gain(0.003, 0.0001), 0.002) == 0.0  # a walk about a mean makes as much
+    assert rule._ahead(Gain(0.003, 0.002), 0.0) == 0.0
