@@ -8,44 +8,12 @@ import pytest
 import schools
 import torch
 from linear_gaussian import LinearGaussian
-from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
-from sklearn.datasets import load_diabetes
+from pyro.infer.autoguide import AutoMultivariateNormal
 
 from ppl_vae.evidence import HMC, Bridge, log_evidence
 from ppl_vae.evidence.annealing.bridge import bridged, rhat
 from ppl_vae.models import Energy
 from ppl_vae.pair import Pair
-
-
-def test_eight_schools():
-    pair = Pair(schools.non_centred, AutoNormal(schools.non_centred), dtype=torch.float64)
-    found = log_evidence(pair, schools.DATA, Bridge(4096, warmup=100))
-    assert found.bound == "estimate"
-    assert bool(found.reliable)
-    assert abs(float(found.value) - schools.LOG_Z) < 4.5 * float(found.standard_error)
-    assert float(found.standard_error) < 0.03
-
-
-def test_the_evidence_of_a_regression():
-    """log p(y) of a conjugate regression, by its closed form."""
-    x, y = (torch.from_numpy(part) for part in load_diabetes(return_X_y=True))
-    x, y = (x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std()
-
-    def model(x, y):
-        w = pyro.sample("w", dist.Normal(x.new_zeros(10), 0.1**0.5).to_event(1))
-        with pyro.plate("data", len(x)):
-            pyro.sample("y", dist.Normal((x * w).sum(-1), 0.7), obs=y)
-
-    covariance = 0.1 * x @ x.T + 0.49 * torch.eye(len(x), dtype=x.dtype)
-    truth = dist.MultivariateNormal(torch.zeros_like(y), covariance).log_prob(y)
-    posterior = torch.linalg.inv(x.T @ x / 0.49 + 10 * torch.eye(10, dtype=x.dtype))
-
-    def guide(x, y):
-        pyro.sample("w", dist.MultivariateNormal(posterior @ x.T @ y / 0.49, posterior))
-
-    found = log_evidence(Pair(model, guide, dtype=torch.float64), (x, y), Bridge(4096, warmup=60))
-    assert abs(float(found.value - truth)) < 4.5 * float(found.standard_error)
-    assert float(found.standard_error) < 0.015
 
 
 def test_latents_of_each_row():
@@ -115,7 +83,7 @@ def test_numbers_out_of_range():
     assert repr(Bridge(4000, kernel=HMC(3))) == "Bridge(4000)"
 
 
-def test_a_guide_of_all_correlations_is_no_better_a_start():
+def test_a_seed_decides_all():
     pair = Pair(schools.non_centred, AutoMultivariateNormal(schools.non_centred), dtype=torch.float64)
-    first, again = (log_evidence(pair, schools.DATA, Bridge(512, warmup=30), seed=2) for _ in range(2))
+    first, again = (log_evidence(pair, schools.DATA, Bridge(128, warmup=5), seed=2) for _ in range(2))
     assert torch.equal(first.value, again.value)

@@ -113,7 +113,9 @@ def test_the_ring(estimator):
     assert agrees(log_evidence(Pair(Energy(ring, shape=2), guide), None, estimator), 1.87750163, 0.06)
 
 
-@pytest.mark.parametrize(("variance", "truth"), [(1.0, -496.599190), (0.1, -487.572671)])
+@pytest.mark.parametrize(
+    ("variance", "truth"), [(1.0, -496.599190), pytest.param(0.1, -487.572671, marks=pytest.mark.slow)]
+)
 def test_a_regression_whose_evidence_has_a_closed_form(variance, truth):
     x, y = (torch.from_numpy(part) for part in load_diabetes(return_X_y=True))
     x, y = (x - x.mean(0)) / x.std(0, correction=0), (y - y.mean()) / y.std(correction=0)
@@ -124,7 +126,7 @@ def test_a_regression_whose_evidence_has_a_closed_form(variance, truth):
             pyro.sample("y", dist.Normal(x @ w, 0.5**0.5), obs=y)
 
     fit = ppl_vae.fit(model, AutoMultivariateNormal(model), (x, y), progress=False)
-    for estimator, error in ((ImportanceWeighted(4000), 0.01), (Laplace(1000), 1e-6), (Bridge(2048), 0.04)):
+    for estimator, error in ((ImportanceWeighted(4000), 0.01), (Laplace(1000), 1e-6), (Bridge(1024), 0.06)):
         assert agrees(log_evidence(fit, (x, y), estimator), truth, error), estimator
-    found = log_evidence(fit, (x, y), Sequential(250, 500))
-    assert agrees(found, truth, 0.2)
+    if variance == 0.1:
+        assert agrees(log_evidence(fit, (x, y), Sequential(250, 500)), truth, 0.2)

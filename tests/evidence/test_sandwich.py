@@ -30,7 +30,7 @@ def test_both_sides_of_simulated_data_are_bounds():
 
 def test_a_guide_that_is_off_moves_neither_side():
     known = LinearGaussian()
-    x = known.data(300)
+    x = known.data(200)
     found = sandwich(known.pair(shift=0.5, widen=0.5), x, FEW)
     truth = known.log_marginal(x)
     assert found.upper.bound == "estimate"
@@ -84,7 +84,7 @@ def test_what_the_model_makes_of_its_argument_must_be_said_backwards():
 
 def test_latents_that_all_data_share_are_one_datum():
     pair = Pair(schools.non_centred, AutoNormal(schools.non_centred), dtype=torch.float64)
-    found = sandwich(pair, schools.DATA, Annealed(150, 64))
+    found = sandwich(pair, schools.DATA, Annealed(100, 32))
     assert found.gap.shape == ()
     assert found.lower.reliable
     assert abs(float(found.lower.value) - schools.LOG_Z) < 4.5 * float(found.lower.standard_error)

@@ -50,7 +50,10 @@ def fitted(*, seed=0, optimizer=torch.optim.Adam, model=regression, **options):
     return em.fit((X, Y), seed=seed, progress=False, **options)
 
 
-@pytest.mark.parametrize(("optimizer", "most"), [(torch.optim.Adam, 5000), (torch.optim.SGD, 20_000)])
+@pytest.mark.parametrize(
+    ("optimizer", "most"),
+    [(torch.optim.Adam, 5000), pytest.param(torch.optim.SGD, 20_000, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_it_ends_by_itself_within_a_tenth_of_a_nat(seed, optimizer, most):
     fit = fitted(seed=seed, optimizer=optimizer)
