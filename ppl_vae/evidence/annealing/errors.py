@@ -14,6 +14,8 @@ __all__ = ["pooled_variance", "relative_variance"]
 
 LEFT_BEHIND = 10.0
 """Nats below the log of the mean weight."""
+HEAVY = 4.0
+"""A tail that makes the variance so many times that of normal log weights of the same spread."""
 
 
 def relative_variance(log_weight: Tensor, ancestor: Tensor | None) -> Tensor:
@@ -48,8 +50,9 @@ def pooled_variance(own: Tensor, log_weight: Tensor | None, most: float) -> Tens
     By its own few chains alone the row that has missed something would look best. What few chains do not show is a tail
     to the right: that of all rows' log weights together, each about its own mean, does, and the variance of all is no
     less than that of a mean of weights with this tail. Rows whose own error is too large to be known count as just too
-    large; where they are most of the rows, the others are the lucky ones, and no error is known. Fewer than 10 rows say
-    nothing of one another.
+    large; where they are most of the rows, the others are the lucky ones, and no error is known. Nor is it where the
+    tail makes far more of the variance than the spread of the rows does: then it has not been seen to its end. Fewer
+    than 10 rows say nothing of one another.
 
     Args:
         own: of :func:`relative_variance`.
@@ -63,7 +66,10 @@ def pooled_variance(own: Tensor, log_weight: Tensor | None, most: float) -> Tens
         return torch.full_like(own, math.inf)
     of_all = torch.where(known, own, most**2).mean()
     if log_weight is not None:
-        of_all = torch.maximum(of_all, _of_tail(log_weight[:, known]))
+        of_tail = _of_tail(log_weight[:, known])
+        if of_tail > HEAVY * of_all:
+            return torch.full_like(own, math.inf)
+        of_all = torch.maximum(of_all, of_tail)
     return torch.maximum(own, (own + of_all) / 2)
 
 
