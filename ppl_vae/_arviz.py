@@ -16,6 +16,7 @@ import numpy as np
 
 __all__ = [
     "add_group",
+    "chain_statistics",
     "compacted",
     "from_netcdf",
     "group_names",
@@ -133,6 +134,41 @@ def to_netcdf(idata: Any, path: str | PathLike[str]) -> None:
 def from_netcdf(path: str | PathLike[str]) -> Any:
     """Read what :func:`to_netcdf` wrote."""
     return arviz().from_netcdf(str(path))
+
+
+# -- Chains --------------------------------------------------------------------------------------------------
+
+
+def chain_statistics(draws: np.ndarray, probabilities: Sequence[float]) -> dict[str, np.ndarray]:
+    """What the draws of chains say of themselves, entry by entry.
+
+    Args:
+        draws: (chains, draws, D), at least four draws a chain.
+        probabilities: of the quantiles whose errors are asked for.
+
+    Returns:
+        ``rhat``, ``ess_bulk``, ``ess_tail``, and the Monte Carlo errors ``mcse_mean``, ``mcse_sd``, each (D,), and
+        ``mcse_quantile``, (Q, D).
+
+    Aki Vehtari, Andrew Gelman, Daniel Simpson, Bob Carpenter, Paul-Christian Bürkner: "Rank-normalization, folding, and
+    localization: an improved R-hat for assessing convergence of MCMC", 2021.
+    """
+    module = arviz()
+    dataset = module.convert_to_dataset({"draws": draws})
+
+    def found(statistic: str, **options: Any) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):  # of entries that are constant
+            return np.asarray(getattr(module, statistic)(dataset, **options)["draws"].values, dtype=np.float64)
+
+    errors = [found("mcse", method="quantile", prob=float(p)) for p in probabilities]
+    return {
+        "rhat": found("rhat"),
+        "ess_bulk": found("ess", method="bulk"),
+        "ess_tail": found("ess", method="tail"),
+        "mcse_mean": found("mcse", method="mean"),
+        "mcse_sd": found("mcse", method="sd"),
+        "mcse_quantile": np.stack(errors),
+    }
 
 
 # -- Plots ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from ppl_vae.diagnostics.leave_one_out import LeaveOneOut, loo, pointwise_loo, w
 from ppl_vae.diagnostics.naive_gradient import NaiveEStep
 from ppl_vae.diagnostics.posterior_table import PosteriorTable, posterior_table
 from ppl_vae.diagnostics.ranking import Ranking, compare
+from ppl_vae.diagnostics.reference import Reference, reference
 from ppl_vae.diagnostics.surgery import Surgery, surgery
 from ppl_vae.diagnostics.usage import CodeUsage, class_probabilities, code_usage, codes
 from ppl_vae.diagnostics.verdict import Verdict, verdict
@@ -31,6 +32,7 @@ __all__ = [
     "NaiveEStep",
     "PosteriorTable",
     "Ranking",
+    "Reference",
     "Surgery",
     "Verdict",
     "active_units",
@@ -47,6 +49,7 @@ __all__ = [
     "loo",
     "pointwise_loo",
     "posterior_table",
+    "reference",
     "surgery",
     "to_inference_data",
     "variational_calibration",

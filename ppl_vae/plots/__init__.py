@@ -13,6 +13,7 @@ from ppl_vae.plots.khat_points import khat_points
 from ppl_vae.plots.kl_bars import kl_bars
 from ppl_vae.plots.latent import latent
 from ppl_vae.plots.log_p_points import log_p_points
+from ppl_vae.plots.reference_intervals import reference_intervals
 from ppl_vae.plots.sandwich_points import sandwich_points
 from ppl_vae.plots.surgery_bars import surgery_bars
 
@@ -31,6 +32,7 @@ __all__ = [
     "latent",
     "log_p_points",
     "reconstructions",
+    "reference_intervals",
     "sandwich_points",
     "surgery_bars",
 ]
