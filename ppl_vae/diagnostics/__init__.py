@@ -12,6 +12,7 @@ from ppl_vae.diagnostics.khat import khat
 from ppl_vae.diagnostics.leave_one_out import LeaveOneOut, loo, pointwise_loo, waic
 from ppl_vae.diagnostics.naive_gradient import NaiveEStep
 from ppl_vae.diagnostics.posterior_table import PosteriorTable, posterior_table
+from ppl_vae.diagnostics.predictive_check import PredictiveCheck, predictive_check
 from ppl_vae.diagnostics.ranking import Ranking, compare
 from ppl_vae.diagnostics.reference import Reference, reference
 from ppl_vae.diagnostics.surgery import Surgery, surgery
@@ -31,6 +32,7 @@ __all__ = [
     "LeaveOneOut",
     "NaiveEStep",
     "PosteriorTable",
+    "PredictiveCheck",
     "Ranking",
     "Reference",
     "Surgery",
@@ -49,6 +51,7 @@ __all__ = [
     "loo",
     "pointwise_loo",
     "posterior_table",
+    "predictive_check",
     "reference",
     "surgery",
     "to_inference_data",

@@ -2,6 +2,7 @@
 
 from ppl_vae.plots.aggregate_posterior import aggregate_posterior
 from ppl_vae.plots.calibration_curves import calibration_curves
+from ppl_vae.plots.check_histograms import check_histograms
 from ppl_vae.plots.code_bars import code_bars
 from ppl_vae.plots.columns import columns
 from ppl_vae.plots.curves import history
@@ -20,6 +21,7 @@ from ppl_vae.plots.surgery_bars import surgery_bars
 __all__ = [
     "aggregate_posterior",
     "calibration_curves",
+    "check_histograms",
     "code_bars",
     "columns",
     "difference_bars",

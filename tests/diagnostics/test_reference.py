@@ -257,12 +257,12 @@ def test_a_point_has_no_weights():
 @pytest.mark.slow
 def test_centred_eight_schools_diverge_and_non_centred_ones_do_not():
     centred = Pair(schools.centred, AutoMultivariateNormal(schools.centred), dtype=DOUBLE)
-    found = reference(centred, schools.DATA, num_samples=500, warmup=300)
+    found = reference(centred, schools.DATA, num_samples=300, warmup=200)
     assert int(found.diverging.sum()) > 0 and not found.trusted
     assert "transitions diverged" in repr(found) and "non-centred" in repr(found)
 
     pair = Pair(schools.non_centred, AutoMultivariateNormal(schools.non_centred), dtype=DOUBLE)
-    found = reference(pair, schools.DATA, num_samples=1000, warmup=500, target_accept=0.95)
+    found = reference(pair, schools.DATA, num_samples=700, warmup=400, target_accept=0.9)
     assert found.trusted
     for place, truth in enumerate(by_quadrature()):
         assert abs(float(found.nuts.mean[place]) - truth) < 4.5 * float(found.nuts.mean_error[place])
