@@ -55,7 +55,7 @@ def reference(
     nothing to do with it; so where a guide has missed a mode, R-hat may tell. Beside the guide's plain draws stand its
     weighted ones: did weighing mend it?
 
-    Gradients are taken one after the other, tens of them a transition: about a minute for ten latents and the defaults.
+    Gradients are taken one after the other, tens of them a transition: for ten latents a minute or two.
     The chains are run one after the other in this process, and hold the lock of pairs.
 
     Args:

@@ -89,7 +89,7 @@ class Reference:
         if lost:
             yield (
                 f"{lost} of {total} transitions diverged: there are places that the chains do not go into (the neck of "
-                "a funnel); write the model non-centred, or raise target_accept"
+                "a funnel); raise target_accept, or write the model non-centred"
             )
         varies = self.nuts.sd > 0
         ess = torch.minimum(self.chains.ess_bulk, self.chains.ess_tail).nan_to_num(0.0).where(varies, torch.inf)
