@@ -7,21 +7,23 @@ nested dictionary in 1.x; ``plot_ppc`` has another name. PSIS differs in its num
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 __all__ = [
     "add_group",
+    "chain_statistics",
     "compacted",
     "from_netcdf",
     "group_names",
     "inference_data",
     "note",
     "plot_ppc",
+    "plot_test_quantities",
     "to_netcdf",
 ]
 
@@ -135,25 +137,104 @@ def from_netcdf(path: str | PathLike[str]) -> Any:
     return arviz().from_netcdf(str(path))
 
 
+# -- Chains --------------------------------------------------------------------------------------------------
+
+
+def chain_statistics(draws: np.ndarray, probabilities: Sequence[float]) -> dict[str, np.ndarray]:
+    """What the draws of chains say of themselves, entry by entry.
+
+    Args:
+        draws: (chains, draws, D), at least four draws a chain.
+        probabilities: of the quantiles whose errors are asked for.
+
+    Returns:
+        ``rhat``, ``ess_bulk``, ``ess_tail``, and the Monte Carlo errors ``mcse_mean``, ``mcse_sd``, each (D,), and
+        ``mcse_quantile``, (Q, D).
+
+    Aki Vehtari, Andrew Gelman, Daniel Simpson, Bob Carpenter, Paul-Christian Bürkner: "Rank-normalization, folding, and
+    localization: an improved R-hat for assessing convergence of MCMC", 2021.
+    """
+    module = arviz()
+    dataset = module.convert_to_dataset({"draws": draws})
+
+    def found(statistic: str, **options: Any) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):  # of entries that are constant
+            return np.asarray(getattr(module, statistic)(dataset, **options)["draws"].values, dtype=np.float64)
+
+    errors = [found("mcse", method="quantile", prob=float(p)) for p in probabilities]
+    return {
+        "rhat": found("rhat"),
+        "ess_bulk": found("ess", method="bulk"),
+        "ess_tail": found("ess", method="tail"),
+        "mcse_mean": found("mcse", method="mean"),
+        "mcse_sd": found("mcse", method="sd"),
+        "mcse_quantile": np.stack(errors),
+    }
+
+
 # -- Plots ---------------------------------------------------------------------------------------------------
 
 
-def plot_ppc(idata: Any, *, num_samples: int | None = None, **options: Any) -> Any:
-    """Draw the posterior predictive check of this ArviZ: ``plot_ppc`` (0.23) or ``plot_ppc_dist`` (1.x).
+Kind = Literal["posterior", "prior"]
 
-    Returns the matplotlib ``Figure``, closed in pyplot, so that no figure is left behind.
+
+def plot_ppc(idata: Any, *, group: Kind = "posterior", num_samples: int | None = None, **options: Any) -> Any:
+    """Draw the predictive check of this ArviZ: ``plot_ppc`` (0.23) or ``plot_ppc_dist`` (1.x).
+
+    Args:
+        idata: with ``observed_data`` and ``posterior_predictive``, or ``prior_predictive``.
+        group: whose data are drawn.
+        num_samples: how many of them.
+        options: for ArviZ's function.
+
+    Returns:
+        the matplotlib ``Figure``, closed in pyplot, so that no figure is left behind.
     """
-    import matplotlib.pyplot as plt
-
     module = arviz()
     if is_one(module):
         if num_samples is not None:
             options["num_samples"] = num_samples
-        figure = module.plot_ppc_dist(idata, backend="matplotlib", **options).viz["figure"].item()
+        data: dict[str, Any] = {"observed_dist": {}}  # which it leaves out of prior checks
+        options = {"backend": "matplotlib", "group": f"{group}_predictive", "visuals": data, **options}
+        return _closed(module.plot_ppc_dist(idata, **options))
+    options = {"num_pp_samples": num_samples, "group": group, "observed": True, "show": False, **options}
+    return _closed(_quietly(module.plot_ppc, idata, **options))
+
+
+def plot_test_quantities(idata: Any, *, group: Kind = "posterior", **options: Any) -> Any:
+    """Draw numbers of replicated data beside those of the data: ``plot_bpv`` (0.23) or ``plot_ppc_tstat`` (1.x).
+
+    Args:
+        idata: the numbers as variables: (chain, draw) in ``posterior_predictive``, or ``prior_predictive``, and ()
+            in ``observed_data``.
+        group: which of these.
+        options: for ArviZ's function.
+
+    Returns:
+        the matplotlib ``Figure``, closed in pyplot.
+    """
+    module = arviz()
+    if is_one(module):  # the mean of a single number is itself
+        shown: dict[str, Any] = {"title": {}, "observed_tstat": {}}
+        options = {"backend": "matplotlib", "group": f"{group}_predictive", "visuals": shown, **options}
+        return _closed(module.plot_ppc_tstat(idata, t_stat="mean", **options))
+    options = {"kind": "t_stat", "group": group, "show": False, **options}
+    return _closed(_quietly(module.plot_bpv, idata, t_stat="mean", **options))
+
+
+def _quietly(plot: Callable[..., Any], idata: Any, **options: Any) -> Any:
+    with warnings.catch_warnings():  # 0.23 uses what the newest matplotlib calls deprecated
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return plot(idata, **options)
+
+
+def _closed(made: Any) -> Any:
+    """The figure of what a plot returns: axes (0.23), or a collection of plots (1.x)."""
+    import matplotlib.pyplot as plt
+
+    if hasattr(made, "viz"):
+        figure = made.viz["figure"].item()
     else:
-        with warnings.catch_warnings():  # 0.23 uses what the newest matplotlib calls deprecated
-            warnings.simplefilter("ignore", DeprecationWarning)
-            axes = module.plot_ppc(idata, num_pp_samples=num_samples, show=False, **options)
-        figure = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()[0].figure
+        figure = np.atleast_1d(np.asarray(made, dtype=object)).ravel()[0].figure
     plt.close(figure)
     return figure

@@ -187,3 +187,43 @@ def test_plot_ppc_leaves_nothing_in_pyplot(tmp_path):
     figure.savefig(tmp_path / "ppc.png")
     assert plt.get_fignums() == before
     assert (tmp_path / "ppc.png").stat().st_size > 5000
+
+
+def test_plots_of_test_quantities_leave_nothing_in_pyplot(tmp_path):
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    before, rng = plt.get_fignums(), np.random.default_rng(0)
+    for group in ("posterior", "prior"):
+        made = {f"{group}_predictive": {"T": rng.normal(size=(1, 100))}, "observed_data": {"T": np.asarray(0.3)}}
+        figure = _arviz.plot_test_quantities(_arviz.inference_data(made), group=group)
+        figure.savefig(tmp_path / f"{group}.png")
+        assert (tmp_path / f"{group}.png").stat().st_size > 4000
+    assert plt.get_fignums() == before
+
+
+def test_what_chains_say_of_themselves():
+    """Independent normals, and a walk whose draws hang together: 1 / sqrt(S), and sqrt((1 + rho) / (1 - rho)) of it."""
+    rng, rho = np.random.default_rng(0), 0.6
+    noise = rng.normal(size=(4, 2000, 20))
+    walk = noise.copy()
+    for t in range(1, 2000):
+        walk[:, t] = rho * walk[:, t - 1] + (1 - rho**2) ** 0.5 * noise[:, t]
+    plain, slow = (_arviz.chain_statistics(draws, (0.05, 0.5)) for draws in (noise, walk))
+    assert {name: value.shape for name, value in plain.items()} == {
+        "rhat": (20,),
+        "ess_bulk": (20,),
+        "ess_tail": (20,),
+        "mcse_mean": (20,),
+        "mcse_sd": (20,),
+        "mcse_quantile": (2, 20),
+    }
+    assert plain["mcse_mean"].mean() == pytest.approx(8000**-0.5, rel=0.05)
+    assert slow["mcse_mean"].mean() == pytest.approx(((1 + rho) / (1 - rho) / 8000) ** 0.5, rel=0.05)
+    assert plain["mcse_sd"].mean() == pytest.approx(16000**-0.5, rel=0.05)
+    assert slow["ess_bulk"].mean() == pytest.approx(8000 * (1 - rho) / (1 + rho), rel=0.05)
+    assert max(plain["rhat"].max(), slow["rhat"].max()) < 1.01
+    apart = _arviz.chain_statistics(noise + np.arange(4).reshape(4, 1, 1), (0.5,))
+    assert apart["rhat"].min() > 1.2

@@ -12,7 +12,9 @@ from ppl_vae.diagnostics.khat import khat
 from ppl_vae.diagnostics.leave_one_out import LeaveOneOut, loo, pointwise_loo, waic
 from ppl_vae.diagnostics.naive_gradient import NaiveEStep
 from ppl_vae.diagnostics.posterior_table import PosteriorTable, posterior_table
+from ppl_vae.diagnostics.predictive_check import PredictiveCheck, predictive_check
 from ppl_vae.diagnostics.ranking import Ranking, compare
+from ppl_vae.diagnostics.reference import Reference, reference
 from ppl_vae.diagnostics.surgery import Surgery, surgery
 from ppl_vae.diagnostics.usage import CodeUsage, class_probabilities, code_usage, codes
 from ppl_vae.diagnostics.verdict import Verdict, verdict
@@ -30,7 +32,9 @@ __all__ = [
     "LeaveOneOut",
     "NaiveEStep",
     "PosteriorTable",
+    "PredictiveCheck",
     "Ranking",
+    "Reference",
     "Surgery",
     "Verdict",
     "active_units",
@@ -47,6 +51,8 @@ __all__ = [
     "loo",
     "pointwise_loo",
     "posterior_table",
+    "predictive_check",
+    "reference",
     "surgery",
     "to_inference_data",
     "variational_calibration",

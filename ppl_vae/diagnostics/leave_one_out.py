@@ -267,7 +267,7 @@ def loo(
             subsample; a shared latent is summed out.
     """
     fitted, pair = pair, pair_of(pair)
-    source = rows_of_fit(fitted, data, who=WHO)
+    source = rows_of_fit(fitted, data, who=WHO, argument="data")
     pair.initialize(source)
     require_shared(pair, WHO, INSTEAD)
     pair.sites.require_whole_plates(WHO)

@@ -128,8 +128,8 @@ def _drawn(
 # -- what is asked for -----------------------------------------------------------------------------------------------
 
 
-def rows_of_fit(fitted: Pair | Fitted, given: Any, *, who: str) -> Source:
-    """The rows that a pair was fitted to: those given, or those that a Fit has at hand.
+def rows_of_fit(fitted: Pair | Fitted, given: Any, *, who: str, argument: str = "fitted_to") -> Source:
+    """The rows that a pair was fitted to: those given (by the argument of that name), or those that a Fit has at hand.
 
     Raises:
         ValueError: they are neither.
@@ -144,7 +144,7 @@ def rows_of_fit(fitted: Pair | Fitted, given: Any, *, who: str) -> Source:
     if known is None:
         raise ValueError(
             f"{who}: the rows that the pair was fitted to are required, and they are not at hand (the fit was loaded "
-            "or released); give them as fitted_to="
+            f"or released); give them as {argument}="
         )
     return pair.rows(known)
 

@@ -21,7 +21,17 @@ from ppl_vae.pair.sampling import forward
 if TYPE_CHECKING:
     from ppl_vae.pair import Pair
 
-__all__ = ["Simulations", "ToData", "as_data", "in_turn", "joint_draw", "joint_draws", "simulate"]
+__all__ = [
+    "Simulations",
+    "ToData",
+    "as_data",
+    "in_turn",
+    "joint_draw",
+    "joint_draws",
+    "observed_values",
+    "seen_entries",
+    "simulate",
+]
 
 ToData = Callable[[Mapping[str, Tensor], Rows], Any]
 """From simulated observed sites (N, ...) and the rows that they were simulated on to what the model is called with."""
@@ -100,7 +110,7 @@ def _value(pair: Pair, trace: Any, name: str) -> Tensor:
     return outward(trace.nodes[name]["value"], pair.sites.model[name], pair.layout, False)[0].detach()
 
 
-def _observed(pair: Pair, rows: Rows) -> dict[str, Tensor]:
+def observed_values(pair: Pair, rows: Rows) -> dict[str, Tensor]:
     """What the model observes in these rows, (N, ...) by site."""
     with pair.evaluating(0):
         trace = pair.runner.run_model(rows.batch(), {}, None, ()).model_trace
@@ -139,7 +149,7 @@ def _places(pair: Pair, rows: Rows) -> dict[str, int | str]:
     columns: list[tuple[int | str, Tensor]] = [*enumerate(few.args), *few.kwargs.items()]
     names = list(parameters_of(pair.model))
     found = {}
-    for site, value in _observed(pair, few).items():
+    for site, value in observed_values(pair, few).items():
         same = [place for place, column in columns if _is_same(column, value, few)]
         named = [p for p in same if p == site or (isinstance(p, int) and p < len(names) and names[p] == site)]
         if len(chosen := same if len(same) == 1 else named) != 1:
@@ -157,10 +167,10 @@ def _is_same(column: Tensor, value: Tensor, rows: Rows) -> bool:
     """Is a column what a site has observed, as far as it is there?"""
     if column.shape != value.shape:
         return False
-    return bool(((column == value) | ~_seen(column, rows)).all())
+    return bool(((column == value) | ~seen_entries(column, rows)).all())
 
 
-def _seen(column: Tensor, rows: Rows) -> Tensor:
+def seen_entries(column: Tensor, rows: Rows) -> Tensor:
     """Where an entry of a column is data: not where it is NaN, or the mask of the rows takes it out."""
     seen = column == column
     mask = rows.kwargs.get("mask")
@@ -180,10 +190,10 @@ def _require_observed(pair: Pair, rows: Rows, values: Mapping[str, Tensor]) -> N
     """Looked at, not believed: given the simulated rows, does the model observe what was simulated?"""
     few = rows.take(slice(0, 256)) if len(rows) > 256 else rows
     few = Rows(few.args, few.kwargs)
-    for site, seen in _observed(pair, few).items():
+    for site, seen in observed_values(pair, few).items():
         wanted = values[site][: len(few)].to(seen)
         # What to_data undoes may come back with a rounding.
-        if seen.shape != wanted.shape or not bool((torch.isclose(seen, wanted) | ~_seen(seen, few)).all()):
+        if seen.shape != wanted.shape or not bool((torch.isclose(seen, wanted) | ~seen_entries(seen, few)).all()):
             raise ValueError(
                 f"simulate: given simulated rows, the model observes something else at {site!r} than was simulated; "
                 "say with to_data= how its arguments follow from what was simulated"

@@ -2,6 +2,7 @@
 
 from ppl_vae.plots.aggregate_posterior import aggregate_posterior
 from ppl_vae.plots.calibration_curves import calibration_curves
+from ppl_vae.plots.check_histograms import check_histograms
 from ppl_vae.plots.code_bars import code_bars
 from ppl_vae.plots.columns import columns
 from ppl_vae.plots.curves import history
@@ -13,12 +14,14 @@ from ppl_vae.plots.khat_points import khat_points
 from ppl_vae.plots.kl_bars import kl_bars
 from ppl_vae.plots.latent import latent
 from ppl_vae.plots.log_p_points import log_p_points
+from ppl_vae.plots.reference_intervals import reference_intervals
 from ppl_vae.plots.sandwich_points import sandwich_points
 from ppl_vae.plots.surgery_bars import surgery_bars
 
 __all__ = [
     "aggregate_posterior",
     "calibration_curves",
+    "check_histograms",
     "code_bars",
     "columns",
     "difference_bars",
@@ -31,6 +34,7 @@ __all__ = [
     "latent",
     "log_p_points",
     "reconstructions",
+    "reference_intervals",
     "sandwich_points",
     "surgery_bars",
 ]

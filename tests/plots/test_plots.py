@@ -13,8 +13,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from ppl_vae import plots
-from ppl_vae.diagnostics import CodeUsage, GradientReport, Surgery
+from ppl_vae.diagnostics import CodeUsage, GradientReport, PredictiveCheck, Reference, Surgery
 from ppl_vae.diagnostics.gradients import Projected
+from ppl_vae.diagnostics.reference.beside import Beside, ChainMoments
 from ppl_vae.evidence import Evidence, InferenceGap, Sandwich
 from ppl_vae.plots import axes
 
@@ -92,7 +93,38 @@ def both_sides(num: int) -> Sandwich:
     return Sandwich(*sides)
 
 
+def beside_nuts(num: int, *, weighted: bool = True) -> Reference:
+    """Chains of standard normals, a guide that is too low and too narrow in the first number, and weighted draws."""
+    draws = noise(2 * 50 * num).reshape(2, 50, num).double()
+    chains, every = ChainMoments.of(draws), draws.flatten(0, 1)
+    guide = every.clone()
+    guide[:, 0] = 0.3 * guide[:, 0] - 2
+    sides = [Beside.of(values, None, chains.moments, every, seed=0) for values in (guide, every)]
+    names, flat = tuple(f"z[{i}]" for i in range(num)), torch.zeros(num)
+    diverging = torch.zeros(2, 50, dtype=torch.bool)
+    return Reference(
+        names, chains, sides[0], sides[1] if weighted else None, flat == 0, flat, {"z": draws}, diverging, 100
+    )
+
+
+def checked(num: int) -> PredictiveCheck:
+    """Quantities of replicated data, of which the first is far off, and the last is a count."""
+    made = noise(200 * num).reshape(200, num).double()
+    made[:, -1] = (2 * made[:, -1]).round()
+    observed = torch.zeros(num).double()
+    observed[0] = 9.0
+    names = tuple(f"T{i}" for i in range(num))
+    flags = {"num_rows": 5, "seen": True, "conditioned": False, "fitted": True}
+    return PredictiveCheck(names, made, observed, "posterior", {}, {}, **flags)
+
+
 FIGURES = {
+    "reference_intervals": lambda ax: plots.reference_intervals(beside_nuts(4), ax=ax),
+    "reference_intervals, a point": lambda ax: plots.reference_intervals(beside_nuts(2, weighted=False), ax=ax),
+    "reference_intervals, many": lambda ax: plots.reference_intervals(beside_nuts(40), ax=ax),
+    "check_histograms": lambda ax: plots.check_histograms(checked(3), ax=ax),
+    "check_histograms, one": lambda ax: plots.check_histograms(checked(1), ax=ax),
+    "check_histograms, many": lambda ax: plots.check_histograms(checked(20), ax=ax),
     "sandwich_points": lambda ax: plots.sandwich_points(both_sides(20), ax=ax),
     "sandwich_points, one": lambda ax: plots.sandwich_points(both_sides(1), ax=ax),
     "calibration_curves": lambda ax: calibrated(shares("a", "b", "c"), outside=["b", "c"], ax=ax),
@@ -403,3 +435,17 @@ def test_the_bars_of_a_gap_stand_in_order_and_add_up():
         "family: 0.50 nats",
         "amortization: 1.50 nats",
     ]
+
+
+def test_reference_intervals_name_the_farthest_first_and_those_that_are_off_in_red():
+    labels = plots.reference_intervals(beside_nuts(4)).get_yticklabels()
+    assert labels[0].get_text() == "z[0]" and len(labels) == 4
+    assert [text.get_color() for text in labels] == [axes.SECOND] + 3 * [axes.INK]
+    many = plots.reference_intervals(beside_nuts(40))
+    assert len(many.get_yticklabels()) == 25 and many.get_xlabel().endswith("; 15 more")
+
+
+def test_check_histograms_keep_the_most_extreme_of_many():
+    inner = plots.check_histograms(checked(20)).child_axes
+    assert len(inner) == 12 and inner[0].get_title().startswith("T0 ")
+    assert inner[0].lines[0].get_color() == axes.SECOND and inner[1].lines[0].get_color() == axes.INK
