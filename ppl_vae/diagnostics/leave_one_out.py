@@ -186,7 +186,10 @@ class LeaveOneOut:
         some = ", ".join(map(str, bad[:FEW_NAMED])) + (" and others" if len(bad) > FEW_NAMED else "")
         why = f"k-hat is above {self.khat_limit:.2f} for {len(bad)} of {len(self.names)} rows ({some})"
         if not self.weights_khat <= self.khat_limit:
-            return f"{why}, as it is for the guide's draws themselves ({self.weights_khat:.2f}); take a richer guide"
+            return (
+                f"{why}, as it is for the guide's draws themselves ({self.weights_khat:.2f}); fit on until it has "
+                "converged, or take a richer guide"
+            )
         return f"{why}: the posterior without them is not where the draws are; fit without them, or hold rows out"
 
     def to_dataframe(self) -> pd.DataFrame:

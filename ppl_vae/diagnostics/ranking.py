@@ -111,6 +111,10 @@ def compare(fits: Mapping[str, Any], data: Any = None, *, check_data: bool = Tru
     Tuomas Sivula, Mans Magnusson, Asael Alonzo Matamoros, Aki Vehtari: "Uncertainty in Bayesian leave-one-out
     cross-validation based model comparison", 2025.
     """
+    if not isinstance(fits, Mapping):
+        raise TypeError(
+            f"{WHO}: fits by name are required, {{'first': fit, 'second': other}}, got {type(fits).__name__}"
+        )
     if len(fits) < 2:
         raise ValueError(f"{WHO}: at least two fits by name are required, got {list(fits)}")
     scores = {str(name): _scores(str(name), fit, data, options) for name, fit in fits.items()}

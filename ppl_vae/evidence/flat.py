@@ -35,7 +35,18 @@ class Flat:
 
     @classmethod
     def of(cls, pair: Pair, density: Density, u: Mapping[str, Tensor]) -> Flat:
-        """The density of some rows, with the shapes of ``u`` by site, (S, N, ...) or (S, ...)."""
+        """The density of some rows, with the shapes of ``u`` by site, (S, N, ...) or (S, ...).
+
+        Raises:
+            ValueError: a mask takes a latent away in some rows.
+        """
+        masked = [name for name, site in pair.latents.items() if site.is_masked]
+        if masked:
+            raise ValueError(
+                f"density: latents that every row has are required, and a mask takes {', '.join(map(repr, masked))} "
+                "away in some, where the density is flat and has no integral; ImportanceWeighted serves, or rows that "
+                "have all of them"
+            )
         rank = 0 if pair.has_global_latents else 1
         shapes = {name: tuple(value.shape[1 + rank :]) for name, value in u.items()}
         return cls(density, shapes, rank, pair.dtype)

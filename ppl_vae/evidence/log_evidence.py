@@ -41,9 +41,9 @@ def log_evidence(
     Args:
         pair: a Pair, or a Fit.
         data: N rows, as the pair takes them; None for a pair without data.
-        estimator: ``ImportanceWeighted(K)``, ``Laplace(K)``, ``NaiveMonteCarlo(K)`` or ``Enumeration()``. The default
-            is exact where it can be: ``Enumeration()`` for a pair of discrete latents with at most 4096 joint values,
-            else ``ImportanceWeighted(1000)``.
+        estimator: ``ImportanceWeighted(K)``, ``Laplace(K)``, ``Annealed(T)``, ``Sequential(T, S)``, ``Bridge(K)``,
+            ``NaiveMonteCarlo(K)`` or ``Enumeration()``. The default is exact where it can be: ``Enumeration()`` for a
+            pair of discrete latents with at most 4096 joint values, else ``ImportanceWeighted(1000)``.
         seed: of the draws.
         max_elements: how many numbers (latents and data of all draws) one run of the pair may handle; bounds
             memory. The draws depend on it, their distribution does not.

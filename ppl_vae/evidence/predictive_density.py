@@ -120,7 +120,7 @@ class PredictiveDensity:
         if not self.weights_khat <= self.khat_limit:
             return (
                 f"k-hat of the weights is {self.weights_khat:.2f}, above {self.khat_limit:.2f}: the draws may not "
-                "stand for the posterior; take a richer guide"
+                "stand for the posterior; fit on until it has converged, or take a richer guide"
             )
         if not bool(self.reliable.all()):
             bad = int((~self.reliable).sum())

@@ -8,10 +8,12 @@ import pytest
 import schools
 import torch
 from linear_gaussian import LATENT, LinearGaussian, z_score
+from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
+from scipy import special
 
-from ppl_vae.evidence import HMC, Annealed, Sequential, log_evidence
-from ppl_vae.evidence.annealing.errors import relative_variance
+from ppl_vae.evidence import HMC, Annealed, Bridge, Laplace, Sequential, bidirectional, log_evidence, sandwich
+from ppl_vae.evidence.annealing.errors import pooled_variance, relative_variance
 from ppl_vae.evidence.annealing.path import Path
 from ppl_vae.evidence.annealing.schedule import tuned
 from ppl_vae.models import Energy
@@ -278,3 +280,70 @@ def test_discrete_latents_are_refused_by_name():
 def test_numbers_out_of_range(make):
     with pytest.raises(ValueError, match="required"):
         make()
+
+
+def masked(x, mask):
+    with pyro.plate("data", len(x)), poutine.mask(mask=mask):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def masked_guide(x, mask):
+    with pyro.plate("data", len(x)), poutine.mask(mask=mask):
+        pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+
+@pytest.mark.parametrize("estimator", [FEW, Annealed(20, start="guide"), Bridge(256), Laplace(100)])
+def test_latents_that_a_mask_takes_away_have_no_integral(estimator):
+    x, mask = torch.randn(4, dtype=torch.float64), torch.tensor([True, True, False, True])
+    with pytest.raises(ValueError, match="a mask takes 'z' away"):
+        log_evidence(Pair(masked, masked_guide, dtype=torch.float64), (x, mask), estimator)
+
+
+def above_x(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Exponential(x.new_ones(())))
+        pyro.sample("x", dist.Uniform(0.0, z, validate_args=False), obs=x)
+
+
+def above_x_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.LogNormal((x + 1).log(), 0.5))
+
+
+def test_the_way_back_has_no_error_where_the_model_excludes_draws_of_the_start():
+    x = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    truth = torch.from_numpy(special.exp1(x.numpy())).log()
+    pair = Pair(above_x, above_x_guide, dtype=torch.float64).initialize(x)
+    exact = x + torch.distributions.Gamma(0.5, 1.0).sample((16, 3)).double() + 1e-3
+    found = Annealed(30, 16).reverse(pair, pair.rows(x), {"z": exact}, 0)
+    assert bool(found.standard_error.isnan().all())
+    assert bool((found.value > truth).all())
+
+
+def test_few_chains_of_a_single_row_have_a_wider_error_or_none():
+    known, pair, x = problem(rows=1)
+    assert bool(log_evidence(pair, x, Annealed(40, 4)).standard_error.isnan().all())
+    weights = torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.3
+    own = relative_variance(weights, None)
+    assert float(pooled_variance(own, weights, 0.5) / own) == pytest.approx((2.3646 / 1.95996) ** 2, rel=1e-3)
+    offs = []
+    for seed in range(60):
+        found = log_evidence(pair, x, Annealed(20, 8), seed=seed)
+        if bool(found.reliable):
+            offs.append(float((found.value - known.log_marginal(x)) / found.standard_error))
+    assert len(offs) > 20
+    assert sum(abs(off) < 1.96 for off in offs) / len(offs) > 0.85
+
+
+def test_a_mistyped_estimator_is_told():
+    _, pair, x = problem(rows=2)
+    for wrong in (100, Annealed, Sequential(10, 8), Bridge(256)):
+        with pytest.raises(TypeError, match="chains that walk back"):
+            sandwich(pair, x, wrong)
+    with pytest.raises(ValueError, match="num_data"):
+        bidirectional(pair, x, FEW, num_data=0)
+    with pytest.raises(ValueError, match="whole numbers"):
+        Annealed(10.5)
+    with pytest.raises(ValueError, match="kernel"):
+        Annealed(10, kernel="HMC")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ppl_vae.pair import Pair
 
 __all__ = ["Annealed", "Sequential"]
+
+EXCLUDED_AMONG = 256
+"""Draws of the start, by which it is seen whether the model excludes some."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,13 @@ class Annealed:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if min(self.num_temperatures, self.num_particles) < 1 or self.start not in ("prior", "guide"):
+        numbers = (self.num_temperatures, self.num_particles)
+        whole = all(isinstance(number, int) and number >= 1 for number in numbers)
+        if not whole or self.start not in ("prior", "guide") or not isinstance(self.kernel, HMC):
             name = type(self).__name__
-            raise ValueError(f"{name}: numbers >= 1 and start 'prior' or 'guide' are required, got {self!r}")
+            raise ValueError(
+                f"{name}: whole numbers >= 1, kernel=HMC(...) and start 'prior' or 'guide' are required, got {self!r}"
+            )
 
     @property
     def resample(self) -> float:
@@ -105,8 +112,12 @@ class Annealed:
             seed: one that :meth:`estimate` is given too gives both the same temperatures and step sizes.
             bound: "upper", or "estimate" where the draws are not exact.
             transitions: at the posterior, before the chains set out; exact draws need none.
+
+        Returns:
+            an Evidence; its error is not known (nan) where the model excludes some draws of the start: there the value
+            is an upper bound still, and too high by a constant that no number of temperatures takes away.
         """
-        parts = []
+        parts, excluded = [], []
         for place, chunk in Plan.of(pair, rows, self.num_particles, max_elements).row_chunks(rows):
             key = self.key(seed, place)
             annealing = self.of(pair, chunk, key)
@@ -115,7 +126,11 @@ class Annealed:
             v = v.expand(self.num_particles, *v.shape[1:])  # chains from one draw, or from one each
             point = annealing.at_rest(annealing.path.at(v), transitions, key)
             parts.append(Arrived(None, annealing.backward(point, key)))
-        return summarized(parts, f"reverse of {self!r}", bound=bound)
+            excluded.append(annealing.path.draw(EXCLUDED_AMONG, fold(key, "excluded")).slope.isneginf().any(0).cpu())
+        found = summarized(parts, f"reverse of {self!r}", bound=bound)
+        # No chain ends where the model excludes a draw of the start: the value is too high by -log of what is left.
+        unknown = torch.cat(excluded) if found.value.dim() else excluded[0]
+        return replace(found, standard_error=found.standard_error.masked_fill(unknown, math.nan))
 
     def of(self, pair: Pair, rows: Rows, seed: int) -> Annealing:
         """Path and schedule of some rows."""

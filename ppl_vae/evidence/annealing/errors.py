@@ -14,6 +14,8 @@ __all__ = ["pooled_variance", "relative_variance"]
 
 LEFT_BEHIND = 10.0
 """Nats below the log of the mean weight."""
+LEAST_CHAINS = 8
+"""Fewer chains of one row tell no error of their own."""
 HEAVY = 4.0
 """A tail that makes the variance so many times that of normal log weights of the same spread."""
 
@@ -52,7 +54,7 @@ def pooled_variance(own: Tensor, log_weight: Tensor | None, most: float) -> Tens
     less than that of a mean of weights with this tail. Rows whose own error is too large to be known count as just too
     large; where they are most of the rows, the others are the lucky ones, and no error is known. Nor is it where the
     tail makes far more of the variance than the spread of the rows does: then it has not been seen to its end. Fewer
-    than 10 rows say nothing of one another.
+    than 10 rows say nothing of one another; then 8 chains are the least that have an error.
 
     Args:
         own: of :func:`relative_variance`.
@@ -60,7 +62,7 @@ def pooled_variance(own: Tensor, log_weight: Tensor | None, most: float) -> Tens
         most: nats, above which an error is not known.
     """
     if own.dim() != 1 or len(own) < LEAST_ROWS:
-        return own
+        return own if log_weight is None else own * _of_few(len(log_weight))
     known = own.sqrt() <= most
     if int(known.sum()) < len(own) / 2:
         return torch.full_like(own, math.inf)
@@ -71,6 +73,13 @@ def pooled_variance(own: Tensor, log_weight: Tensor | None, most: float) -> Tens
             return torch.full_like(own, math.inf)
         of_all = torch.maximum(of_all, of_tail)
     return torch.maximum(own, (own + of_all) / 2)
+
+
+def _of_few(size: int) -> float:
+    """By how much the variance is to be larger since so few chains say it alone: as Student's t is wider."""
+    from scipy.stats import norm, t
+
+    return float(t.ppf(0.975, size - 1) / norm.ppf(0.975)) ** 2 if size >= LEAST_CHAINS else math.inf
 
 
 def _of_tail(log_weight: Tensor) -> Tensor:

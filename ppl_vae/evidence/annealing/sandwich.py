@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.data.rows import Rows
-from ppl_vae.evidence.annealing.annealed import Annealed
+from ppl_vae.evidence.annealing.annealed import Annealed, Sequential
 from ppl_vae.evidence.chunks import MAX_ELEMENTS
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.weighing import weighted_draws
@@ -123,7 +123,9 @@ def bidirectional(
     Roger Grosse, Siddharth Ancha, Daniel Roy: "Measuring the reliability of MCMC inference with bidirectional Monte
     Carlo", 2016.
     """
-    pair, estimator = pair_of(pair), estimator or Annealed()
+    pair, estimator = pair_of(pair), _required(estimator, "bidirectional")
+    if num_data is not None and num_data < 1:
+        raise ValueError(f"bidirectional: num_data must be at least 1, got {num_data}")
     rows = _whole(pair, data)
     pair.sites.require_proper("bidirectional", {})
     options: Any = {"to_data": to_data, "seed": fold(seed, "data"), "max_elements": max_elements}
@@ -161,7 +163,7 @@ def sandwich(
     Returns:
         the Sandwich.
     """
-    pair, estimator = pair_of(pair), estimator or Annealed()
+    pair, estimator = pair_of(pair), _required(estimator, "sandwich")
     rows = _whole(pair, data)
     pair.sites.require_density("sandwich")
     lower = estimator.estimate(pair, rows, seed, max_elements=max_elements)
@@ -173,6 +175,14 @@ def sandwich(
         other = bidirectional(pair, rows, estimator, to_data=to_data, seed=seed, max_elements=max_elements)
     say_of_weights(pair, "sandwich")
     return Sandwich(lower, upper, other)
+
+
+def _required(estimator: Annealed | None, who: str) -> Annealed:
+    if estimator is None:
+        return Annealed()
+    if not isinstance(estimator, Annealed) or isinstance(estimator, Sequential):
+        raise TypeError(f"{who}: chains that walk back are required, such as Annealed(1000, 16), got {estimator!r}")
+    return estimator
 
 
 def _whole(pair: Pair, data: Any) -> Rows:
