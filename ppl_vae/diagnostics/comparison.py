@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Difference", "Worst", "worst_rows"]
+__all__ = ["Difference", "Worst", "listed", "on_scores", "worst_rows"]
 
 MOST_NAMED = 5
 """Rows that are named, at most."""
@@ -92,6 +92,51 @@ def worst_rows(scores: Tensor, reference: float, names: Sequence[Any]) -> Worst 
         return None
     others = torch.ones(len(scores), dtype=torch.bool).index_fill(0, chosen, False)
     return Worst(tuple(names[int(i)] for i in chosen), sum_of, others)
+
+
+def on_scores(
+    scores: Tensor, train: Tensor | None, *, names: Sequence[Any], noun: str = "rows", monte_carlo: float = 0.0
+) -> list[str]:
+    """How far rows score below the training rows, and whose doing it is: clauses of a sentence.
+
+    Args:
+        scores: (N,) nats.
+        train: (M,) of training rows; without them, whose doing it is that rows lie below the median.
+        names: of the rows.
+        noun: what the rows are called.
+        monte_carlo: the error of the difference of the two means besides the choice of rows, nats.
+
+    >>> on_scores(torch.tensor([-1.0] * 19 + [-100.0]), None, names="abcdefghijklmnopqrst")
+    ['1 of 20 rows makes 99 % of what lies below the median: row t']
+    """
+    n = len(scores)
+    if bool(scores.isneginf().any()):
+        gone = [names[i] for i in scores.isneginf().nonzero()[:, 0].tolist()]
+        return [f"{len(gone)} of {n} {noun} have probability 0: {listed(gone)}"]
+    apart = None if train is None else Difference.of_samples(scores, train, monte_carlo)
+    clauses = [] if apart is None else [f"{noun} score {apart} the training rows"]
+    if apart is not None and not apart.is_shortfall:
+        return clauses  # nothing is lacking, so nobody makes it
+    reference = float(scores.median()) if train is None else float(train.mean())
+    worst = worst_rows(scores, reference, names)
+    if worst is None:
+        return clauses
+    few = f"{len(worst.names)} of {n} {noun}"
+    if train is None:
+        verb, share = "makes" if len(worst.names) == 1 else "make", f"{min(99, round(100 * worst.share))} %"
+        return [*clauses, f"{few} {verb} {share} of what lies below the median: {listed(worst.names)}"]
+    others = Difference.of_samples(scores[worst.others], train)
+    return [*clauses, f"without {few} ({listed(worst.names)}) it would be {others}"]
+
+
+def listed(names: Sequence[Any]) -> str:
+    """Rows by name, five of them at most.
+
+    >>> listed(["a"]), listed(range(7))
+    ('row a', 'rows 0, 1, 2, 3, 4, ...')
+    """
+    shown = ", ".join(str(name) for name in names[:MOST_NAMED])
+    return f"row{'s' if len(names) > 1 else ''} {shown}" + (", ..." if len(names) > MOST_NAMED else "")
 
 
 def nats(value: float) -> str:
