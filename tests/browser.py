@@ -92,7 +92,9 @@ class Browser:
     def complaints(self) -> list[dict[str, Any]]:
         """Errors and warnings of the console, exceptions, and whatever the page was refused."""
         logged = [entry["entry"] for entry in self.named("Log.entryAdded") if entry["entry"]["level"] != "verbose"]
-        said = [call for call in self.named("Runtime.consoleAPICalled") if call["type"] in ("error", "warning", "assert")]
+        said = [
+            call for call in self.named("Runtime.consoleAPICalled") if call["type"] in ("error", "warning", "assert")
+        ]
         return [*logged, *said, *self.named("Runtime.exceptionThrown"), *self.named("Network.loadingFailed")]
 
     @property
