@@ -155,14 +155,14 @@ class Gap(Check):
             advice = "a richer family of guides (full covariance, a flow), a larger encoder, more steps of it"
             return self.finding(status, f"{said}; not split: {why}", advice=advice)
         means = found.mean()
+        family, network = (max(0.0, means[name]) for name in ("approximation", "amortization"))
         told = (
-            f"of {len(found.elbo)} rows {nats(means['gap'])} nats: {nats(means['approximation'])} for the guide's "
-            f"family ({found.family}), {nats(means['amortization'])} for its network"
+            f"of {len(found.elbo)} rows {nats(means['gap'])} nats: {nats(family)} for the guide's family "
+            f"({found.family}), {nats(network)} for its network"
         )
-        family = means["approximation"] >= means["amortization"]
         advice = (
             "a richer family: a full covariance, a flow (guides.AmortizedFlow)"
-            if family
+            if family >= network
             else "a larger encoder, or more steps of it (Alternating(e_steps=5))"
         )
         alt = f"The gap of each of {len(found.elbo)} rows in two parts, for the family and for the network: {told}"
