@@ -10,10 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Difference", "Worst", "listed", "on_scores", "worst_rows"]
+__all__ = ["FAR", "Difference", "Worst", "depth", "far_out", "listed", "on_scores", "worst_rows"]
 
 MOST_NAMED = 5
 """Rows that are named, at most."""
+FAR = 5.0
+"""Robust standard deviations below the median, beyond which rows that make a score are odd, and not just its tail."""
+NORMAL_MAD = 1.4826
+"""The standard deviation of a normal law over its median absolute deviation."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,22 @@ def worst_rows(scores: Tensor, reference: float, names: Sequence[Any]) -> Worst 
     return Worst(tuple(names[int(i)] for i in chosen), sum_of, others)
 
 
+def depth(scores: Tensor) -> Tensor:
+    """How many robust standard deviations each score lies below the median, (N,).
+
+    >>> depth(torch.tensor([1.0, 2.0, 3.0, 4.0, -100.0])).round().tolist()
+    [1.0, 0.0, -1.0, -1.0, 69.0]
+    """
+    middle = scores.nanmedian()
+    return (middle - scores) / (NORMAL_MAD * (scores - middle).abs().nanmedian())
+
+
+def far_out(scores: Tensor, reference: float, names: Sequence[Any]) -> Worst | None:
+    """Those of :func:`worst_rows`, if each lies far below the median: of few rows the last make most under any law."""
+    worst = worst_rows(scores, reference, names)
+    return None if worst is None or bool((depth(scores)[~worst.others] < FAR).any()) else worst
+
+
 def on_scores(
     scores: Tensor, train: Tensor | None, *, names: Sequence[Any], noun: str = "rows", monte_carlo: float = 0.0
 ) -> list[str]:
@@ -115,10 +135,12 @@ def on_scores(
         return [f"{len(gone)} of {n} {noun} have probability 0: {listed(gone)}"]
     apart = None if train is None else Difference.of_samples(scores, train, monte_carlo)
     clauses = [] if apart is None else [f"{noun} score {apart} the training rows"]
-    if apart is not None and not apart.is_shortfall:
+    if apart is not None and apart.value >= 0:
         return clauses  # nothing is lacking, so nobody makes it
     reference = float(scores.median()) if train is None else float(train.mean())
-    worst = worst_rows(scores, reference, names)
+    # One row that is far out makes the difference and its error, which then are about the same.
+    search = worst_rows if apart is None or apart.is_shortfall else far_out
+    worst = search(scores, reference, names)
     if worst is None:
         return clauses
     few = f"{len(worst.names)} of {n} {noun}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.diagnostics.baseline import unchanging
-from ppl_vae.diagnostics.comparison import Difference, listed, on_scores, worst_rows
+from ppl_vae.diagnostics.comparison import FAR, Difference, depth, far_out, listed, on_scores
 from ppl_vae.diagnostics.diagnosis.check import Check
 from ppl_vae.diagnostics.diagnosis.finding import Finding, Picture, Status
 from ppl_vae.diagnostics.diagnosis.subject import Scores, Subject
@@ -25,10 +25,6 @@ ERRORS = 2.0
 """A difference of more of its standard errors is not taken for chance."""
 ODDEST = 10
 """Rows that are shown."""
-FAR = 5.0
-"""Robust standard deviations below the median, beyond which rows that make a score are odd, and not just its tail."""
-NORMAL_MAD = 1.4826
-"""The standard deviation of a normal law over its median absolute deviation."""
 
 
 class NewRows(Check):
@@ -37,8 +33,9 @@ class NewRows(Check):
     name = "new rows"
     question = "Do rows that the fit has not seen score like those that it was fitted to?"
     threshold = (
-        f"good: no more than {ERRORS:g} standard errors below; bad: below by more than they are above "
-        "independent columns, so that more was learned by heart than carries over, or a row of probability 0"
+        f"good: no more than {ERRORS:g} standard errors below, nor made so by few rows far out; bad: below by more "
+        "than they are above independent columns, so that more was learned by heart than carries over, or a row of "
+        "probability 0"
     )
     source = "difference of two means, choice of rows and Monte Carlo errors together"
 
@@ -64,6 +61,8 @@ class NewRows(Check):
         status: Status = "good"
         if not apart.value >= -ERRORS * apart.error:
             status = "bad" if margins and -apart.value > margins[0] else "doubtful"
+        elif apart.value < 0 and far_out(scores.value, float(known.value.mean()), scores.names) is not None:
+            status = "doubtful"  # few rows make the difference, and its error with it
         advice = (
             "more data, a smaller model, weight decay (lr=..., weight_decay=...), KeepBest on validation rows; where "
             "few rows make the difference, look at them"
@@ -127,16 +126,10 @@ def oddest(scores: Scores, count: int = ODDEST) -> pd.DataFrame:
         scores.what: value,
         "standard error": scores.error,
         "k-hat": scores.khat,
-        "sds below the median": _depth(value),
+        "sds below the median": depth(value),
     }
     known = {name: column[order].numpy() for name, column in columns.items() if not bool(column.isnan().all())}
     return pd.DataFrame(known, index=pd.Index([scores.names[i] for i in order], name="row"))
-
-
-def _depth(value: Tensor) -> Tensor:
-    """How many robust standard deviations each lies below the median."""
-    middle = value.nanmedian()
-    return (middle - value) / (NORMAL_MAD * (value - middle).abs().nanmedian())
 
 
 def _of_few(subject: Subject, scores: Scores) -> tuple[str, Status]:
@@ -146,8 +139,8 @@ def _of_few(subject: Subject, scores: Scores) -> tuple[str, Status]:
     reference, whose = float(value.median()), "the median"
     if subject.train is not None and scores is subject.scores and not subject.pair.takes("index"):
         reference, whose = float(subject.known_scores.value.mean()), "the mean of the rows of the fit"
-    few = worst_rows(value, reference, scores.names)
-    if few is None or bool((_depth(value)[~few.others] < FAR).any()):
+    few = far_out(value, reference, scores.names)
+    if few is None:
         return f"no few rows make most of what {noun} lie below {whose}", "good"
     share = f"{min(99, round(100 * few.share))} %"
     verb = "makes" if len(few.names) == 1 else "make"
