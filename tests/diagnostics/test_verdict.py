@@ -12,7 +12,7 @@ from pairs import LinearGaussian, rows
 
 import ppl_vae
 from ppl_vae.diagnostics import Verdict, active_units, verdict
-from ppl_vae.diagnostics.comparison import far_out, on_scores, worst_rows
+from ppl_vae.diagnostics.comparison import far_out, on_scores, strays, worst_rows
 from ppl_vae.evidence import Evidence, decomposition
 from ppl_vae.pair import Pair
 
@@ -237,6 +237,19 @@ def test_few_rows_that_make_a_difference_and_its_error_are_named():
         assert re.fullmatch(r"digits score \d\.\d ± \d\.\d nats per row below the training rows", apart)
         rows = f"row{'s' if count > 1 else ''} {', '.join(map(str, range(count)))}"
         assert without.startswith(f"without {count} of 300 digits ({rows}) it would be 0.0")
+
+
+def test_tails_have_no_strays():
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(500, 200, 3, generator=generator)
+    for scores in (-normal[..., 0].square() / 2, -normal.square().sum(-1) / 2, normal[..., 0].abs().log()):
+        assert sum(len(strays(row)) > 0 for row in scores) < 25
+    assert (
+        sum(
+            len(strays(row)) == 1 for row in normal[..., 0].index_add(1, torch.tensor([3]), torch.full((500, 1), -20.0))
+        )
+        == 500
+    )
 
 
 def test_the_last_rows_of_a_tail_are_not_named_without_need():

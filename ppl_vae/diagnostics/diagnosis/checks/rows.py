@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.diagnostics.baseline import unchanging
-from ppl_vae.diagnostics.comparison import FAR, Difference, depth, far_out, listed, on_scores
+from ppl_vae.diagnostics.comparison import FAR, RANGES, Difference, depth, far_out, listed, on_scores, strays
 from ppl_vae.diagnostics.diagnosis.check import Check
 from ppl_vae.diagnostics.diagnosis.finding import Finding, Picture, Status
 from ppl_vae.diagnostics.diagnosis.subject import Scores, Subject
@@ -93,9 +93,10 @@ class OddRows(Check):
     name = "odd rows"
     question = "Which rows does the model find oddest, and do they make the score?"
     threshold = (
-        "doubtful: at most five rows, and a tenth of them, make half of what rows lie below the rows of the fit (else "
-        f"the median), each a tenth or more, and each {FAR:g} robust standard deviations below the median; bad: a row "
-        "of probability 0"
+        f"doubtful: a row lies {RANGES:g} times the range from the tenth to the 90th percentile below the tenth; or at "
+        "most five rows, and a tenth of them, make half of what rows lie below the rows of the fit (else the median), "
+        f"each a tenth or more, and each {FAR:g} robust standard deviations below the median; bad: a row of "
+        "probability 0"
     )
     source = "shares of the shortfall, row by row; deviations from the median in robust standard deviations"
 
@@ -140,8 +141,12 @@ def _of_few(subject: Subject, scores: Scores) -> tuple[str, Status]:
     if subject.train is not None and scores is subject.scores and not subject.pair.takes("index"):
         reference, whose = float(subject.known_scores.value.mean()), "the mean of the rows of the fit"
     few = far_out(value, reference, scores.names)
+    if few is None and len(stray := strays(value)):
+        names = [scores.names[i] for i in stray.tolist()]
+        lie = "lies" if len(names) == 1 else "lie"
+        return f"{len(names)} of {len(value)} {noun} {lie} far below all others: {listed(names)}", "doubtful"
     if few is None:
-        return f"no few rows make most of what {noun} lie below {whose}", "good"
+        return f"no few rows make most of what {noun} lie below {whose}, and none lies far below the others", "good"
     share = f"{min(99, round(100 * few.share))} %"
     verb = "makes" if len(few.names) == 1 else "make"
     return (
