@@ -120,7 +120,7 @@ def main() -> None:
     fit, model, encoder = fitted(data, epochs=3 if options.smoke else 200)
     rows, train = (spoilt(data)[:60], data.train[:200]) if options.smoke else (spoilt(data), data.train)
     words = {"noun": "test digits", "columns": "pixels", "image_shape": (8, 8), "train": train}
-    words |= {"seconds": 5.0} if options.smoke else {}
+    words |= {"seconds": 2.0} if options.smoke else {}
     narrow = Pair(model, AmortizedNormal(Narrow(encoder), latent_dim=LATENT))
     found = {"as fitted": diagnose(fit, rows, **words), "narrowed": diagnose(narrow, rows, **words)}
     for name, one in found.items():

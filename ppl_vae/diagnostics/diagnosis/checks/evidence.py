@@ -23,8 +23,8 @@ FEW, HALF = 0.95, 0.5
 """The share of rows from which on all is well, and below which it is not."""
 LARGE = 0.5
 """Nats: what a normal costs whose mean is one standard deviation off."""
-SEARCH, SHARE = 5_000, 0.4
-"""Draws of a row that the search for the best member of a family takes, about; its share of the time."""
+SPLIT, SEARCH, SHARE = 100, 5_000, 0.2
+"""Rows whose gap is split, at most; draws of a row that the search takes, about; its share of the time."""
 
 
 def by_share(flags: Tensor) -> Status:
@@ -178,7 +178,7 @@ def _split(subject: Subject) -> tuple[InferenceGap | None, str]:
     """The split of the gap on as many rows as there is time for; or why there is none."""
     if subject.is_shared:
         return None, "one guide serves the latents of all data, and no network"
-    count = subject.draws(SHARE, most=SEARCH * len(subject.rows), least=1) // SEARCH
+    count = subject.draws(SHARE, most=SEARCH * SPLIT, least=1) // SEARCH
     if count < 10:
         return None, f"the search would take longer than {SHARE * subject.pace.seconds:.0f} s; raise seconds"
     options: Any = {"seed": subject.seed_of("gap"), "max_elements": subject.max_elements}
