@@ -89,7 +89,7 @@ def test_other_data_are_diagnosed_beside_those_of_the_run(place: Path, tmp_path:
     given = ("--data", tmp_path / "new.csv", "--out", tmp_path / "new.html", "--seconds", 20)
     said = succeed("diagnose", place / "good", *own(place, "good"), *given)
     assert "  doubtful    odd rows" in said and "  doubtful    new rows" in said
-    assert "1 of 40 rows makes 9" in said and "row stray" in said
+    assert "1 of 40 rows lies far below all others, and makes 9" in said and "row stray" in said
     assert "without 1 of 40 rows (row stray)" in said and "stray" in (tmp_path / "new.html").read_text()
 
 

@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FAR", "Difference", "Worst", "depth", "far_out", "listed", "on_scores", "strays", "worst_rows"]
+__all__ = ["Difference", "Worst", "depth", "far_out", "listed", "on_scores", "strays", "worst_rows"]
 
 MOST_NAMED = 5
 """Rows that are named, at most."""
-FAR = 5.0
-"""Robust standard deviations below the median, beyond which rows that make a score are odd, and not just its tail."""
 RANGES = 5.0
 """Rows are strays that lie below the tenth percentile by more times the range from there to the 90th: among 200
 rows with exponential tails there is hardly ever one, among 200 squares of a normal number in two cases of a hundred."""
@@ -111,12 +109,6 @@ def depth(scores: Tensor) -> Tensor:
     return (middle - scores) / (NORMAL_MAD * (scores - middle).abs().nanmedian())
 
 
-def far_out(scores: Tensor, reference: float, names: Sequence[Any]) -> Worst | None:
-    """Those of :func:`worst_rows`, if each lies far below the median: of few rows the last make most under any law."""
-    worst = worst_rows(scores, reference, names)
-    return None if worst is None or bool((depth(scores)[~worst.others] < FAR).any()) else worst
-
-
 def strays(scores: Tensor) -> Tensor:
     """The rows that lie far below all that is usual, the lowest first, (M,) long.
 
@@ -127,6 +119,15 @@ def strays(scores: Tensor) -> Tensor:
     low, high = known.quantile(0.1), known.quantile(0.9)
     order = scores.argsort(stable=True)
     return order[scores[order] < low - RANGES * (high - low)]
+
+
+def far_out(scores: Tensor, reference: float, names: Sequence[Any]) -> Worst | None:
+    """Those of :func:`worst_rows`, if all are strays: of few rows the last ones make most under any law."""
+    worst = worst_rows(scores, reference, names)
+    if worst is None:
+        return None
+    lost = set(strays(scores).tolist())
+    return worst if lost.issuperset((~worst.others).nonzero()[:, 0].tolist()) else None
 
 
 def on_scores(

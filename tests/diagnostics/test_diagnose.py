@@ -123,10 +123,18 @@ def test_two_rows_that_make_the_score_are_named(with_outliers):
     found = diagnose(linear(), with_outliers, train=TRAIN, checks=[NewRows(), OddRows()])
     odd = found["odd rows"]
     assert odd.status == "doubtful"
-    assert odd.sentence.startswith("2 of 200 rows make 9")
+    assert odd.sentence.startswith("2 of 200 rows lie far below all others, and make 9")
     assert set(odd.table.index[:2]) == {"patient 17", "patient 101"}
     assert (odd.table["sds below the median"].iloc[:2] > 50).all()
     assert "without 2 of 200 rows (rows patient" in found["new rows"].sentence
+
+
+def test_rows_far_out_are_named_though_they_do_not_make_the_score():
+    x = TEST.clone()
+    x[[40, 60]] += torch.tensor([[8.0], [9.0]])
+    found = diagnose(linear(), x, train=TRAIN, checks=[OddRows()])["odd rows"]
+    assert found.status == "doubtful" and found.sentence.startswith("2 of 200 rows lie far below all others, and make ")
+    assert "below the median: rows 60, 40; the least log p(x): 60 (" in found.sentence
 
 
 def test_a_tail_is_no_outlier():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.diagnostics.baseline import unchanging
-from ppl_vae.diagnostics.comparison import FAR, RANGES, Difference, depth, far_out, listed, on_scores, strays
+from ppl_vae.diagnostics.comparison import RANGES, Difference, depth, far_out, listed, on_scores, strays
 from ppl_vae.diagnostics.diagnosis.check import Check
 from ppl_vae.diagnostics.diagnosis.finding import Finding, Picture, Status
 from ppl_vae.diagnostics.diagnosis.subject import Scores, Subject
@@ -91,14 +91,12 @@ class OddRows(Check):
     """The rows of the least log p, by name."""
 
     name = "odd rows"
-    question = "Which rows does the model find oddest, and do they make the score?"
+    question = "Which rows does the model find oddest, and are they of another kind?"
     threshold = (
-        f"doubtful: a row lies {RANGES:g} times the range from the tenth to the 90th percentile below the tenth; or at "
-        "most five rows, and a tenth of them, make half of what rows lie below the rows of the fit (else the median), "
-        f"each a tenth or more, and each {FAR:g} robust standard deviations below the median; bad: a row of "
-        "probability 0"
+        f"doubtful: a row lies {RANGES:g} times the range from the tenth to the 90th percentile below the tenth (among "
+        "normal numbers: 14 standard deviations from the mean); bad: a row of probability 0"
     )
-    source = "shares of the shortfall, row by row; deviations from the median in robust standard deviations"
+    source = "a rule that tails of exponential and chi-squared laws keep; docs/diagnose.md"
 
     def applies(self, subject: Subject) -> str:
         """Where rows have scores of their own."""
@@ -108,7 +106,7 @@ class OddRows(Check):
         """By all rows that were given, those that are not judged by their ELBO."""
         scores = subject.screened
         table = oddest(scores)
-        said, status = _of_few(subject, scores)
+        said, status = _of_strays(subject, scores)
         least = ", ".join(f"{name} ({value:.1f})" for name, value in table[scores.what].head(3).items())
         looked = "" if len(scores.value) == len(subject.given) else f" of {len(scores.value)} looked at"
         advice = "look at these rows: errors of the data, another kind of rows, or what the model lacks"
@@ -133,26 +131,19 @@ def oddest(scores: Scores, count: int = ODDEST) -> pd.DataFrame:
     return pd.DataFrame(known, index=pd.Index([scores.names[i] for i in order], name="row"))
 
 
-def _of_few(subject: Subject, scores: Scores) -> tuple[str, Status]:
+def _of_strays(subject: Subject, scores: Scores) -> tuple[str, Status]:
     value, noun = scores.value, subject.noun
     if bool(value.isneginf().any()):
         return on_scores(value, None, names=scores.names, noun=noun)[0], "bad"
-    reference, whose = float(value.median()), "the median"
-    if subject.train is not None and scores is subject.scores and not subject.pair.takes("index"):
-        reference, whose = float(subject.known_scores.value.mean()), "the mean of the rows of the fit"
-    few = far_out(value, reference, scores.names)
-    if few is None and len(stray := strays(value)):
-        names = [scores.names[i] for i in stray.tolist()]
-        lie = "lies" if len(names) == 1 else "lie"
-        return f"{len(names)} of {len(value)} {noun} {lie} far below all others: {listed(names)}", "doubtful"
-    if few is None:
-        return f"no few rows make most of what {noun} lie below {whose}, and none lies far below the others", "good"
-    share = f"{min(99, round(100 * few.share))} %"
-    verb = "makes" if len(few.names) == 1 else "make"
-    return (
-        f"{len(few.names)} of {len(value)} {noun} {verb} {share} of what lies below {whose}: {listed(few.names)}",
-        "doubtful",
-    )
+    found = strays(value)
+    if not len(found):
+        return f"none of {len(value)} {noun} lies far below the others", "good"
+    lack = (value.nanmedian() - value).clamp(min=0.0)
+    share = min(99, round(100 * float(lack[found].sum() / lack.nansum())))
+    verbs = ("lies", "makes") if len(found) == 1 else ("lie", "make")
+    named = listed([scores.names[i] for i in found.tolist()])
+    told = f"{len(found)} of {len(value)} {noun} {verbs[0]} far below all others, and {verbs[1]} {share} % of what lies"
+    return f"{told} below the median: {named}", "doubtful"
 
 
 def _points(scores: Scores, least: str) -> Picture:
