@@ -42,13 +42,13 @@ test-slow: .venv/.installed-test  ## the slow rest
 
 test-min:  ## the tests with the lower bound of everything (constraints-min.txt), in .venv-min, on Python 3.11
 	@test -x $(MIN)/bin/python || $(PYTHON_MIN) -m venv $(MIN)
-	@$(MIN)/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints-min.txt -e '.[flows,log,report]' pytest setuptools build
+	@$(MIN)/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints-min.txt -e '.[flows,log]' pytest setuptools build
 	@$(MIN)/bin/python -c "import torch, pyro, numpy; print('torch', torch.__version__, 'pyro', pyro.__version__, 'numpy', numpy.__version__)"
 	$(MIN)/bin/python -m pytest -W ignore::DeprecationWarning $(ARGS)
 
 test-arviz1:  ## the tests of what goes through ArviZ with ArviZ 1.x, in .venv-arviz1, on Python 3.12
 	@test -x $(ARVIZ1)/bin/python || $(PYTHON_ARVIZ1) -m venv $(ARVIZ1)
-	@$(ARVIZ1)/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt -e '.[flows,report]' pytest
+	@$(ARVIZ1)/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt -e '.[flows]' pytest
 	@$(ARVIZ1)/bin/python -c "import arviz, sys; print('arviz', arviz.__version__); sys.exit(int(arviz.__version__.split('.')[0]) < 1)"
 	$(ARVIZ1)/bin/python -m pytest $(ARVIZ1_TESTS) $(ARGS)
 

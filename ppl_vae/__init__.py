@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ppl_vae._version import __version__
 
 if TYPE_CHECKING:  # what type checkers and editors read; the table below is what Python reads
-    from ppl_vae.diagnostics import compare, loo, to_inference_data
+    from ppl_vae.diagnostics import compare, diagnose, loo, to_inference_data
     from ppl_vae.evidence import Enumeration, ImportanceWeighted, NaiveMonteCarlo, log_predictive
     from ppl_vae.evidence.log_evidence import log_evidence
     from ppl_vae.inference import (
@@ -81,6 +81,7 @@ _HOME = {
     "to_inference_data": "ppl_vae.diagnostics",
     "loo": "ppl_vae.diagnostics",
     "compare": "ppl_vae.diagnostics",
+    "diagnose": "ppl_vae.diagnostics",
 }
 
 # The rooms, reached as attributes without an import of their own: ``ppl_vae.models.VAE``.
@@ -131,6 +132,7 @@ __all__ = [
     "VariationalEM",
     "__version__",
     "compare",
+    "diagnose",
     "fit",
     "load",
     "log_evidence",

@@ -235,6 +235,12 @@ class Fit(Predictions):
 
         return verdict(self, data, train=self.rows_of_fit(train), **options)
 
+    def diagnose(self, data: Any = None, **options: Any) -> Any:
+        """Everything that can be asked of it, a line each, and a page; see ``diagnostics.diagnose``."""
+        from ppl_vae.diagnostics import diagnose
+
+        return diagnose(self, data, **options)
+
     # -- to keep -------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path, *, overwrite: bool = False, **options: Any) -> Path:

@@ -70,7 +70,10 @@ def test_help_has_examples(command: list[str]) -> None:
     assert re.search(r"^ +ppl-vae \w+", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["--version"], ["list"], ["fit", "vea"]])
+LIGHT = ("--help", "fit --help", "diagnose --help", "compare --help", "--version", "list", "fit vea")
+
+
+@pytest.mark.parametrize("arguments", [words.split() for words in LIGHT])
 def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys; from ppl_vae.cli import main\n"

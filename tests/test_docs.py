@@ -32,3 +32,11 @@ def test_each_line_of_a_certificate_is_explained():
     explained = set(re.findall(r"^\| \*\*(.+?)\*\* \((?:optimum|posterior)\)", PAGE, re.MULTILINE))
     printed = {line.split("  ")[1] for line in PAGE.splitlines() if line.endswith("   yes")}
     assert printed == explained and len(printed) == 7
+
+
+def test_each_finding_of_a_diagnosis_is_explained():
+    """A check that is new or has another name must be in the table of the page."""
+    from ppl_vae.diagnostics.diagnosis import CHECKS
+
+    page = (Path(__file__).parents[1] / "docs" / "diagnose.md").read_text()
+    assert re.findall(r"^\| \*\*(.+?)\*\* \|", page, re.MULTILINE) == [check.name for check in CHECKS]

@@ -17,6 +17,7 @@ EXAMPLES = {
     "calibration.py": "90 % regions and intervals that hold the truth",
     "clusters.py": "MixtureVAE, random start",
     "compiled_svi.py": "times faster",
+    "diagnose_a_vae.py": "asked of the guide as fitted",
     "did_it_collapse.py": "code tells",
     "discrete_vae.py": "joint codes",
     "e_and_m_steps.py": "half-step",

@@ -55,6 +55,10 @@ def test_the_wheel_holds_one_top_level_package(built: Path) -> None:
     assert tops == {"ppl_vae", f"ppl_vae-{ppl_vae.__version__}.dist-info"}
 
 
+def test_the_wheel_holds_the_page_of_a_diagnosis(built: Path) -> None:
+    assert "ppl_vae/diagnostics/diagnosis/report.html" in wheel_names(built)
+
+
 def test_the_wheel_holds_every_source_file(built: Path) -> None:
     names = set(wheel_names(built))
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ppl_vae").rglob("*.py")}

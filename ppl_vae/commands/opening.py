@@ -153,6 +153,14 @@ def open_run(folder: Path, *, pair: str | None = None, data: str | None = None) 
         return Opened(load_saved(saved, model, guide), origin)
 
 
+def needs_pair(folder: Path) -> bool:
+    """Is this a run of a person's own pair, which a run folder does not hold?"""
+    from ppl_vae.saving import read_config
+
+    with RunFolder(folder).snapshot() as saved:
+        return is_pair_file(Origin.of(source_in(read_config(saved), folder)).plan.target)
+
+
 def source_in(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """What the configuration of a run says of where it came from.
 

@@ -6,6 +6,7 @@ from ppl_vae.diagnostics.clusters import ClusterAgreement, cluster_agreement
 from ppl_vae.diagnostics.code_history import CodeHistory
 from ppl_vae.diagnostics.collapse import ActiveUnits, active_units, kl_per_dimension
 from ppl_vae.diagnostics.collapse_watch import CollapseWarning, CollapseWatch
+from ppl_vae.diagnostics.diagnosis import Diagnosis, Finding, diagnose
 from ppl_vae.diagnostics.gradients import GradientReport, gradient_report
 from ppl_vae.diagnostics.inference_data import to_inference_data
 from ppl_vae.diagnostics.khat import khat
@@ -28,6 +29,8 @@ __all__ = [
     "CodeUsage",
     "CollapseWarning",
     "CollapseWatch",
+    "Diagnosis",
+    "Finding",
     "GradientReport",
     "LeaveOneOut",
     "NaiveEStep",
@@ -45,6 +48,7 @@ __all__ = [
     "code_usage",
     "codes",
     "compare",
+    "diagnose",
     "gradient_report",
     "khat",
     "kl_per_dimension",

@@ -10,10 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Difference", "Worst", "worst_rows"]
+__all__ = ["Difference", "Worst", "depth", "far_out", "listed", "on_scores", "strays", "worst_rows"]
 
 MOST_NAMED = 5
 """Rows that are named, at most."""
+RANGES = 5.0
+"""Rows are strays that lie below the tenth percentile by more times the range from there to the 90th: among 200
+rows with exponential tails there is hardly ever one, among 200 squares of a normal number in two cases of a hundred."""
+NORMAL_MAD = 1.4826
+"""The standard deviation of a normal law over its median absolute deviation."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,84 @@ def worst_rows(scores: Tensor, reference: float, names: Sequence[Any]) -> Worst 
         return None
     others = torch.ones(len(scores), dtype=torch.bool).index_fill(0, chosen, False)
     return Worst(tuple(names[int(i)] for i in chosen), sum_of, others)
+
+
+def depth(scores: Tensor) -> Tensor:
+    """How many robust standard deviations each score lies below the median, (N,).
+
+    >>> depth(torch.tensor([1.0, 2.0, 3.0, 4.0, -100.0])).round().tolist()
+    [1.0, 0.0, -1.0, -1.0, 69.0]
+    """
+    middle = scores.nanmedian()
+    return (middle - scores) / (NORMAL_MAD * (scores - middle).abs().nanmedian())
+
+
+def strays(scores: Tensor) -> Tensor:
+    """The rows that lie far below all that is usual, the lowest first, (M,) long.
+
+    >>> strays(torch.cat([torch.linspace(-20.0, -10.0, 100), torch.tensor([-70.0, -30.0])])).tolist()
+    [100]
+    """
+    known = scores[scores.isfinite()]
+    low, high = known.quantile(0.1), known.quantile(0.9)
+    order = scores.argsort(stable=True)
+    return order[scores[order] < low - RANGES * (high - low)]
+
+
+def far_out(scores: Tensor, reference: float, names: Sequence[Any]) -> Worst | None:
+    """Those of :func:`worst_rows`, if all are strays: of few rows the last ones make most under any law."""
+    worst = worst_rows(scores, reference, names)
+    if worst is None:
+        return None
+    lost = set(strays(scores).tolist())
+    return worst if lost.issuperset((~worst.others).nonzero()[:, 0].tolist()) else None
+
+
+def on_scores(
+    scores: Tensor, train: Tensor | None, *, names: Sequence[Any], noun: str = "rows", monte_carlo: float = 0.0
+) -> list[str]:
+    """How far rows score below the training rows, and whose doing it is: clauses of a sentence.
+
+    Args:
+        scores: (N,) nats.
+        train: (M,) of training rows; without them, whose doing it is that rows lie below the median.
+        names: of the rows.
+        noun: what the rows are called.
+        monte_carlo: the error of the difference of the two means besides the choice of rows, nats.
+
+    >>> on_scores(torch.tensor([-1.0] * 19 + [-100.0]), None, names="abcdefghijklmnopqrst")
+    ['1 of 20 rows makes 99 % of what lies below the median: row t']
+    """
+    n = len(scores)
+    if bool(scores.isneginf().any()):
+        gone = [names[i] for i in scores.isneginf().nonzero()[:, 0].tolist()]
+        return [f"{len(gone)} of {n} {noun} have probability 0: {listed(gone)}"]
+    apart = None if train is None else Difference.of_samples(scores, train, monte_carlo)
+    clauses = [] if apart is None else [f"{noun} score {apart} the training rows"]
+    if apart is not None and apart.value >= 0:
+        return clauses  # nothing is lacking, so nobody makes it
+    reference = float(scores.median()) if train is None else float(train.mean())
+    # One row that is far out makes the difference and its error, which then are about the same.
+    search = worst_rows if apart is None or apart.is_shortfall else far_out
+    worst = search(scores, reference, names)
+    if worst is None:
+        return clauses
+    few = f"{len(worst.names)} of {n} {noun}"
+    if train is None:
+        verb, share = "makes" if len(worst.names) == 1 else "make", f"{min(99, round(100 * worst.share))} %"
+        return [*clauses, f"{few} {verb} {share} of what lies below the median: {listed(worst.names)}"]
+    others = Difference.of_samples(scores[worst.others], train)
+    return [*clauses, f"without {few} ({listed(worst.names)}) it would be {others}"]
+
+
+def listed(names: Sequence[Any]) -> str:
+    """Rows by name, five of them at most.
+
+    >>> listed(["a"]), listed(range(7))
+    ('row a', 'rows 0, 1, 2, 3, 4, ...')
+    """
+    shown = ", ".join(str(name) for name in names[:MOST_NAMED])
+    return f"row{'s' if len(names) > 1 else ''} {shown}" + (", ..." if len(names) > MOST_NAMED else "")
 
 
 def nats(value: float) -> str:

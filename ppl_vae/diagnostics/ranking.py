@@ -23,6 +23,7 @@ __all__ = ["Ranking", "compare"]
 WHO = "compare"
 FEWEST_ROWS = 100
 """Of fewer rows a sum over them is not yet normal, and its standard error is itself known badly."""
+ON_TRUST = "an Evidence does not know its data: that the rows are the same, in one order, is taken on trust"
 LEAST_DIFFERENCE = 4.0
 """Nats in all. Of nearly equal models the difference is skewed, and its standard error too small."""
 
@@ -206,7 +207,7 @@ def _warnings(scores: Mapping[str, _Scores], table: pd.DataFrame) -> list[str]:
             rows = f"{int(row['unreliable'])} of {len(scores[str(name)].value)} rows"
             found.append(f"{name!r}: {rows} are not to be believed (k-hat, or few draws carry the sum)")
     if any(each.observed is None for each in scores.values()):
-        found.append("an Evidence does not know its data: that the rows are the same, in one order, is taken on trust")
+        found.append(ON_TRUST)
     count = len(next(iter(scores.values())).value)
     if count < FEWEST_ROWS:
         found.append(f"of {count} rows, fewer than {FEWEST_ROWS}, standard errors and p_worse are rough")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ppl_vae.diagnostics.baseline import Baseline, baselines, some_of, unchanging
 from ppl_vae.diagnostics.collapse import ActiveUnits, active_units
-from ppl_vae.diagnostics.comparison import Difference, nats, worst_rows
+from ppl_vae.diagnostics.comparison import Difference, nats, on_scores
 from ppl_vae.evidence import Decomposition, Evidence, decomposition
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, takes_single_rows
 from ppl_vae.evidence.evidence import percent
@@ -105,19 +105,25 @@ class Verdict:
         """How far the rows score above the training rows, which is below if it is negative; nats per row."""
         if self.train is None or self.evidence is None or not self.evidence.value.dim() or not self.train.value.dim():
             return None
-        error = math.hypot(self.evidence.mean().known_error, self.train.mean().known_error)
-        return Difference.of_samples(self.evidence.value, self.train.value, error)
+        return Difference.of_samples(self.evidence.value, self.train.value, self._error_of_difference)
+
+    @property
+    def _error_of_difference(self) -> float:
+        """The Monte Carlo error of the rows' mean score and of that of the training rows, together."""
+        sides = [side.mean().known_error for side in (self.evidence, self.train) if side is not None]
+        return math.hypot(*sides)
 
     def __str__(self) -> str:
-        clauses = [_on_dimensions(self.active, self.total), self._on_trust(), self._on_gap()]
-        clauses += [*self._on_rows(), self._on_baselines(), "" if self.rise is None else str(self.rise)]
+        clauses = [_on_dimensions(self.active, self.total), self.on_trust(), self.on_gap()]
+        clauses += [*self.on_rows(), self.on_baselines(), "" if self.rise is None else str(self.rise)]
         return "; ".join(clause for clause in clauses if clause)
 
     __repr__ = __str__
 
     # -- the clauses ---------------------------------------------------------------------------------------------------
 
-    def _on_trust(self) -> str:
+    def on_trust(self) -> str:
+        """How many k-hats are below the limit, or that none are needed."""
         khat, size = self.khat, self.khat.numel()
         if self.exact:
             of_rows = "" if not khat.dim() else " of the one row" if size == 1 else f" of all {size} {self.noun}"
@@ -132,7 +138,8 @@ class Verdict:
             return f"k-hat{of_one} is {float(khat):.2f} ({sign} {KHAT_LIMIT})"
         return f"{percent(khat < KHAT_LIMIT)} of {size} {self.noun} have k-hat < {KHAT_LIMIT}"
 
-    def _on_gap(self) -> str:
+    def on_gap(self) -> str:
+        """How far the ELBO lies below log p(x), as far as that is known."""
         unit, doubt = self._unit(), self._doubt()
         if math.isnan(self.gap):
             return "the gap between the ELBO and log p(x) is not known"
@@ -161,31 +168,16 @@ class Verdict:
         signs += [] if self.evidence is None else [f"ESS {float(self.evidence.ess):.1f}"]
         return "the estimate of log p(x) is not reliable" + (f" ({', '.join(signs)})" if signs else "")
 
-    def _on_rows(self) -> list[str]:
+    def on_rows(self) -> list[str]:
         """How far the rows score below the training rows, and whose doing it is."""
         if self.evidence is None or not self.evidence.value.dim():
             return []
-        scores, n = self.evidence.value, len(self.evidence.value)
-        names = range(n) if self.names is None else self.names
-        if bool(scores.isneginf().any()):
-            gone = [names[i] for i in scores.isneginf().nonzero()[:, 0].tolist()]
-            return [f"{len(gone)} of {n} {self.noun} have probability 0: {_listed(gone)}"]
-        apart = self.overfitting
-        clauses = [] if apart is None else [f"{self.noun} score {apart} the training rows"]
-        if apart is not None and not apart.is_shortfall:
-            return clauses  # nothing is lacking, so nobody makes it
-        reference = float(scores.median()) if self.train is None else float(self.train.value.mean())
-        worst = worst_rows(scores, reference, names)
-        if worst is None:
-            return clauses
-        few, listed = f"{len(worst.names)} of {n} {self.noun}", _listed(worst.names)
-        if self.train is None:
-            verb, share = "makes" if len(worst.names) == 1 else "make", f"{min(99, round(100 * worst.share))} %"
-            return [*clauses, f"{few} {verb} {share} of what lies below the median: {listed}"]
-        others = Difference.of_samples(scores[worst.others], self.train.value)
-        return [*clauses, f"without {few} ({listed}) it would be {others}"]
+        names = range(len(self.evidence.value)) if self.names is None else self.names
+        train = None if self.train is None or self.overfitting is None else self.train.value
+        return on_scores(self.evidence.value, train, names=names, noun=self.noun, monte_carlo=self._error_of_difference)
 
-    def _on_baselines(self) -> str:
+    def on_baselines(self) -> str:
+        """How far the rows score above simple models, or why there are none."""
         scored = self.evidence is not None and self.evidence.value.dim() and self.evidence.value.isfinite().all()
         if self.evidence is None or not scored or not self.baselines:
             return f"there is no baseline: {self.no_baseline}" if self.no_baseline else ""
@@ -231,7 +223,7 @@ def verdict(
         known = pair.rows(train)
         simple = baselines(pair, known, rows, columns=columns)
         missing = "" if simple else unchanging(pair, known, columns=columns)
-        if not pair.takes("index") and known.columns == rows.columns and not _are_the_same(known, rows):
+        if not pair.takes("index") and known.columns == rows.columns and not same_rows(known, rows):
             some = some_of(known, TRAIN_ROWS) if takes_single_rows(pair, known) else known
             beside = decomposition(pair, some, num_samples=num_samples, seed=seed, max_elements=max_elements).evidence
     return Verdict.of(
@@ -247,7 +239,8 @@ def verdict(
     )
 
 
-def _are_the_same(rows: Source, others: Source) -> bool:
+def same_rows(rows: Source, others: Source) -> bool:
+    """Are these the same rows, as far as the first thousand tell?"""
     if len(rows) != len(others):
         return False
     first, second = (source.take(slice(0, 1000)) for source in (rows, others))
@@ -260,11 +253,6 @@ def _names(data: Any, rows: Source) -> Sequence[Any] | None:
     if hasattr(data, "iloc"):
         return [str(label) for label in data.index]
     return None if rows.index is None else rows.index.tolist()
-
-
-def _listed(names: Sequence[Any]) -> str:
-    shown = ", ".join(str(name) for name in names[:5])
-    return f"row{'s' if len(names) > 1 else ''} {shown}" + (", ..." if len(names) > 5 else "")
 
 
 def _on_dimensions(active: int, total: int) -> str:

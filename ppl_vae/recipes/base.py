@@ -129,7 +129,7 @@ class Recipe(Generic[S]):
     - a line in ``ppl_vae/recipes/registry.py``;
     - a line in the table of ``tests/recipes/test_recipes.py``;
     - sizes of its own: a frozen dataclass of whole numbers and tuples of them, and an option of that name in
-      ``ppl_vae/cli.py`` and ``commands.plan.Plan``.
+      ``ppl_vae/cli`` and ``commands.plan.Plan``.
 
     Args:
         name: what the command line calls it.

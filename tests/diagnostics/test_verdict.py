@@ -12,6 +12,7 @@ from pairs import LinearGaussian, rows
 
 import ppl_vae
 from ppl_vae.diagnostics import Verdict, active_units, verdict
+from ppl_vae.diagnostics.comparison import far_out, on_scores, strays, worst_rows
 from ppl_vae.evidence import Evidence, decomposition
 from ppl_vae.pair import Pair
 
@@ -223,3 +224,36 @@ def test_a_fit_knows_its_training_rows_and_latents_of_all_data_have_no_score_a_r
     assert "independent columns" in str(fit.verdict(TRAIN, num_samples=50))
     words = str(verdict(global_pair, x, train=x, num_samples=100))
     assert "independent" not in words and f"nats in all ({len(x)} rows)" in words
+
+
+def test_few_rows_that_make_a_difference_and_its_error_are_named():
+    """Two rows of -600 nats move a mean by as much as its error: no reason to be silent."""
+    generator = torch.Generator().manual_seed(0)
+    train, scores = torch.randn(300, generator=generator) - 17, torch.randn(300, generator=generator) - 17
+    assert len(on_scores(scores, train, names=range(300))) == 1
+    for count in (1, 2):
+        moved = scores.index_add(0, torch.arange(count), torch.full((count,), -600.0))
+        apart, without = on_scores(moved, train, names=range(300), noun="digits")
+        assert re.fullmatch(r"digits score \d\.\d ± \d\.\d nats per row below the training rows", apart)
+        rows = f"row{'s' if count > 1 else ''} {', '.join(map(str, range(count)))}"
+        assert without.startswith(f"without {count} of 300 digits ({rows}) it would be 0.0")
+
+
+def test_tails_have_no_strays():
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(500, 200, 3, generator=generator)
+    for scores in (-normal[..., 0].square() / 2, -normal.square().sum(-1) / 2, normal[..., 0].abs().log()):
+        assert sum(len(strays(row)) > 0 for row in scores) < 25
+    assert (
+        sum(
+            len(strays(row)) == 1 for row in normal[..., 0].index_add(1, torch.tensor([3]), torch.full((500, 1), -20.0))
+        )
+        == 500
+    )
+
+
+def test_the_last_rows_of_a_tail_are_not_named_without_need():
+    """Below the mean of the training rows by less than its error: nobody has to answer for that."""
+    scores = -torch.distributions.Exponential(1.0).icdf((torch.arange(20) + 0.5) / 20)
+    assert worst_rows(scores, -1.2, range(20)) is not None and far_out(scores, -1.2, range(20)) is None
+    assert len(on_scores(scores - 0.01, scores, names=range(20))) == 1

@@ -1,4 +1,4 @@
-"""The command line: ``ppl-vae fit``, ``evaluate``, ``encode``, ``sample``, ``list``.
+"""The command line: ``ppl-vae fit``, ``evaluate``, ``diagnose``, ``compare``, ``encode``, ``sample``, ``list``.
 
 Options and messages only; what the commands do is in :mod:`ppl_vae.commands`. Everything heavy is
 imported inside the commands, so help and ``--version`` answer at once.
@@ -6,10 +6,8 @@ imported inside the commands, so help and ``--version`` answer at once.
 
 from __future__ import annotations
 
-import functools
 import shlex
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,54 +15,8 @@ from typing import Any
 import click
 
 import ppl_vae
-
-LONGEST_MESSAGE = 500  # characters
-
-
-class BadInput(click.ClickException):
-    """One line for the person who typed the command; exit code 2."""
-
-    exit_code = 2
-
-
-def one_clear_line(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command ``--debug``, and turn an error in what it was given into one line.
-
-    Errors of these types say who, what was required and what came, and are about the input. Any other is a
-    mistake in the program: it ends with exit code 1, a line that says so, and where to find out more.
-    """
-
-    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-    @functools.wraps(command)
-    def wrapped(*args: Any, debug: bool, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except (ValueError, OSError, ArithmeticError) as error:
-            if debug:
-                raise
-            raise BadInput(_in_lines(error)) from error
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
-            raise
-        except Exception as error:
-            if debug:
-                raise
-            text = f"{type(error).__name__}: {_one_line(error)} (unexpected; --debug shows where)"
-            raise click.ClickException(text) from error
-
-    return wrapped
-
-
-def _in_lines(error: BaseException) -> str:
-    """One line; a list, which is to be read line by line, as it is."""
-    return str(error) if getattr(error, "is_list", False) else _one_line(error)
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error).partition("Trace Shapes:")[0]  # Pyro adds a table of every site
-    text = " ".join(text.split()) or type(error).__name__
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        text = f"{error.filename}: {error.strerror}"
-    return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 3] + "..."
+from ppl_vae.cli.common import DATA, PAIR, REPORT_SECONDS, RUN, SEED, BadInput, one_clear_line, say, told
+from ppl_vae.cli.judging import compare, diagnose, evaluate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -81,26 +33,11 @@ def main() -> None:
       ppl-vae fit vae --data people.csv --index id --label species --drop date,comment
       ppl-vae fit mine.py:pair --data table.csv      your own Pyro model and guide
       ppl-vae evaluate runs/vae-digits
+      ppl-vae diagnose runs/vae-digits               all that can be asked of it, and a page
+      ppl-vae compare runs/vae-digits runs/other     which predicts held-out rows better
       ppl-vae encode runs/vae-people new.csv --out codes.csv
       ppl-vae sample runs/vae-digits -n 64
     """
-
-
-RUN = click.argument("run", type=click.Path(path_type=Path))
-DATA = click.option(
-    "--data",
-    metavar="SOURCE",
-    help="digits, grey-digits, iris, wine, mnist:DIR, a .csv, .npy, .npz, or a folder of pictures.",
-)
-PAIR = click.option("--pair", metavar="FILE.py:FUNCTION", help="The pair, for a run of your own pair.")
-REPORT_SECONDS = click.option(
-    "--report-seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Time for the draws of the report, about; where it is short, fewer draws, then fewer rows.",
-)
-SEED = click.option("--seed", type=click.IntRange(min=0), help="Of all noise.  [default: 0]")
 
 
 @main.command()
@@ -185,23 +122,17 @@ def fit(
     _check_device(device)
     prepared = fitting.prepare(plan)
     click.echo(f"{plan.target} on {prepared.dataset!r}")
-    _say(*prepared.dataset.notes, prepared.note)
+    say(*prepared.dataset.notes, prepared.note)
     found = fitting.fit(prepared, folder, device=device, resume=resume)
     click.echo(f"{found.ended} after {found.epochs} epochs, {found.steps} steps, {found.seconds:.1f} s\n")
     report = None
     if judge:
         from ppl_vae.recipes.report import judge as judge_own
 
-        report = _told(plan.target, partial(judge_own, found, prepared.dataset), plan.seed, report_seconds)
+        report = told(plan.target, partial(judge_own, found, prepared.dataset), plan.seed, report_seconds)
     command = shlex.join(["ppl-vae", *sys.argv[1:]])
     names = fitting.save(found, prepared, folder, report, command=command, draws=draws)
     click.echo(f"\n{folder}: {', '.join(names)}")
-
-
-def _say(*notes: str) -> None:
-    for note in notes:
-        if note:
-            click.echo(note)
 
 
 def _refuse_occupied(folder: Path, overwrite: bool) -> None:
@@ -226,53 +157,6 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise BadInput(f"--device {device}: {str(error).splitlines()[0]}") from None
-
-
-def _told(target: str, judge: Callable[..., Any], seed: int, seconds: float) -> Any:
-    """Judge, with the measures of a recipe, and say what was found."""
-    from ppl_vae.commands.plan import recipe_of
-
-    recipe = recipe_of(target)
-    options: dict[str, Any] = {"measure": recipe.measure} if recipe else {}
-    report = judge(seed=seed, seconds=seconds, **options)
-    click.echo(f"{report}\n\n{report.verdict}")
-    return report
-
-
-@main.command()
-@RUN
-@DATA
-@PAIR
-@SEED
-@REPORT_SECONDS
-@one_clear_line
-def evaluate(run: Path, data: str | None, pair: str | None, seed: int | None, report_seconds: float) -> None:
-    """Judge a run again: ELBO, reconstruction, KL and log-likelihood, on its data or others, and what else fit says.
-
-    All rows of other data are judged together. They are held against the rows that the run was trained on, and against
-    baselines fitted to these, where the run's own data are still there.
-
-    \b
-    Examples:
-      ppl-vae evaluate runs/vae-digits
-      ppl-vae evaluate runs/vae-digits --data other.npy --seed 1
-    """
-    from ppl_vae.commands.opening import open_run
-    from ppl_vae.recipes import report
-    from ppl_vae.recipes.pair_file import blame
-
-    opened = open_run(run, pair=pair, data=data)
-    if data in (None, opened.plan.data):
-        dataset = opened.dataset()
-        judge = partial(report.judge, opened.fit, dataset)
-        _say(*dataset.notes)
-    else:
-        dataset = opened.dataset(data, hold_out=False)
-        train, note = opened.training_rows()
-        judge = partial(report.judge_others, opened.fit, dataset, train)
-        _say(*dataset.notes, note)
-    with blame(f"{run} on {dataset.name}"):
-        _told(opened.plan.target, judge, seed or 0, report_seconds)
 
 
 @main.command()
@@ -303,10 +187,10 @@ def encode(
     path = out or run / "codes.csv"
     opened = open_run(run, pair=pair, data=source)
     dataset = opened.dataset(source, hold_out=source is None)
-    _say(*dataset.notes)
+    say(*dataset.notes)
     with blame(f"{run} on {dataset.name}"):
         table, notes = encode_rows(opened, dataset, num_samples=num_samples, seed=seed or 0)
-    _say(*notes)
+    say(*notes)
     write_codes(path, table)
     click.echo(f"{path}: {len(table)} rows, {', '.join(map(str, table.columns))}\n{in_words(table)}")
 
@@ -358,5 +242,5 @@ def list_recipes() -> None:
     click.echo(f"data\n  {', '.join(NAMED)}, mnist:DIR, a file in .csv, .npy, .npz, or a folder of pictures")
 
 
-if __name__ == "__main__":
-    main()
+for command in (evaluate, diagnose, compare):
+    main.add_command(command)
