@@ -136,6 +136,7 @@ class Evidence:
         needs_khat: is the estimate to be judged by its k-hat? Not where weights have been collected on the way of a
             chain, and their error is told by their spread.
         num_draws: K of a datum, where k-hat is of importance weights; else None.
+        is_pooled: have the rows helped each other's standard errors already (:meth:`pooled`)?
 
     >>> zeros = torch.zeros(3, dtype=torch.float64)
     >>> Evidence(zeros - 2, zeros, zeros + 10, zeros, "lower", "ImportanceWeighted(10)")
@@ -153,6 +154,7 @@ k-hat below 0.7 for 100 %)
     fewer: Tensor | None = None
     needs_khat: bool = True
     num_draws: int | None = None
+    is_pooled: bool = False
 
     def mean(self) -> MeanEvidence:
         """Average over the data: errors of different data are independent, SE = sqrt(sum_n SE_n^2) / N.
@@ -205,9 +207,9 @@ k-hat below 0.7 for 100 %)
 
     def pooled(self) -> Evidence:
         """The same with standard errors that rows like it help to find, where tails are heavy."""
-        if self._pool is None or self.bound == "exact":
+        if self._pool is None or self.bound == "exact" or self.is_pooled:
             return self
-        return replace(self, standard_error=self._pool.error(self.standard_error))
+        return replace(self, standard_error=self._pool.error(self.standard_error), is_pooled=True)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a datum: value, standard_error, ess, khat."""

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def require_known_rows(pair: Pair, rows: Source, *, of_guide: bool = True) -> None:
     """Raise ValueError for rows that the pair cannot be of; those that the model alone looks at may be any number.
 
-    Tables and images keep their last axis; a length before it (of a sequence, say) may change.
+    Tables and images keep their last axis; a length before it (of a sequence, say) may change. Numbers and a column of
+    numbers are not the same: against a plate of rows the one would be paired with every other.
     """
     if of_guide and rows.index is None and len(rows) != pair.num_rows and pair.takes("index"):
         raise ValueError(
@@ -28,6 +29,12 @@ def require_known_rows(pair: Pair, rows: Source, *, of_guide: bool = True) -> No
         )
     known = pair.template.columns if pair.template is not None else ()
     for was, now in zip(known, rows.columns if known else (), strict=False):
+        if was.name == now.name and {was.shape, now.shape} == {(), (1,)}:
+            wanted, got = (
+                ("(N,)", "a column (N, 1); give x[:, 0]") if was.shape == () else ("(N, 1)", "(N,); give x[:, None]")
+            )
+            where = f"argument {now.name}" if isinstance(now.name, int) else repr(now.name)
+            raise ValueError(f"Pair: data of shape {wanted} as in the fit are required for {where}, got {got}")
         unnamed = isinstance(was.name, int) and isinstance(now.name, int)
         same_rank = len(was.shape) == len(now.shape) >= 1
         if unnamed and same_rank and was.shape[-1] != now.shape[-1] and now.dtype.is_floating_point:

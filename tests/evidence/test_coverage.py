@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -109,9 +110,11 @@ def test_a_small_khat_of_its_own_selects_the_rows_that_have_failed():
 
 def test_rows_of_two_kinds_are_told_apart():
     good, bad = Problem("mean-field-2", 300), Problem("correlated-20", 300)
-    both = join([good.evidence(ImportanceWeighted(1000)), bad.evidence(ImportanceWeighted(1000))]).pooled()
+    parts = [problem.evidence(ImportanceWeighted(1000)) for problem in (good, bad)]
+    both = replace(join(parts), is_pooled=False).pooled()
     assert float(both.reliable[:300].double().mean()) > 0.99
     assert float(both.reliable[300:].double().mean()) < 0.03
+    assert both.pooled() is both  # once is enough
     alone = good.evidence(ImportanceWeighted(1000)).standard_error
     torch.testing.assert_close(both.standard_error[:300].mean(), alone.mean(), rtol=0.3, atol=0)
 

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import schools
 import torch
-from pyro.infer.autoguide import AutoMultivariateNormal
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from sklearn.datasets import load_diabetes
 
 import ppl_vae
@@ -130,3 +130,13 @@ def test_a_regression_whose_evidence_has_a_closed_form(variance, truth):
         assert agrees(log_evidence(fit, (x, y), estimator), truth, error), estimator
     if variance == 0.1:
         assert agrees(log_evidence(fit, (x, y), Sequential(250, 500)), truth, 0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "low", "high"), [(schools.centred, 0.7, math.inf), (schools.non_centred, 0.4, 0.75)])
+def test_khats_of_eight_schools_are_those_that_are_published(model, low, high):
+    """Yao, Vehtari, Simpson, Gelman, 2018: 1.00 centred and 0.64 non-centred, of mean fields at their optimum."""
+    fit = ppl_vae.DeterministicVI(model, AutoNormal(model)).fit(schools.DATA)
+    plain = ImportanceWeighted(100_000, widths=(1.0,))
+    khats = [float(fit.log_evidence(schools.DATA, plain, seed=seed).khat) for seed in range(20)]
+    assert sum(low < khat < high for khat in khats) >= 18, khats

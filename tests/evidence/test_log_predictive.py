@@ -313,3 +313,22 @@ def test_a_frame_with_the_rows_names_and_a_sentence():
     assert list(table.index) == ["a", "b", "c"]
     assert list(table.columns) == ["value", "standard_error", "khat"]
     assert "3 rows, mean" in repr(found) and "4000 weighted draws of the guide" in repr(found)
+
+
+def test_a_column_is_not_numbers():
+    def model(x, y):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(w * x, 1.0), obs=y)
+
+    x = torch.linspace(-1, 1, 6)
+    pair = Pair(model, AutoNormal(model)).initialize((x, x))
+    with pytest.raises(ValueError, match=r"\(N,\) as in the fit are required for argument 1, got a column \(N, 1\)"):
+        log_predictive(pair, (x, x[:, None]), fitted_to=(x, x))
+
+    def of_a_column(x, y):
+        model(x[:, 0], y)
+
+    column = Pair(of_a_column, AutoNormal(of_a_column)).initialize((x[:, None], x))
+    with pytest.raises(ValueError, match=r"\(N, 1\) as in the fit are required for argument 0, got \(N,\)"):
+        column.log_joint((x, x), {"w": torch.zeros(1)})
