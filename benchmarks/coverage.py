@@ -87,7 +87,8 @@ class Problem:
         off = float((found.value - self.truth).mean()) / error if error > 0 else 0.0
         trusted = f"{share:>9} ({int(good.sum()):>5} rows)"
         means = 100 * float(self.covered_means(found).double().mean())
-        return f"{100 * float(hit.mean()):7.1f}{trusted}{float(known.mean()):8.3f}{off:+8.1f}{means:7.0f}"
+        mean_error = f"{float(known.mean()):8.3f}" if len(known) else "       -"
+        return f"{100 * float(hit.mean()):7.1f}{trusted}{mean_error}{off:+8.1f}{means:7.0f}"
 
     def covered_means(self, found: Evidence) -> Tensor:
         """Of sets of rows: does the interval of the mean hold it? Without an interval it does not."""

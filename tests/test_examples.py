@@ -31,6 +31,7 @@ EXAMPLES = {
     "own_pair.py": "naive Monte Carlo",
     "quickstart.py": "test log-likelihood",
     "reverse_kl_energies.py": "no ELBO seen on the way",
+    "sandwich.py": "both bounds in expectation",
     "semi_supervised.py": "y enumerated + auxiliary",
     "survae_toy.py": "AbsFlow",
     "trust.py": "errors of means in posterior sds",
