@@ -87,9 +87,8 @@ def test_example_prints_its_numbers_and_draws_its_plot(name: str, tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} == {"out"}, "files outside --out"
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "walls.py" else name for name in BENCHMARKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_benchmark_prints_its_table(name: str, tmp_path: Path) -> None:
     report = run(ROOT / "benchmarks" / name, "--smoke", cwd=tmp_path)
     assert BENCHMARKS[name] in report
