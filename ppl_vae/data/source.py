@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from ppl_vae.data.reading import Reader
 from ppl_vae.data.rows import Batch, Column, Rows
 
-__all__ = ["Source", "Stored", "source_of"]
+__all__ = ["Source", "Stored", "source_of", "whole"]
 
 LARGE = 1 << 26
 """Bytes from which on a data frame stays as it is, and is turned into tensors a batch at a time."""
@@ -189,3 +189,8 @@ def _begun(source: Stored) -> Stored:
         raise ValueError(f"{source.name}: at least one row is required, got none")
     source.take(slice(0, 1))
     return source
+
+
+def whole(source: Source) -> Rows:
+    """All rows, in memory."""
+    return source if isinstance(source, Rows) else source.take(slice(None))

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
+from ppl_vae.data.source import whole
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, resolution_of
 from ppl_vae.evidence.conditional import WAYS, Integration, Local
 from ppl_vae.evidence.evidence import error_in_words
 from ppl_vae.evidence.importance import WIDTHS
 from ppl_vae.evidence.observed import fingerprints
 from ppl_vae.evidence.pooling import khat_limit
-from ppl_vae.evidence.predictive_density import averaged, names_of, whole
+from ppl_vae.evidence.predictive_density import averaged, names_of
 from ppl_vae.evidence.psis import psis_weights
 from ppl_vae.evidence.shared_draws import require_observed, require_shared, rows_of_fit, shared_draws
 from ppl_vae.evidence.weighted import say_of_weights

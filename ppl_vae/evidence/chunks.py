@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppl_vae.data.rows import Rows
+from ppl_vae.data.source import whole
 from ppl_vae.pair.blocks import MAX_ELEMENTS, numbers_per_datum, slices, takes_single_rows
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Plan:
     def row_chunks(self, rows: Source) -> Iterator[tuple[slice, Rows]]:
         """The pieces of the rows, each with its place in the whole."""
         if self.rows is None:
-            yield slice(0, len(rows)), rows if isinstance(rows, Rows) else rows.take(slice(None))
+            yield slice(0, len(rows)), whole(rows)
             return
         for place in slices(len(rows), self.rows):
             yield place, rows.take(place)

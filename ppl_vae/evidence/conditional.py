@@ -20,19 +20,17 @@ import torch
 from torch import Tensor
 
 from ppl_vae._random import fold
-from ppl_vae.distributions import widened
 from ppl_vae.evidence.chunks import numbers_per_datum, slices
 from ppl_vae.evidence.mixture import draws_by_width, weigh
 from ppl_vae.evidence.weights import finite
-from ppl_vae.pair.axis import sample_sites
 from ppl_vae.pair.checks import is_out_of_memory
 from ppl_vae.pair.fixed_noise import NOT_UNDER_VMAP
-from ppl_vae.pair.handlers import has_density
 from ppl_vae.pair.mapped import DrawWider
 from ppl_vae.pair.particles import inward, without_particles
 from ppl_vae.pair.scope import validation
 from ppl_vae.pair.scores import SiteScore
 from ppl_vae.pair.table import FEW_CODES
+from ppl_vae.pair.widening import guide_scores
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Batch, Rows
@@ -345,18 +343,7 @@ def _likelihood(pair: Pair, batch: Batch, held: Values, particles: int | None) -
 
 def log_q_at(pair: Pair, run: Execution, width: float, *, local: bool) -> Tensor:
     """Log q at a width of the guide's sites inside the data plate, (S, B), or of those outside, (S,); float64."""
-    particles, wide = run.num_particles is not None, pair.sites.widenable if width != 1.0 else ()
-    sites = {name: site for name, site in sample_sites(run.guide_trace) if has_density(site)}
-    scores = [
-        SiteScore(name, {**site, "fn": _wider(site["fn"], width)} if name in wide else site, run.layout, particles)
-        for name, site in sites.items()
-    ]
-    return _sum([score for score in scores if score.local == local])
-
-
-def _wider(fn: object, width: float) -> object:
-    twin = widened(fn, width)
-    return fn if twin is None else twin
+    return _sum([score for score in guide_scores(pair, run, width).values() if score.local == local])
 
 
 def _mean_weight(log_w: Tensor) -> tuple[Tensor, Tensor]:

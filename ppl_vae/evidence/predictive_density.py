@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.data.headers import header_of
-from ppl_vae.data.rows import Rows
+from ppl_vae.data.source import whole
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, resolution_of
 from ppl_vae.evidence.conditional import WAYS, Integration, Local, given_shared
 from ppl_vae.evidence.evidence import MeanEvidence, error_in_words, percent
@@ -254,11 +254,6 @@ def _draws(
     if known is None:
         raise AssertionError("weighted draws have their rows")
     return shared_draws(pair, whole(known), num_samples, how, seed=seed, who=WHO).draws
-
-
-def whole(source: Source) -> Rows:
-    """The rows in memory."""
-    return source if isinstance(source, Rows) else source.take(slice(None))
 
 
 def names_of(data: Any, count: int) -> tuple[Any, ...]:

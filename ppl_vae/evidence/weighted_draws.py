@@ -14,6 +14,7 @@ from torch import Tensor
 from ppl_vae.evidence.evidence import percent
 from ppl_vae.evidence.pooling import khat_limit
 from ppl_vae.evidence.psis import psis_weights
+from ppl_vae.evidence.resampling import systematic
 from ppl_vae.evidence.self_normalized import Estimate, mean_of, quantile_of, sd_of
 from ppl_vae.evidence.weights import DRAWN_APART, effective_sample_size, is_constant, khat
 
@@ -178,6 +179,4 @@ def _along(of_data: Tensor, entries: Tensor) -> Tensor:
 def _systematic(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """The numbers of ``count`` draws of weights (S,) that sum to 1, in random order."""
     offset = torch.rand((), dtype=weights.dtype, generator=generator)
-    points = (torch.arange(count, dtype=weights.dtype) + offset) / count
-    chosen = torch.searchsorted(weights.cumsum(0), points, right=True).clamp_max(len(weights) - 1)
-    return chosen[torch.randperm(count, generator=generator)]
+    return systematic(weights, count, offset)[torch.randperm(count, generator=generator)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ppl_vae._random import fold
 from ppl_vae.data.rows import Rows
+from ppl_vae.data.source import whole
 from ppl_vae.pair.checks import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Blocks:
         """The blocks of the rows, with the number of the first row of each."""
         first = 0 if rows.index is None or not len(rows) else int(rows.index[0])
         if self.rows is None:
-            yield first, rows if isinstance(rows, Rows) else rows.take(slice(None))
+            yield first, whole(rows)
             return
         for place in slices(len(rows), self.rows):
             yield first + place.start, rows.take(place)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.data.rows import Rows
+from ppl_vae.data.source import whole
 from ppl_vae.pair.blocks import MAX_ELEMENTS, numbers_per_datum, slices, takes_single_rows
 from ppl_vae.pair.calls import names, parameters_of
 from ppl_vae.pair.particles import inward, outward, without_particles
@@ -98,7 +99,7 @@ def rows_with_holes(pair: Pair, data: Any, mask: Any) -> Rows:
         first = next(iter(parameters_of(pair.model)))
         data = {**(data if isinstance(data, Mapping) else {first: data}), "mask": torch.as_tensor(mask)}
     rows = pair.rows(data)
-    rows = rows if isinstance(rows, Rows) else rows.take(slice(None))
+    rows = whole(rows)
     if not unobserved_sites(pair) and mask_of(pair, rows) is None:
         raise ValueError(f"impute: it is not said which entries were observed: {HOW}")
     return rows

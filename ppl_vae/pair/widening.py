@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ppl_vae.pair.execution import Execution
     from ppl_vae.pair.pair import Pair
 
-__all__ = ["WideDraws", "draw_wider"]
+__all__ = ["WideDraws", "draw_wider", "guide_scores"]
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,19 @@ def _at_widths(pair: Pair, run: Execution, drawn: Draws, widths: Sequence[float]
 def _log_q(pair: Pair, run: Execution, drawn: Draws, width: float) -> Tensor:
     if width == 1.0:
         return drawn.log_q.total
-    particles, names = run.num_particles is not None, pair.sites.widenable
-    scores = {
+    return scoring.log_prob(pair, guide_scores(pair, run, width)).total
+
+
+def guide_scores(pair: Pair, run: Execution, width: float) -> dict[str, SiteScore]:
+    """The densities of the guide's draws in a run, by site, were its latents ``width`` times as wide."""
+    particles, wide = run.num_particles is not None, pair.sites.widenable if width != 1.0 else ()
+    return {
         name: SiteScore(
-            name, {**site, "fn": _wider(site["fn"], width)} if name in names else site, run.layout, particles
+            name, {**site, "fn": _wider(site["fn"], width)} if name in wide else site, run.layout, particles
         )
         for name, site in sample_sites(run.guide_trace)
         if has_density(site)
     }
-    return scoring.log_prob(pair, scores).total
 
 
 def _wider(fn: Any, width: float) -> Any:

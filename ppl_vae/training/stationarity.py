@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Trend", "effective_size", "split_rhat", "trend_of"]
+__all__ = ["Trend", "effective_size", "split_rhat", "split_rhat_of_chains", "trend_of"]
 
 BATCHES = 10
 """A trend is looked for in so many means of equal stretches: fewer cost power, more are not independent."""
@@ -101,11 +101,25 @@ def split_rhat(series: np.ndarray) -> np.ndarray:
     Welandawe, Andersen, Vehtari, Huggins, "A Framework for Improving the Reliability of Black-box Variational
     Inference", 2024.
     """
-    series = np.asarray(series, dtype=np.float64)
-    half = len(series) // 2
-    halves = np.stack([series[:half], series[-half:]])
-    within = halves.var(1, ddof=1).mean(0)
-    between = halves.mean(1).var(0, ddof=1)
+    return split_rhat_of_chains(np.asarray(series)[:, None])
+
+
+def split_rhat_of_chains(chains: np.ndarray) -> np.ndarray:
+    """R-hat of the halves of all chains.
+
+    Args:
+        chains: (T, C, ...), T >= 4 values of C chains.
+
+    Returns:
+        (...); 1 for chains that do not move and agree.
+
+    Source: as :func:`split_rhat`.
+    """
+    chains = np.asarray(chains, dtype=np.float64)
+    half = len(chains) // 2
+    halves = np.concatenate([chains[:half], chains[-half:]], 1)
+    within = halves.var(0, ddof=1).mean(0)
+    between = halves.mean(0).var(0, ddof=1)
     moves = within > 0
     ratio = np.divide(between, within, out=np.zeros_like(within), where=moves)
     return np.where(moves, np.sqrt((half - 1) / half + ratio), np.where(between > 0, np.inf, 1.0))

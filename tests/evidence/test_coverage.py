@@ -108,6 +108,15 @@ def test_a_small_khat_of_its_own_selects_the_rows_that_have_failed():
     assert not bool(found.reliable.any())
 
 
+def test_a_large_effective_number_of_draws_selects_them_too():
+    problem = Problem("correlated-5", 600)
+    found = problem.evidence(ImportanceWeighted(250))
+    hit = ((found.value - problem.truth).abs() <= 1.96 * found.standard_error).double()
+    large = found.ess >= 100
+    assert 50 < int(large.sum()) < 500
+    assert float(hit[large].mean()) < 0.8 < 0.95 < float(hit[~large].mean())
+
+
 def test_rows_of_two_kinds_are_told_apart():
     good, bad = Problem("mean-field-2", 300), Problem("correlated-20", 300)
     parts = [problem.evidence(ImportanceWeighted(1000)) for problem in (good, bad)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ppl_vae.training.rising import LEAST_ROWS, still_rising
-from ppl_vae.training.stationarity import LEVEL, effective_size, split_rhat, trend_of
+from ppl_vae.training.stationarity import LEVEL, effective_size, split_rhat, split_rhat_of_chains, trend_of
 
 RUNS = 500
 
@@ -111,3 +111,12 @@ def test_validation_rows_decide_where_there_are_some():
     line, noise = np.linspace(-30, -27, 300), 0.01 * autoregressions(300, 0.0, 1)[0]
     assert still_rising({"elbo": line + noise, "val_elbo": -line + noise}) is None
     assert still_rising({"elbo": noise, "val_elbo": line + noise}).validation
+
+
+def test_rhat_of_chains_is_one_where_they_agree():
+    draws = np.random.default_rng(0).standard_normal((200, 8, 50))
+    assert split_rhat_of_chains(draws).max() < 1.02
+    draws[:, 0] += 2.0
+    assert split_rhat_of_chains(draws).min() > 1.1
+    assert split_rhat_of_chains(np.ones((10, 4, 3))).tolist() == [1.0, 1.0, 1.0]
+    assert split_rhat_of_chains(draws[:, :1, 0]) == split_rhat(draws[:, 0, :1])[0]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ppl_vae._random import fold
 from ppl_vae.data.rows import Rows
+from ppl_vae.data.source import whole
 from ppl_vae.diagnostics.calibration.quantities import HDR, TARP, Kind, Quantities, Quantity, Scored
 from ppl_vae.diagnostics.calibration.ranks import Count
 from ppl_vae.diagnostics.calibration.result import Calibration, Ranked
@@ -109,8 +110,7 @@ def rows_to_simulate_on(pair: Pair, data: Any, who: str = WHO) -> Rows:
     assert source is not None
     if not len(source):
         raise ValueError(f"{who}: a model of rows is required, and this pair has no data")
-    rows = source if isinstance(source, Rows) else source.take(slice(None))
-    return replace(rows, index=None, numbers=None)
+    return replace(whole(source), index=None, numbers=None)
 
 
 def _require_amortized(pair: Pair) -> None:

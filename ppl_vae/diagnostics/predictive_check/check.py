@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ppl_vae._random import fold
+from ppl_vae.data.source import whole
 from ppl_vae.diagnostics.predictive_check.result import PredictiveCheck
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
-from ppl_vae.evidence.predictive_density import whole
 from ppl_vae.evidence.shared_draws import require_observed, rows_of_fit
 from ppl_vae.pair import pair_of
 from ppl_vae.pair.predictive import posterior_predictive, shared_draws

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ppl_vae._random import fold
+from ppl_vae.data.source import whole
 from ppl_vae.diagnostics.collapse import labels_of
 from ppl_vae.diagnostics.reference.beside import Beside, ChainMoments
 from ppl_vae.diagnostics.reference.nuts import Chain, Energy, Settings, run
 from ppl_vae.diagnostics.reference.result import Reference
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan, slices
-from ppl_vae.evidence.predictive_density import whole
 from ppl_vae.evidence.shared_draws import require_observed, rows_of_fit
 from ppl_vae.evidence.weighing import weighted_draws
 from ppl_vae.evidence.weighted import say_of_weights

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Annealed", "Sequential"]
 
-EXCLUDED_AMONG = 256
-"""Draws of the start, by which it is seen whether the model excludes some."""
-
 
 @dataclass(frozen=True)
 class Annealed:
@@ -87,29 +84,33 @@ class Annealed:
 
     def estimate(self, pair: Pair, rows: Source, seed: int, *, max_elements: int = MAX_ELEMENTS) -> Evidence:
         """Estimate log p(x) of the rows from below; see :func:`ppl_vae.evidence.log_evidence`."""
-        parts = []
-        for place, chunk in Plan.of(pair, rows, self.num_particles, max_elements).row_chunks(rows):
-            key = self.key(seed, place)
-            parts.append(self.of(pair, chunk, key).forward(self.num_particles, key))
-        return summarized(parts, repr(self))
+        return self.forward(self.prepared(pair, rows, seed, max_elements=max_elements))
+
+    def prepared(
+        self, pair: Pair, rows: Source, seed: int, *, max_elements: int = MAX_ELEMENTS
+    ) -> list[tuple[slice, Annealing]]:
+        """Paths and schedules of pieces of the rows, which both ways take, with their places."""
+        chunks = Plan.of(pair, rows, self.num_particles, max_elements).row_chunks(rows)
+        return [(place, self.of(pair, chunk, self.key(seed, place))) for place, chunk in chunks]
+
+    def forward(self, prepared: Sequence[tuple[slice, Annealing]]) -> Evidence:
+        """Estimate log p(x) of the rows from below."""
+        return summarized([annealing.forward(self.num_particles) for _, annealing in prepared], repr(self))
 
     def reverse(
         self,
-        pair: Pair,
-        rows: Source,
+        prepared: Sequence[tuple[slice, Annealing]],
         values: Mapping[str, Tensor],
-        seed: int,
         *,
         bound: Bound = "upper",
         transitions: int = 0,
-        max_elements: int = MAX_ELEMENTS,
     ) -> Evidence:
         """Estimate log p(x) of the rows from above: every chain walks back from a draw of the posterior.
 
         Args:
+            prepared: of :meth:`prepared`.
             values: draws of the posterior by site, (1, N, ...) or (num_particles, N, ...). Exact ones make an upper
                 bound, others none.
-            seed: one that :meth:`estimate` is given too gives both the same temperatures and step sizes.
             bound: "upper", or "estimate" where the draws are not exact.
             transitions: at the posterior, before the chains set out; exact draws need none.
 
@@ -118,15 +119,14 @@ class Annealed:
             is an upper bound still, and too high by a constant that no number of temperatures takes away.
         """
         parts, excluded = [], []
-        for place, chunk in Plan.of(pair, rows, self.num_particles, max_elements).row_chunks(rows):
-            key = self.key(seed, place)
-            annealing = self.of(pair, chunk, key)
+        for place, annealing in prepared:
+            path, pair = annealing.path, annealing.path.pair
             some = {name: value if pair.has_global_latents else value[:, place] for name, value in values.items()}
-            v = annealing.path.of_values(pair.unconstrain(chunk, some)[0])
+            v = path.of_values(pair.unconstrain(path.rows, some)[0])
             v = v.expand(self.num_particles, *v.shape[1:])  # chains from one draw, or from one each
-            point = annealing.at_rest(annealing.path.at(v), transitions, key)
-            parts.append(Arrived(None, annealing.backward(point, key)))
-            excluded.append(annealing.path.draw(EXCLUDED_AMONG, fold(key, "excluded")).slope.isneginf().any(0).cpu())
+            point = annealing.at_rest(path.at(v), transitions)
+            parts.append(Arrived(annealing.backward(point)))
+            excluded.append(annealing.excludes_some().cpu())
         found = summarized(parts, f"reverse of {self!r}", bound=bound)
         # No chain ends where the model excludes a draw of the start: the value is too high by -log of what is left.
         unknown = torch.cat(excluded) if found.value.dim() else excluded[0]
@@ -136,7 +136,7 @@ class Annealed:
         """Path and schedule of some rows."""
         path = Path.of(pair, rows, self.start, fold(seed, "path"))
         schedule = tuned(path, self.kernel, self.num_temperatures, self.num_particles, fold(seed, "schedule"))
-        return Annealing(path, schedule, self.kernel, self.resample)
+        return Annealing(path, schedule, self.kernel, seed, self.resample)
 
     def key(self, seed: int, place: slice) -> int:
         """The noise of a piece of the rows."""

@@ -6,17 +6,19 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.evidence.annealing.hmc import HMC
+from ppl_vae.evidence.annealing.near import near_posterior
 from ppl_vae.evidence.annealing.path import Path
-from ppl_vae.evidence.annealing.schedule import RATE
+from ppl_vae.evidence.annealing.step_sizes import StepSizes
 from ppl_vae.evidence.chunks import MAX_ELEMENTS, Plan
 from ppl_vae.evidence.evidence import Evidence
-from ppl_vae.evidence.weighing import weighted_draws
 from ppl_vae.evidence.weights import believable, join
+from ppl_vae.training.stationarity import split_rhat_of_chains
 
 if TYPE_CHECKING:
     from ppl_vae.data.rows import Rows
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Bridge"]
 
-GUIDE_DRAWS = 64
-"""Weighted draws of the guide for each chain's start."""
 MOST_RHAT = 1.1
 """Above this the chains do not agree, and no error is known."""
 ITERATIONS = 1000
@@ -98,8 +98,10 @@ class Bridge:
         here = normal.at(normal.of_u(path.to_u(weighed.flatten(0, 1))))
         of_posterior = here.slope.reshape(*weighed.shape[:2], *here.slope.shape[1:])
         value, error, ess = bridged(of_posterior, proposed.slope)
-        apart = torch.maximum(rhat(of_posterior), rhat(chains.double()).amax(-1))
-        unknown = apart > MOST_RHAT
+        apart = np.maximum(
+            split_rhat_of_chains(of_posterior.cpu().numpy()), split_rhat_of_chains(chains.cpu().numpy()).max(-1)
+        )
+        unknown = torch.as_tensor(apart > MOST_RHAT, device=error.device)
         error = believable(error).masked_fill(unknown, math.nan)
         tail = torch.full_like(value, math.nan)
         found = Evidence(value, error, ess, tail, "estimate", repr(self), needs_khat=False)
@@ -107,22 +109,16 @@ class Bridge:
 
     def _chains(self, path: Path, seed: int) -> Tensor:
         """Draws of the posterior, (draws, chains, ..., D)."""
-        pair, count = path.pair, self.num_chains
-        near = weighted_draws(pair, path.rows, GUIDE_DRAWS * count, seed=fold(seed, "near"))
-        values = {
-            name: value.to(pair.device) for name, value in near.resample(count, seed=fold(seed, "starts")).items()
-        }
-        point = path.at(path.of_values(pair.unconstrain(path.rows, values)[0]))
-        log_step = torch.full(point.slope.shape[1:], -0.25 * math.log(point.v.shape[-1]), dtype=torch.float64)
-        log_step, draws = log_step.to(pair.device), []
-        with isolated_rng(fold(seed, "chains"), pair.device):
-            steps = []
+        near = near_posterior(path.pair, path.rows, self.num_chains, fold(seed, "near"))
+        values = {name: value.to(path.pair.device) for name, value in near.items()}
+        point = path.at(path.of_values(path.pair.unconstrain(path.rows, values)[0]))
+        steps, draws = StepSizes.of(point, self.kernel), []
+        with isolated_rng(fold(seed, "chains"), path.pair.device):
             for _ in range(self.warmup):
-                point, rate = self.kernel(path, point, 1.0, log_step.exp())
-                log_step = log_step + RATE * (rate - self.kernel.accept)
-                steps.append(log_step)
-            step_size = torch.stack(steps[self.warmup // 2 :]).mean(0).exp()
-            for _ in range(self.num_samples // count):
+                point, rate = self.kernel(path, point, 1.0, steps.now)
+                steps.learn(rate)
+            step_size = torch.stack(steps.logs[self.warmup // 2 :]).mean(0).exp()
+            for _ in range(self.num_samples // self.num_chains):
                 point, _ = self.kernel(path, point, 1.0, step_size)
                 draws.append(point.v)
         return torch.stack(draws)
@@ -158,15 +154,3 @@ def bridged(of_posterior: Tensor, of_normal: Tensor) -> tuple[Tensor, Tensor, Te
     independent = f2.flatten(0, 1).var(0) / (first * mean.square())
     ess = torch.where(of_p > 0, first * independent / of_p, torch.full_like(of_p, float(first))).clamp(1.0, first)
     return value, (of_q + of_p).sqrt(), ess
-
-
-def rhat(values: Tensor) -> Tensor:
-    """How far chains disagree, (...), of (draws, chains, ...); each chain is split in two.
-
-    Andrew Gelman, Donald Rubin: "Inference from iterative simulation using multiple sequences", 1992.
-    """
-    half = len(values) // 2
-    split = torch.cat([values[:half], values[half : 2 * half]], 1)
-    within = split.var(0).mean(0)
-    between = split.mean(0).var(0)
-    return torch.where(within > 0, (1 + between / within - 1 / half).clamp(min=1.0).sqrt(), torch.ones_like(within))

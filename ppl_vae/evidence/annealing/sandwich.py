@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ppl_vae._random import fold
-from ppl_vae.data.rows import Rows
+from ppl_vae.data.source import whole
 from ppl_vae.evidence.annealing.annealed import Annealed, Sequential
+from ppl_vae.evidence.annealing.near import near_posterior
 from ppl_vae.evidence.chunks import MAX_ELEMENTS
 from ppl_vae.evidence.evidence import Evidence
-from ppl_vae.evidence.weighing import weighted_draws
 from ppl_vae.evidence.weighted import say_of_weights
 from ppl_vae.pair import pair_of
 from ppl_vae.pair.simulations import ToData, simulate
@@ -23,14 +22,13 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from ppl_vae.data.rows import Rows
     from ppl_vae.pair import Fitted, Pair
 
 __all__ = ["Sandwich", "bidirectional", "sandwich"]
 
-GUIDE_DRAWS = 64
-"""Weighted draws of the guide for each chain that walks back."""
 TRANSITIONS = 20
-"""Of these at the posterior, before they set out."""
+"""Of chains at the posterior, before they walk back."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,11 +128,10 @@ def bidirectional(
     pair.sites.require_proper("bidirectional", {})
     options: Any = {"to_data": to_data, "seed": fold(seed, "data"), "max_elements": max_elements}
     made = simulate(pair, rows, num_data or len(rows), **options)
-    lower = estimator.estimate(pair, made.rows, seed, max_elements=max_elements)
     exact = {name: value.unsqueeze(0).to(pair.device) for name, value in made.latents.items()}
-    upper = estimator.reverse(pair, made.rows, exact, seed, max_elements=max_elements)
+    prepared = estimator.prepared(pair, made.rows, seed, max_elements=max_elements)
     say_of_weights(pair, "bidirectional")
-    return Sandwich(lower, upper)
+    return Sandwich(estimator.forward(prepared), estimator.reverse(prepared, exact))
 
 
 def sandwich(
@@ -166,10 +163,11 @@ def sandwich(
     pair, estimator = pair_of(pair), _required(estimator, "sandwich")
     rows = _whole(pair, data)
     pair.sites.require_density("sandwich")
-    lower = estimator.estimate(pair, rows, seed, max_elements=max_elements)
-    start = _near_posterior(pair, rows, estimator, fold(seed, "posterior"), max_elements)
-    options: Any = {"bound": "estimate", "transitions": TRANSITIONS, "max_elements": max_elements}
-    upper = estimator.reverse(pair, rows, start, seed, **options)
+    prepared = estimator.prepared(pair, rows, seed, max_elements=max_elements)
+    noise = fold(seed, "posterior")
+    near = near_posterior(pair, rows, estimator.num_particles, noise, max_elements=max_elements)
+    lower = estimator.forward(prepared)
+    upper = estimator.reverse(prepared, near, bound="estimate", transitions=TRANSITIONS)
     other = None
     if simulated:
         other = bidirectional(pair, rows, estimator, to_data=to_data, seed=seed, max_elements=max_elements)
@@ -186,15 +184,7 @@ def _required(estimator: Annealed | None, who: str) -> Annealed:
 
 
 def _whole(pair: Pair, data: Any) -> Rows:
-    source = pair.rows(data)
-    rows = source if isinstance(source, Rows) else source.take(slice(None))
+    rows = whole(pair.rows(data))
     pair.initialize(rows)
     pair.sites.require_whole_plates("sandwich")
     return rows
-
-
-def _near_posterior(pair: Pair, rows: Rows, estimator: Annealed, seed: int, max_elements: int) -> Mapping[str, Tensor]:
-    """Latents by site, (num_particles, N, ...)."""
-    count = estimator.num_particles
-    found = weighted_draws(pair, rows, GUIDE_DRAWS * count, seed=seed, max_elements=max_elements)
-    return found.resample(count, seed=fold(seed, "chosen"))

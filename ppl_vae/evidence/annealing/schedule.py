@@ -5,7 +5,6 @@ An estimate is unbiased as long as its kernels do not depend on its own particle
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -14,13 +13,12 @@ from torch import Tensor
 from ppl_vae._random import fold, isolated_rng
 from ppl_vae.evidence.annealing.hmc import HMC
 from ppl_vae.evidence.annealing.path import Path, Point
+from ppl_vae.evidence.annealing.step_sizes import StepSizes
 
 __all__ = ["Schedule", "tuned"]
 
 LEAST_PILOT, PILOT_SHARE = 50, 4
 """Temperatures of the run before: a quarter of the run's, at least so many."""
-RATE = 0.2
-"""By how much a log step size moves for each unit of acceptance above or below what is asked for."""
 FLOOR = 0.05
 """No part of the path is passed more than 1 / FLOOR times faster than the mean."""
 SMOOTH = 5
@@ -53,16 +51,13 @@ def tuned(path: Path, kernel: HMC, num_temperatures: int, num_particles: int, se
     power = 4 if path.start == "prior" else 1  # the likelihood of draws of the prior spreads most by far
     pilot = [(t / count) ** power for t in range(count + 1)]
     point = path.draw(num_particles, fold(seed, "start"))
-    log_step = torch.full(point.slope.shape[1:], -0.25 * math.log(point.v.shape[-1]), dtype=torch.float64)
-    log_step = log_step.to(point.v.device)
-    log_steps, speeds = [], [_speed(point)]
+    sizes, speeds = StepSizes.of(point, kernel), [_speed(point)]
     with isolated_rng(fold(seed, "pilot"), path.pair.device):
         for beta in pilot[1:]:
-            point, rate = kernel(path, point, beta, log_step.exp())
-            log_step = log_step + RATE * (rate - kernel.accept)
-            log_steps.append(log_step)
+            point, rate = kernel(path, point, beta, sizes.now)
+            sizes.learn(rate)
             speeds.append(_speed(point))
-    steps = _smoothed(torch.stack([log_steps[0], *log_steps]))
+    steps = _smoothed(torch.stack([sizes.logs[0], *sizes.logs]))
     at = torch.tensor(pilot, dtype=torch.float64)
     betas = _equally_spaced(at, torch.tensor(speeds, dtype=torch.float64), num_temperatures)
     return Schedule(betas.tolist(), _between(at, steps, betas).exp())

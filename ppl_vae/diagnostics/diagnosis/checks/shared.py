@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ppl_vae.data.source import whole
 from ppl_vae.diagnostics.collapse import labels_of
 from ppl_vae.diagnostics.diagnosis.check import Check
 from ppl_vae.diagnostics.diagnosis.checks.rows import oddest
@@ -15,7 +16,6 @@ from ppl_vae.diagnostics.diagnosis.subject import Scores, Subject
 from ppl_vae.evidence import WeightedDraws, weighted_draws
 from ppl_vae.evidence.conditional import Integration
 from ppl_vae.evidence.importance import WIDTHS
-from ppl_vae.evidence.predictive_density import whole
 from ppl_vae.evidence.self_normalized import MomentErrors, moments_apart
 from ppl_vae.evidence.shared_draws import shared_draws
 
