@@ -190,7 +190,12 @@ k-hat below 0.7 for 100 %)
         known = self.standard_error.isfinite() & (self.ess >= LEAST_ESS)
         if not self.needs_khat:
             return known
-        return known & (self.pooled_khat < (khat_limit(self.num_draws) if self.num_draws else KHAT_LIMIT))
+        return known & (self.pooled_khat < self.khat_limit)
+
+    @property
+    def khat_limit(self) -> float:
+        """What k-hat must be below, of so many draws; 0.7 where their number is not known."""
+        return khat_limit(self.num_draws) if self.num_draws else KHAT_LIMIT
 
     @cached_property
     def _pool(self) -> Pool | None:

@@ -14,7 +14,7 @@ from ppl_vae.diagnostics.diagnosis.subject import Subject
 from ppl_vae.diagnostics.khat import khat
 from ppl_vae.evidence import InferenceGap, inference_gap
 from ppl_vae.evidence.evidence import percent
-from ppl_vae.evidence.pooling import KHAT_LIMIT, khat_limit
+from ppl_vae.evidence.pooling import KHAT_LIMIT
 from ppl_vae.plots.khat_points import khat_points
 
 __all__ = ["Gap", "GuideTails", "LogEvidence", "by_share"]
@@ -68,7 +68,7 @@ class LogEvidence(Check):
         else:
             told = f"the estimate is reliable for {int(reliable.sum())} of {reliable.numel()} {subject.noun}"
         advice = "more draws, a richer guide, or an estimator that owes it less (Annealed, Laplace; docs/evidence.md)"
-        pictures = _khats(evidence.khat, khat_limit(evidence.num_draws or 0) if evidence.num_draws else KHAT_LIMIT)
+        pictures = _khats(evidence.khat, evidence.khat_limit)
         return self.finding(status, f"{number}; {told}", advice=advice, pictures=pictures)
 
 
@@ -81,7 +81,8 @@ def _in_words(subject: Subject) -> str:
 
 
 def _khats(found: Tensor, limit: float) -> tuple[Picture, ...]:
-    known = found[~found.isnan()] if found.dim() else found[None][~found[None].isnan()]
+    known = found.reshape(-1)
+    known = known[~known.isnan()]
     if len(known) < 2:
         return ()
     alt = (

@@ -12,7 +12,7 @@ from ppl_vae.diagnostics.collapse import labels_of
 from ppl_vae.diagnostics.diagnosis.check import Check
 from ppl_vae.diagnostics.diagnosis.checks.rows import oddest
 from ppl_vae.diagnostics.diagnosis.finding import Finding, Picture, Status
-from ppl_vae.diagnostics.diagnosis.subject import Scores, Subject
+from ppl_vae.diagnostics.diagnosis.subject import Subject
 from ppl_vae.evidence import WeightedDraws, weighted_draws
 from ppl_vae.evidence.conditional import Integration
 from ppl_vae.evidence.importance import WIDTHS
@@ -135,18 +135,10 @@ class LeftOut(Check):
         found = subject.loo
         good = float(found.reliable.double().mean())
         status: Status = "good" if good == 1 else "bad" if good < 0.5 else "doubtful"
-        scores = Scores(
-            "log p(x | all other rows)",
-            found.pointwise.elpd,
-            found.pointwise.standard_error,
-            found.khat,
-            0.0,
-            subject.names,
-        )
         alt = (
             f"k-hat of {len(found.khat)} rows left out, sorted, at most "
             f"{float(found.khat.nan_to_num(torch.inf).max()):.2f}, with the limit of {found.khat_limit:.2f}"
         )
         pictures = (Picture(lambda ax=None: found.plot(ax=ax), alt),)
         said = f"{found!r}".removeprefix("LeaveOneOut(").removesuffix(")")
-        return self.finding(status, said, advice=found.warning, pictures=pictures, table=oddest(scores))
+        return self.finding(status, said, advice=found.warning, pictures=pictures, table=oddest(subject.known_scores))
